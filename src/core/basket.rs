@@ -1,0 +1,345 @@
+//! The basket of one session: a function of the *set* of its events.
+//!
+//! Whatever order the events come in and however often each comes, the same set gives the same
+//! basket to the byte. That holds because a basket keeps its actions: an action that comes late
+//! is put where it belongs and the basket is folded again. Nothing here can fail; what makes no
+//! sense is a finding.
+
+mod fold;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use crate::core::event::{ActionIdMeaning, Event, Recorded, unix_microseconds};
+use crate::core::id::BasketId;
+use fold::Fold;
+
+pub use fold::{Divergence, FINDINGS_MAX, Finding, FindingKind, Line, Lot, MISSING_MAX, Status};
+
+/// Most events that a basket keeps; later ones are parked. Keeps a document far below 16 MiB.
+pub const EVENTS_MAX: usize = 10_000;
+
+/// What became of an event that was put into a basket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// It counts from now on.
+    Counted,
+    /// The basket has it already; nothing changed.
+    Duplicate,
+    /// Another event of the same identity counts; this one is a finding.
+    Conflicting,
+    /// The basket has [`EVENTS_MAX`] events; nothing changed.
+    Full,
+}
+
+/// What changed since the basket was last saved, so that a write costs what changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    /// Everything: the basket was never saved, or an event was put before others.
+    pub everything: bool,
+    /// Actions from this place on are new.
+    pub actions_from: usize,
+    /// Conflicting copies from this place on are new.
+    pub conflicts_from: usize,
+    /// The lines that differ.
+    pub lines: LineChanges,
+    /// The findings differ.
+    pub findings: bool,
+}
+
+/// Which lines changed since the basket was last saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LineChanges {
+    /// Those at these places.
+    Some(BTreeSet<usize>),
+    /// Any of them, and their number may be smaller.
+    All,
+}
+
+/// The basket of one session.
+#[derive(Debug, Clone)]
+pub struct Basket {
+    id: BasketId,
+    meaning: ActionIdMeaning,
+    actions: Vec<Recorded>,
+    conflicts: Vec<Recorded>,
+    parked_since: Option<u64>,
+    fold: Fold,
+    by_identity: HashMap<(i64, i64), usize>,
+    action_ids: HashSet<i64>,
+    ids_repeat: bool,
+    folded: bool,
+    changes: Changes,
+}
+
+impl Basket {
+    /// A basket without events.
+    pub fn new(id: BasketId, meaning: ActionIdMeaning) -> Self {
+        Self {
+            id,
+            meaning,
+            actions: Vec::new(),
+            conflicts: Vec::new(),
+            parked_since: None,
+            fold: Fold::new(),
+            by_identity: HashMap::new(),
+            action_ids: HashSet::new(),
+            ids_repeat: false,
+            folded: true,
+            changes: Changes {
+                everything: true,
+                actions_from: 0,
+                conflicts_from: 0,
+                lines: LineChanges::All,
+                findings: true,
+            },
+        }
+    }
+
+    /// A basket as it was saved: its actions and conflicting copies in the order of their sequences.
+    pub fn restore(
+        id: BasketId,
+        meaning: ActionIdMeaning,
+        actions: Vec<Recorded>,
+        conflicts: Vec<Recorded>,
+        parked_since: Option<u64>,
+    ) -> Self {
+        let mut basket = Self::new(id, meaning);
+        basket.actions = actions;
+        basket.conflicts = conflicts;
+        basket.parked_since = parked_since;
+        basket.index();
+        basket.refold();
+        basket.saved();
+        basket
+    }
+
+    /// Puts an event into the basket. Call [`settle`](Self::settle) before reading what follows from it.
+    pub fn apply(&mut self, mut recorded: Recorded) -> Applied {
+        recorded.event.unknown.clear();
+        let identity = self.identity(&recorded.event);
+        if let Some(&place) = self.by_identity.get(&identity) {
+            return self.apply_copy(place, identity, recorded);
+        }
+        if self.actions.len() + self.conflicts.len() >= EVENTS_MAX {
+            return Applied::Full;
+        }
+        let repeats = !self.action_ids.insert(recorded.event.action_id);
+        let order_changes = repeats && !self.ids_repeat && self.meaning == ActionIdMeaning::Auto;
+        self.ids_repeat |= repeats;
+        let place = self
+            .actions
+            .partition_point(|action| action.sequence < recorded.sequence);
+        if place < self.actions.len() {
+            self.changes.everything = true;
+            self.actions.insert(place, recorded);
+            self.index();
+            self.folded = false;
+            return Applied::Counted;
+        }
+        self.by_identity.insert(identity, place);
+        let in_order = self
+            .fold
+            .last_key
+            .is_none_or(|last| last < self.order_key(&recorded.event));
+        if self.folded && in_order && !order_changes {
+            let findings = self.fold.finding_count;
+            let touched = self.fold.step(&recorded, self.by_time(), self.reports_repeats(), 0);
+            self.changes.findings |= findings != self.fold.finding_count;
+            if let (Some(line), LineChanges::Some(lines)) = (touched, &mut self.changes.lines) {
+                lines.insert(line);
+            }
+        } else {
+            self.folded = false;
+        }
+        self.actions.push(recorded);
+        Applied::Counted
+    }
+
+    /// Of the copies of one identity the first in the journal counts; each other body is kept once.
+    fn apply_copy(&mut self, place: usize, identity: (i64, i64), copy: Recorded) -> Applied {
+        let winner = &self.actions[place];
+        let known = std::iter::once(winner)
+            .chain(&self.conflicts)
+            .any(|other| other.event == copy.event && other.sequence <= copy.sequence);
+        if known {
+            return if winner.event == copy.event {
+                Applied::Duplicate
+            } else {
+                Applied::Conflicting
+            };
+        }
+        let wins = copy.sequence < winner.sequence;
+        if !wins && self.actions.len() + self.conflicts.len() >= EVENTS_MAX {
+            return Applied::Full;
+        }
+        self.folded = false;
+        let newest = self.conflicts.last().is_none_or(|last| last.sequence < copy.sequence);
+        if !wins && newest {
+            self.conflicts.push(copy);
+            return Applied::Conflicting;
+        }
+        // A copy from further up the journal than what is here, which only a fold out of order meets.
+        self.changes.everything = true;
+        let same_identity = |basket: &Self, other: &Recorded| basket.identity(&other.event) == identity;
+        let (mut copies, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.conflicts)
+            .into_iter()
+            .partition(|other| same_identity(self, other));
+        self.conflicts = others;
+        copies.push(self.actions.remove(place));
+        copies.push(copy);
+        copies.sort_by_key(|other| other.sequence);
+        let mut bodies: Vec<Recorded> = Vec::new();
+        for copy in copies {
+            if bodies.iter().all(|body| body.event != copy.event) {
+                bodies.push(copy);
+            }
+        }
+        let first = bodies.remove(0);
+        self.actions.push(first);
+        self.conflicts.extend(bodies);
+        self.actions.sort_by_key(|action| action.sequence);
+        self.conflicts.sort_by_key(|conflict| conflict.sequence);
+        self.index();
+        if wins { Applied::Counted } else { Applied::Conflicting }
+    }
+
+    /// Marks that this event of the session, and so every later one, waits among the parked events.
+    pub fn park(&mut self, sequence: u64) {
+        self.parked_since = Some(self.parked_since.map_or(sequence, |since| since.min(sequence)));
+    }
+
+    /// Marks that no event of the session is parked any more.
+    pub fn unpark(&mut self) {
+        self.parked_since = None;
+    }
+
+    /// Brings what follows from the events up to date; cheap where all of them came in order.
+    pub fn settle(&mut self) {
+        if !self.folded {
+            self.refold();
+        }
+    }
+
+    /// Marks everything as saved.
+    pub fn saved(&mut self) {
+        self.changes = Changes {
+            everything: false,
+            actions_from: self.actions.len(),
+            conflicts_from: self.conflicts.len(),
+            lines: LineChanges::Some(BTreeSet::new()),
+            findings: false,
+        };
+    }
+
+    fn refold(&mut self) {
+        let before = std::mem::replace(&mut self.fold, Fold::new());
+        let mut order: Vec<&Recorded> = self.actions.iter().collect();
+        order.sort_by_cached_key(|action| self.order_key(&action.event));
+        let mut conflicts: HashMap<(i64, i64), usize> = HashMap::new();
+        for conflict in &self.conflicts {
+            *conflicts.entry(self.identity(&conflict.event)).or_default() += 1;
+        }
+        let mut fold = Fold::new();
+        for action in order {
+            let copies = if conflicts.is_empty() {
+                0
+            } else {
+                conflicts.get(&self.identity(&action.event)).copied().unwrap_or(0)
+            };
+            fold.step(action, self.by_time(), self.reports_repeats(), copies);
+        }
+        if before.lines != fold.lines {
+            self.changes.lines = LineChanges::All;
+        }
+        self.changes.findings |= before.findings != fold.findings || before.finding_count != fold.finding_count;
+        self.fold = fold;
+        self.folded = true;
+    }
+
+    fn index(&mut self) {
+        self.by_identity = self
+            .actions
+            .iter()
+            .enumerate()
+            .map(|(place, action)| (self.identity(&action.event), place))
+            .collect();
+        self.action_ids = self.actions.iter().map(|action| action.event.action_id).collect();
+        self.ids_repeat = self.action_ids.len() < self.actions.len();
+    }
+
+    fn identity(&self, event: &Event) -> (i64, i64) {
+        match self.meaning {
+            ActionIdMeaning::Number => (event.action_id, 0),
+            ActionIdMeaning::Auto | ActionIdMeaning::Code => (event.action_id, unix_microseconds(event.create_time)),
+        }
+    }
+
+    fn by_time(&self) -> bool {
+        match self.meaning {
+            ActionIdMeaning::Auto => self.ids_repeat,
+            ActionIdMeaning::Number => false,
+            ActionIdMeaning::Code => true,
+        }
+    }
+
+    /// A repeated id may be a retry that was stamped anew, unless it is known to be a code.
+    fn reports_repeats(&self) -> bool {
+        self.meaning == ActionIdMeaning::Auto
+    }
+
+    fn order_key(&self, event: &Event) -> (i64, i64) {
+        let time = unix_microseconds(event.create_time);
+        if self.by_time() {
+            (time, event.action_id)
+        } else {
+            (event.action_id, time)
+        }
+    }
+
+    /// Which basket this is.
+    pub fn id(&self) -> BasketId {
+        self.id
+    }
+
+    /// The actions that count, in the order of the journal.
+    pub fn actions(&self) -> &[Recorded] {
+        &self.actions
+    }
+
+    /// Other bodies under the identity of an action that counts, in the order of the journal.
+    pub fn conflicts(&self) -> &[Recorded] {
+        &self.conflicts
+    }
+
+    /// The highest place in the journal of an event that the basket holds; 0 without events.
+    pub fn sequence(&self) -> u64 {
+        let last = |events: &[Recorded]| events.last().map_or(0, |event| event.sequence);
+        last(&self.actions)
+            .max(last(&self.conflicts))
+            .max(self.parked_since.unwrap_or(0))
+    }
+
+    /// How many events the basket holds; grows with each.
+    pub fn version(&self) -> usize {
+        self.actions.len() + self.conflicts.len()
+    }
+
+    /// The first event of the session that is parked, if one is.
+    pub fn parked_since(&self) -> Option<u64> {
+        self.parked_since
+    }
+
+    /// What changed since the basket was last saved.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// What follows from the events.
+    pub fn state(&self) -> &Fold {
+        debug_assert!(self.folded, "settle comes before reading");
+        &self.fold
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,377 @@
+//! Any order and any repetition of a session's events gives the same basket, and its totals are
+//! those of an oracle that shares no code with the fold.
+
+use proptest::prelude::*;
+use time::{Duration, OffsetDateTime};
+
+use super::*;
+use crate::core::event::Strictness;
+use crate::core::money::Money;
+
+const SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
+const SESSION: &str = "4e29b2d3-7c8a-446e-a4e1-d8e2a51c0e94";
+
+/// One action in a few words: number, second of the visit, word, product, price in cents, pieces, claimed cents.
+#[derive(Debug, Clone, Copy)]
+struct Act(i64, i64, &'static str, i64, i64, u32, i64);
+
+fn event(act: Act) -> Event {
+    let Act(action_id, second, action, product_id, cents, quantity, claimed) = act;
+    let time = OffsetDateTime::from_unix_timestamp(1_702_895_400).unwrap() + Duration::seconds(second);
+    let body = format!(
+        r#"{{"session_id":"{SESSION}","shop_id":"{SHOP}","shopper_id":"{SESSION}","action_id":{action_id},
+            "create_time":"{}","action":"{action}","product_name":"p{product_id}","product_id":{product_id},
+            "product_price":{}e-2,"UPC":"u","category_id":"c","basket_total":{}e-2,"quantity":{quantity}}}"#,
+        crate::core::event::rfc3339(time),
+        cents,
+        claimed
+    );
+    Event::parse(body.as_bytes(), Strictness::Strict).unwrap()
+}
+
+fn recorded(sequence: u64, act: Act) -> Recorded {
+    Recorded {
+        sequence,
+        recorded_at: OffsetDateTime::UNIX_EPOCH,
+        event: event(act),
+    }
+}
+
+fn basket_id() -> BasketId {
+    event(Act(1, 0, "ADD", 1, 1, 1, 1)).basket()
+}
+
+fn folded(meaning: ActionIdMeaning, events: impl IntoIterator<Item = Recorded>) -> Basket {
+    let mut basket = Basket::new(basket_id(), meaning);
+    for event in events {
+        basket.apply(event);
+    }
+    basket.settle();
+    basket
+}
+
+fn in_order(acts: &[Act]) -> Vec<Recorded> {
+    (1..)
+        .zip(acts)
+        .map(|(sequence, act)| recorded(sequence, *act))
+        .collect()
+}
+
+/// Everything that must not depend on order or repetition.
+fn picture(basket: &Basket) -> (Vec<Recorded>, Vec<Recorded>, Fold, u64) {
+    (
+        basket.actions().to_vec(),
+        basket.conflicts().to_vec(),
+        basket.state().clone(),
+        basket.sequence(),
+    )
+}
+
+fn check(acts: &[Act], total_cents: i64, items: u64, findings: &[FindingKind]) -> Basket {
+    let basket = folded(ActionIdMeaning::Auto, in_order(acts));
+    assert_eq!(
+        basket.state().total,
+        Money::from_units(i128::from(total_cents) * 100),
+        "{acts:?}"
+    );
+    assert_eq!(basket.state().item_count, items, "{acts:?}");
+    assert_eq!(
+        basket
+            .state()
+            .findings
+            .iter()
+            .map(|finding| finding.kind)
+            .collect::<Vec<_>>(),
+        findings,
+        "{acts:?}"
+    );
+    basket
+}
+
+#[test]
+fn a_visit_folds_to_what_is_in_the_basket() {
+    use FindingKind::{AfterEnd, PriceChanged, RemovedAbsent, RepeatedActionId, UnknownAction};
+    check(&[], 0, 0, &[]);
+    check(
+        &[Act(1, 0, "ADD", 5, 350, 1, 350), Act(2, 1, "add", 5, 350, 2, 1050)],
+        1050,
+        3,
+        &[],
+    );
+    check(
+        &[Act(1, 0, "ADD", 5, 350, 2, 700), Act(2, 1, "REMOVE", 5, 350, 1, 350)],
+        350,
+        1,
+        &[],
+    );
+    check(&[Act(1, 0, "REMOVE", 5, 350, 1, 0)], 0, 0, &[RemovedAbsent]);
+    check(
+        &[Act(1, 0, "ADD", 5, 350, 1, 350), Act(2, 1, "REMOVE", 5, 350, 3, 0)],
+        0,
+        0,
+        &[RemovedAbsent],
+    );
+    check(
+        &[Act(1, 0, "ADD", 5, 350, 1, 350), Act(2, 1, "ADD", 5, 300, 1, 650)],
+        650,
+        2,
+        &[PriceChanged],
+    );
+    check(
+        &[Act(1, 0, "ADD", 5, 350, 1, 350), Act(2, 1, "REMOVE", 5, 300, 1, 0)],
+        0,
+        0,
+        &[PriceChanged],
+    );
+    check(
+        &[
+            Act(1, 0, "ADD", 5, 350, 1, 350),
+            Act(2, 1, "CHECKOUT", 0, 0, 1, 350),
+            Act(3, 2, "ADD", 5, 350, 1, 700),
+        ],
+        350,
+        1,
+        &[AfterEnd],
+    );
+    check(&[Act(1, 0, "LOOK", 5, 350, 1, 0)], 0, 0, &[UnknownAction]);
+    check(
+        &[Act(7, 0, "ADD", 5, 350, 1, 350), Act(7, 1, "ADD", 5, 350, 1, 700)],
+        700,
+        2,
+        &[RepeatedActionId],
+    );
+}
+
+#[test]
+fn the_verdict_says_since_when_and_by_how_much() {
+    let basket = check(
+        &[
+            Act(1, 0, "ADD", 5, 350, 1, 350),
+            Act(2, 1, "ADD", 5, 350, 1, 650),
+            Act(3, 2, "ADD", 5, 350, 1, 1000),
+        ],
+        1050,
+        3,
+        &[],
+    );
+    let divergence = basket.state().divergence.unwrap();
+    assert_eq!(
+        (divergence.since_action_id, divergence.since_sequence, divergence.by),
+        (2, 2, Money::from_units(-5_000))
+    );
+    let healed = check(
+        &[Act(1, 0, "ADD", 5, 350, 1, 999), Act(2, 1, "ADD", 5, 350, 1, 700)],
+        700,
+        2,
+        &[],
+    );
+    assert_eq!(healed.state().divergence, None);
+}
+
+#[test]
+fn a_late_action_is_put_where_it_belongs() {
+    let late = [
+        Act(1, 0, "ADD", 5, 350, 1, 350),
+        Act(3, 2, "CHECKOUT", 0, 0, 1, 550),
+        Act(2, 1, "ADD", 6, 200, 1, 550),
+    ];
+    let basket = check(&late, 550, 2, &[]);
+    assert_eq!(basket.state().divergence, None);
+    assert_eq!(basket.state().status, Status::Paid);
+    let without = check(&late[..2], 350, 1, &[]);
+    assert_eq!(without.state().missing(), [2]);
+    assert!(basket.state().missing().is_empty());
+}
+
+#[test]
+fn an_action_id_may_be_the_code_of_its_kind() {
+    let acts = [
+        Act(101, 0, "ADD", 5, 350, 1, 350),
+        Act(101, 1, "ADD", 6, 200, 1, 550),
+        Act(102, 2, "REMOVE", 5, 350, 1, 200),
+        Act(101, 3, "ADD", 7, 100, 1, 300),
+        Act(102, 4, "REMOVE", 6, 200, 1, 100),
+        Act(103, 5, "CHECKOUT", 0, 0, 1, 100),
+    ];
+    for meaning in [ActionIdMeaning::Auto, ActionIdMeaning::Code] {
+        let basket = folded(meaning, in_order(&acts));
+        assert_eq!(basket.state().total, Money::from_units(10_000));
+        assert_eq!((basket.state().status, basket.state().divergence), (Status::Paid, None));
+        assert!(basket.state().missing().is_empty());
+    }
+    assert_eq!(folded(ActionIdMeaning::Code, in_order(&acts)).state().finding_count, 0);
+    // One finding for each number that repeats, not for each repetition.
+    assert_eq!(folded(ActionIdMeaning::Auto, in_order(&acts)).state().finding_count, 2);
+}
+
+#[test]
+fn far_apart_ids_are_not_missing_actions() {
+    let basket = check(
+        &[
+            Act(1, 0, "ADD", 5, 350, 1, 350),
+            Act(1_000_000, 1, "ADD", 5, 350, 1, 700),
+        ],
+        700,
+        2,
+        &[],
+    );
+    assert!(basket.state().missing().is_empty());
+    check(
+        &[
+            Act(i64::MIN, 0, "ADD", 5, 350, 1, 350),
+            Act(i64::MAX, 1, "ADD", 5, 350, 1, 700),
+        ],
+        700,
+        2,
+        &[],
+    );
+}
+
+#[test]
+fn the_first_copy_in_the_journal_counts_and_another_body_is_a_finding() {
+    let acts = [
+        Act(1, 0, "ADD", 5, 350, 1, 350),
+        Act(1, 0, "ADD", 5, 400, 1, 400),
+        Act(1, 0, "ADD", 5, 350, 1, 350),
+    ];
+    let basket = check(&acts, 350, 1, &[FindingKind::ConflictingCopy]);
+    assert_eq!((basket.version(), basket.sequence()), (2, 2));
+}
+
+#[test]
+fn a_full_basket_takes_no_more() {
+    let mut basket = Basket::new(basket_id(), ActionIdMeaning::Auto);
+    for number in 0..10_000 {
+        assert_eq!(
+            basket.apply(recorded(
+                number + 1,
+                Act(i64::try_from(number).unwrap(), 0, "ADD", 1, 1, 1, 1)
+            )),
+            Applied::Counted
+        );
+    }
+    assert_eq!(
+        basket.apply(recorded(10_001, Act(10_000, 0, "ADD", 1, 1, 1, 1))),
+        Applied::Full
+    );
+    assert_eq!(
+        basket.apply(recorded(10_002, Act(9_999, 0, "ADD", 1, 1, 1, 1))),
+        Applied::Duplicate
+    );
+}
+
+fn any_act() -> impl Strategy<Value = Act> {
+    let word = prop_oneof![6 => Just("ADD"), 3 => Just("REMOVE"), 1 => Just("LOOK"), 1 => Just("CHECKOUT"), 1 => Just("CANCEL")];
+    (
+        1_i64..12,
+        0_i64..4,
+        word,
+        1_i64..4,
+        prop_oneof![Just(100_i64), Just(250)],
+        1_u32..4,
+        0_i64..3,
+    )
+        .prop_map(|(id, second, word, product, cents, quantity, claimed)| {
+            Act(id, second, word, product, cents, quantity, claimed * 100)
+        })
+}
+
+/// A plain reading of DESIGN's rules: each piece is an entry with its price.
+fn oracle(events: &[Recorded], by_time: bool) -> (i128, usize) {
+    let mut firsts: Vec<&Recorded> = Vec::new();
+    let mut journal: Vec<&Recorded> = events.iter().collect();
+    journal.sort_by_key(|recorded| recorded.sequence);
+    for recorded in journal {
+        let same = |other: &&Recorded| {
+            other.event.action_id == recorded.event.action_id && other.event.create_time == recorded.event.create_time
+        };
+        if !firsts.iter().any(same) {
+            firsts.push(recorded);
+        }
+    }
+    firsts.sort_by_key(|recorded| {
+        let (time, id) = (recorded.event.create_time, recorded.event.action_id);
+        if by_time { (Some(time), id) } else { (None, id) }
+    });
+    let mut pieces: Vec<(i64, i128)> = Vec::new();
+    for Recorded { event, .. } in firsts {
+        let (product, price) = (event.product_id.unwrap(), event.product_price.unwrap().units());
+        match event.action.as_str() {
+            "ADD" => pieces.extend(std::iter::repeat_n((product, price), event.quantity as usize)),
+            "REMOVE" => {
+                for _ in 0..event.quantity {
+                    let same_price = pieces.iter().position(|piece| *piece == (product, price));
+                    // The newest price is that of the last lot to be opened: the distinct prices in the order they came.
+                    let mut lots: Vec<i128> = Vec::new();
+                    for piece in pieces.iter().filter(|piece| piece.0 == product) {
+                        if !lots.contains(&piece.1) {
+                            lots.push(piece.1);
+                        }
+                    }
+                    let newest = lots
+                        .last()
+                        .and_then(|lot| pieces.iter().position(|piece| *piece == (product, *lot)));
+                    if let Some(place) = same_price.or(newest) {
+                        pieces.remove(place);
+                    }
+                }
+            }
+            "CHECKOUT" | "CANCEL" => break,
+            _ => {}
+        }
+    }
+    (pieces.iter().map(|piece| piece.1).sum(), pieces.len())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_and_any_repetition_gives_the_same_basket(
+        acts in prop::collection::vec(any_act(), 0..14),
+        shuffle in prop::collection::vec(any::<prop::sample::Index>(), 40),
+        meaning in prop_oneof![Just(ActionIdMeaning::Auto), Just(ActionIdMeaning::Number), Just(ActionIdMeaning::Code)],
+    ) {
+        let events = in_order(&acts);
+        let expected = folded(meaning, events.clone());
+        let mut arrivals = Vec::new();
+        if !events.is_empty() {
+            arrivals.extend(shuffle.iter().map(|index| index.get(&events).clone()));
+        }
+        arrivals.extend(events.iter().rev().cloned());
+        let shuffled = folded(meaning, arrivals.clone());
+        prop_assert_eq!(picture(&shuffled), picture(&expected));
+
+        // Settling after each event, as the projector does after each step, changes nothing.
+        let mut stepwise = Basket::new(basket_id(), meaning);
+        for event in arrivals {
+            stepwise.apply(event);
+            stepwise.settle();
+            stepwise.saved();
+        }
+        prop_assert_eq!(picture(&stepwise), picture(&expected));
+
+        let restored = Basket::restore(basket_id(), meaning, expected.actions().to_vec(), expected.conflicts().to_vec(), None);
+        prop_assert_eq!(picture(&restored), picture(&expected));
+    }
+
+    #[test]
+    fn totals_are_those_of_the_oracle(acts in prop::collection::vec(any_act(), 0..14)) {
+        let events = in_order(&acts);
+        let basket = folded(ActionIdMeaning::Auto, events.clone());
+        let mut identities: Vec<_> = events.iter().map(|event| (event.event.action_id, event.event.create_time)).collect();
+        identities.sort();
+        identities.dedup();
+        let ids: std::collections::HashSet<_> = identities.iter().map(|identity| identity.0).collect();
+        let (total, items) = oracle(&events, ids.len() < identities.len());
+        prop_assert_eq!(basket.state().total.units(), total);
+        prop_assert_eq!(basket.state().item_count, items as u64);
+        let lines: Money = basket.state().lines.iter().map(|line| line.amount).sum();
+        prop_assert_eq!(lines.units(), total);
+    }
+
+    #[test]
+    fn no_bytes_are_too_strange_to_be_refused(body in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Event::parse(&body, Strictness::Original);
+    }
+}

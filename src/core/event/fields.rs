@@ -1,0 +1,279 @@
+//! The fields of a JSON object, read one by one so that every fault is told with its place and rule.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
+
+use super::{EventError, FieldError, Strictness};
+use crate::core::id::IdError;
+use crate::core::money::Money;
+
+/// A rule that a value breaks.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) code: &'static str,
+    pub(super) detail: String,
+}
+
+fn fault(code: &'static str, detail: impl Into<String>) -> Fault {
+    Fault {
+        code,
+        detail: detail.into(),
+    }
+}
+
+/// The fields that are still unread, and the faults of those that were read.
+pub(super) struct Fields<'a> {
+    fields: Vec<(Cow<'a, str>, &'a RawValue)>,
+    errors: Vec<FieldError>,
+    strictness: Strictness,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn read(body: &'a [u8], strictness: Strictness) -> Result<Self, EventError> {
+        let Object(fields) =
+            serde_json::from_slice(body).map_err(|error| EventError::NotAnObject(error.to_string()))?;
+        Ok(Self {
+            fields,
+            errors: Vec::new(),
+            strictness,
+        })
+    }
+
+    fn take(&mut self, name: &str) -> Option<&'a RawValue> {
+        let place = self.fields.iter().position(|(field, _)| field == name)?;
+        Some(self.fields.swap_remove(place).1)
+    }
+
+    fn fail(&mut self, name: &str, fault: Fault) {
+        // RFC 6901: `~` and `/` are escaped in a pointer.
+        let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
+        self.errors.push(FieldError {
+            pointer,
+            code: fault.code,
+            detail: fault.detail,
+        });
+    }
+
+    pub(super) fn required<T>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&str, Strictness) -> Result<T, Fault>,
+    ) -> Option<T> {
+        let Some(value) = self.take(name) else {
+            self.fail(name, fault("required", "is required"));
+            return None;
+        };
+        parse(value.get(), self.strictness)
+            .map_err(|fault| self.fail(name, fault))
+            .ok()
+    }
+
+    pub(super) fn optional<T>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&str, Strictness) -> Result<T, Fault>,
+    ) -> Option<T> {
+        let value = self.take(name).filter(|value| value.get() != "null")?;
+        parse(value.get(), self.strictness)
+            .map_err(|fault| self.fail(name, fault))
+            .ok()
+    }
+
+    /// A field of the product: required where the action needs one.
+    pub(super) fn product<T>(
+        &mut self,
+        name: &str,
+        needed: bool,
+        parse: impl Fn(&str, Strictness) -> Result<T, Fault>,
+    ) -> Option<T> {
+        if needed {
+            self.required(name, parse)
+        } else {
+            self.optional(name, parse)
+        }
+    }
+
+    /// Ends the reading with the fields that nobody asked for, by name.
+    pub(super) fn finish(mut self) -> Result<Vec<(String, String)>, EventError> {
+        if self.strictness == Strictness::Strict {
+            for (name, _) in std::mem::take(&mut self.fields) {
+                self.fail(&name, fault("unknown_field", "is not a field of an event"));
+            }
+        }
+        if !self.errors.is_empty() {
+            return Err(EventError::Fields(self.errors));
+        }
+        let mut unknown: Vec<_> = self
+            .fields
+            .into_iter()
+            .map(|(name, value)| (name.into_owned(), minified(value.get())))
+            .collect();
+        unknown.sort();
+        Ok(unknown)
+    }
+
+    pub(super) fn id<T>(parse: fn(&str) -> Result<T, IdError>) -> impl Fn(&str, Strictness) -> Result<T, Fault> {
+        move |value, _| {
+            let text: String = serde_json::from_str(value).map_err(|_| fault("uuid", IdError.to_string()))?;
+            parse(&text).map_err(|error| fault("uuid", error.to_string()))
+        }
+    }
+
+    pub(super) fn text(value: &str, _: Strictness) -> Result<String, Fault> {
+        serde_json::from_str(value).map_err(|_| fault("text", "must be text"))
+    }
+
+    pub(super) fn integer(value: &str, strictness: Strictness) -> Result<i64, Fault> {
+        let rule = || fault("integer", "must be a whole number of at most 64 bits");
+        if strictness == Strictness::Original && value.starts_with('"') {
+            let text: String = serde_json::from_str(value).map_err(|_| rule())?;
+            return text.parse().map_err(|_| rule());
+        }
+        value.parse().map_err(|_| rule())
+    }
+
+    /// Money that is not negative, as a JSON number or as decimal text.
+    pub(super) fn price(value: &str, _: Strictness) -> Result<Money, Fault> {
+        let text: Cow<'_, str> = if value.starts_with('"') {
+            serde_json::from_str::<String>(value)
+                .map_err(|_| fault("money", "must be a decimal number"))?
+                .into()
+        } else {
+            value.into()
+        };
+        let money = Money::parse(&text).map_err(|error| fault("money", error.to_string()))?;
+        if money.is_negative() {
+            return Err(fault("money", "must not be negative"));
+        }
+        Ok(money)
+    }
+
+    pub(super) fn time(value: &str, strictness: Strictness) -> Result<OffsetDateTime, Fault> {
+        let rule = || fault("time", "must be a time such as 2023-12-18T10:30:00.000Z");
+        let lax = strictness == Strictness::Original;
+        let time = if value.starts_with('"') {
+            let text: String = serde_json::from_str(value).map_err(|_| rule())?;
+            parse_time(&text, lax).ok_or_else(rule)?
+        } else if lax {
+            unix_time(value).ok_or_else(rule)?
+        } else {
+            return Err(rule());
+        };
+        let time = time
+            .checked_to_offset(UtcOffset::UTC)
+            .filter(|time| (0..=9999).contains(&time.year()))
+            .ok_or_else(rule)?;
+        Ok(time
+            .replace_nanosecond(time.microsecond() * 1_000)
+            .expect("fewer than a second's nanoseconds"))
+    }
+}
+
+fn parse_time(text: &str, lax: bool) -> Option<OffsetDateTime> {
+    if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
+        return Some(time);
+    }
+    if !lax || !text.is_ascii() || text.len() < 19 {
+        return None;
+    }
+    let (date, clock) = text.split_at(10);
+    let clock = &clock[1..];
+    let zoned = clock.ends_with(['Z', 'z']) || clock.contains(['+', '-']);
+    OffsetDateTime::parse(&format!("{date}T{clock}{}", if zoned { "" } else { "Z" }), &Rfc3339).ok()
+}
+
+/// Seconds since 1970, or milliseconds where seconds would be beyond the year 2603.
+fn unix_time(value: &str) -> Option<OffsetDateTime> {
+    const SECONDS_MAX: f64 = 2e10;
+    // A double tells microseconds apart for every time of today.
+    let amount: f64 = value.parse().ok()?;
+    let seconds = if amount.abs() > SECONDS_MAX {
+        amount / 1e3
+    } else {
+        amount
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the cast saturates, and what saturates is no time"
+    )]
+    let microseconds = (seconds * 1e6).round() as i128;
+    OffsetDateTime::from_unix_timestamp_nanos(microseconds.checked_mul(1_000)?).ok()
+}
+
+/// The same JSON without white space between its parts. The text must be valid JSON.
+pub fn minified(json: &str) -> String {
+    let (mut in_string, mut escaped) = (false, false);
+    json.chars()
+        .filter(|&character| {
+            let keep = in_string || !character.is_ascii_whitespace();
+            if escaped {
+                escaped = false;
+            } else if in_string && character == '\\' {
+                escaped = true;
+            } else if character == '"' {
+                in_string = !in_string;
+            }
+            keep
+        })
+        .collect()
+}
+
+/// A JSON object whose values stay text; a repeated name is an error.
+struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor;
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = Object<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::with_capacity(16);
+                while let Some(Name(name)) = map.next_key()? {
+                    if fields.len() == FIELDS_MAX {
+                        return Err(serde::de::Error::custom(format_args!("more than {FIELDS_MAX} fields")));
+                    }
+                    if fields.iter().any(|(field, _)| *field == name) {
+                        return Err(serde::de::Error::custom(format_args!(
+                            "the field {name:?} stands twice"
+                        )));
+                    }
+                    fields.push((name, map.next_value()?));
+                }
+                Ok(Object(fields))
+            }
+        }
+        deserializer.deserialize_map(ObjectVisitor)
+    }
+}
+
+/// Most fields that a body may have; also bounds the search for repeated names.
+const FIELDS_MAX: usize = 100;
+
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameVisitor;
+        impl<'de> Visitor<'de> for NameVisitor {
+            type Value = Name<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a field name")
+            }
+            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+            fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(name.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(NameVisitor)
+    }
+}
