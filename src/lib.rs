@@ -1,2 +1,3 @@
 //! placeholder
 pub mod core;
+pub mod metrics;

@@ -1,0 +1,151 @@
+//! Every series that the process exports; the doc comment of a field is its help text.
+//!
+//! All of them exist from the start with the value 0, so a rate over the first minute is right.
+//! Labels are words from fixed lists or partition numbers, never ids.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Buckets for times from 0.1 ms to 10 s.
+const SECONDS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// Buckets for numbers of events that travel together.
+const EVENTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
+
+macro_rules! metrics {
+    ($($(#[doc = $doc:literal])+ $field:ident: $kind:ident($($argument:tt)*) $name:literal;)+) => {
+        /// The process's series, made once and shared.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[doc = $doc])+ pub $field: metrics!(@type $kind),)+
+        }
+
+        impl Metrics {
+            /// Makes and registers every series.
+            pub fn new() -> Self {
+                let registry = Registry::new();
+                $(let $field = register(&registry, metrics!(@make $kind, $name, concat!($($doc),+).trim(), $($argument)*));)+
+                Self { registry, $($field,)+ }
+            }
+        }
+    };
+    (@type counter) => { IntCounter };
+    (@type counter_by) => { IntCounterVec };
+    (@type gauge) => { IntGauge };
+    (@type gauge_by) => { IntGaugeVec };
+    (@type histogram) => { Histogram };
+    (@type histogram_by) => { HistogramVec };
+    (@make counter, $name:expr, $help:expr,) => { IntCounter::new($name, $help) };
+    (@make counter_by, $name:expr, $help:expr, $label:literal = $values:expr) => {
+        IntCounterVec::new(Opts::new($name, $help), &[$label]).inspect(|series| {
+            for value in $values { series.with_label_values(&[value]); }
+        })
+    };
+    (@make gauge, $name:expr, $help:expr,) => { IntGauge::new($name, $help) };
+    (@make gauge_by, $name:expr, $help:expr, $label:literal) => { IntGaugeVec::new(Opts::new($name, $help), &[$label]) };
+    (@make histogram, $name:expr, $help:expr, $buckets:expr) => {
+        Histogram::with_opts(HistogramOpts::new($name, $help).buckets($buckets.to_vec()))
+    };
+    (@make histogram_by, $name:expr, $help:expr, $buckets:expr, $label:literal = $values:expr) => {
+        HistogramVec::new(HistogramOpts::new($name, $help).buckets($buckets.to_vec()), &[$label]).inspect(|series| {
+            for value in $values { series.with_label_values(&[value]); }
+        })
+    };
+}
+
+metrics! {
+    /// Time from a request's arrival to its answer, by route.
+    http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "other"]) "ezout_http_request_seconds";
+    /// Events that came by HTTP, by what became of them.
+    received_events: counter_by("outcome" = ["recorded", "duplicate", "conflict", "refused", "overloaded", "unavailable", "unknown"]) "ezout_received_events_total";
+    /// Connections that are open.
+    http_connections: gauge() "ezout_http_connections";
+    /// Events sent to the journal, by way: one by one, or in an atomic batch.
+    append_sent_events: counter_by("way" = ["single", "batch"]) "ezout_append_sent_events_total";
+    /// Atomic batches that the journal refused because an event in it was there already.
+    append_refused_batches: counter() "ezout_append_refused_batches_total";
+    /// Events that the writer took together.
+    append_group_events: histogram(EVENTS) "ezout_append_group_events";
+    /// Time from taking an event to the journal's acknowledgement.
+    append_seconds: histogram(SECONDS) "ezout_append_seconds";
+    /// Events that wait for the writer.
+    append_queue_events: gauge() "ezout_append_queue_events";
+    /// Ids of lately recorded events that the writer remembers.
+    append_known_ids: gauge() "ezout_append_known_ids";
+    /// Whether the journal is open (1) or not reachable (0).
+    journal_open: gauge() "ezout_journal_open";
+    /// Ways in which the running journal is weaker than promised; 0 when it is as promised.
+    journal_weaker: gauge() "ezout_journal_weaker";
+    /// Events taken from the journal by the projector, by what became of them.
+    projected_events: counter_by("outcome" = ["counted", "duplicate", "conflicting", "parked", "dropped"]) "ezout_projected_events_total";
+    /// Events that the projector took together.
+    projection_step_events: histogram(EVENTS) "ezout_projection_step_events";
+    /// Time of the parts of a projection step.
+    projection_step_seconds: histogram_by(SECONDS, "part" = ["load", "fold", "write", "publish", "checkpoint"]) "ezout_projection_step_seconds";
+    /// Projection steps that failed on a store and are tried again.
+    projection_retries: counter() "ezout_projection_retries_total";
+    /// Time from an event's record in the journal to its update.
+    projection_lag_seconds: histogram(SECONDS) "ezout_projection_lag_seconds";
+    /// Events in the journal that are not in the views yet, by partition owned here.
+    projection_lag_events: gauge_by("partition") "ezout_projection_lag_events";
+    /// Baskets that the projector holds in memory.
+    cached_baskets: gauge() "ezout_cached_baskets";
+    /// Writes to a view that its guard refused, since somebody else had written.
+    guarded_writes: counter() "ezout_guarded_writes_total";
+    /// Updates that were published.
+    published_updates: counter() "ezout_published_updates_total";
+    /// Updates that had been published before, seen on a take-over or after a retry.
+    repeated_updates: counter() "ezout_repeated_updates_total";
+    /// Partitions that this process owns.
+    leases_held: gauge() "ezout_leases_held";
+    /// Changes of partition leases seen by this process.
+    lease_changes: counter_by("change" = ["acquired", "lost", "released"]) "ezout_lease_changes_total";
+    /// Partitions owned here that have halted because the journal is not the one they were folded from.
+    halted_partitions: gauge() "ezout_halted_partitions";
+    /// Events that wait among the parked events, in all partitions.
+    parked_events: gauge() "ezout_parked_events";
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, series: prometheus::Result<C>) -> C {
+    let series = series.expect("names and labels of series are legal");
+    registry
+        .register(Box::new(series.clone()))
+        .expect("each series is registered once");
+    series
+}
+
+impl Metrics {
+    /// The series in Prometheus's text format, with those of the process itself.
+    pub fn text(&self) -> String {
+        let mut families = self.registry.gather();
+        families.extend(prometheus::gather());
+        TextEncoder::new().encode_to_string(&families).unwrap_or_default()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_is_there_from_the_start_with_its_help() {
+        let text = Metrics::new().text();
+        assert!(
+            text.contains("# HELP ezout_received_events_total Events that came by HTTP, by what became of them.\n")
+        );
+        assert!(text.contains("ezout_received_events_total{outcome=\"conflict\"} 0\n"));
+        assert!(text.contains("ezout_append_seconds_count 0\n"));
+        assert!(text.contains("process_resident_memory_bytes"));
+    }
+}
