@@ -1,3 +1,4 @@
 //! placeholder
 pub mod core;
 pub mod metrics;
+pub mod views;

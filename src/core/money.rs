@@ -63,6 +63,15 @@ impl Money {
     /// # Errors
     /// [`MoneyError`], which says which rule was broken.
     pub fn parse(text: &str) -> Result<Self, MoneyError> {
+        let money = Self::parse_sum(text)?;
+        if money.0.abs() > LIMIT * SCALE { Err(MoneyError::TooLarge) } else { Ok(money) }
+    }
+
+    /// Reads a decimal number as [`parse`](Self::parse) does, for sums, which may be larger than what an event may name.
+    ///
+    /// # Errors
+    /// [`MoneyError`]; too large is what has more than 22 digits before the point.
+    pub fn parse_sum(text: &str) -> Result<Self, MoneyError> {
         let (negative, text) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
             None => (false, text),
@@ -91,7 +100,7 @@ impl Money {
             .saturating_add(exponent);
         let leading_zeros =
             i64::try_from(digits().take_while(|digit| *digit == 0).count()).map_err(|_| MoneyError::TooLarge)?;
-        if point.saturating_sub(leading_zeros) > 12 {
+        if point.saturating_sub(leading_zeros) > 22 {
             return Err(MoneyError::TooLarge);
         }
         // Ten decimals are enough to tell noise (below 10^-6) from a fifth decimal; later ones only
@@ -116,9 +125,6 @@ impl Money {
         let noise_limit = 10_000;
         if noise > noise_limit || (noise == noise_limit && !rest_is_zero && value > rounded * unit) {
             return Err(MoneyError::TooPrecise);
-        }
-        if rounded > LIMIT * SCALE {
-            return Err(MoneyError::TooLarge);
         }
         Ok(Self(if negative { -rounded } else { rounded }))
     }

@@ -1,0 +1,234 @@
+//! The views in MongoDB: baskets, and what the projector keeps beside them.
+//!
+//! Every write states what it expects to find and is one atomic step on one document, so any of
+//! them may be repeated after a crash. Writes of baskets are acknowledged by a majority and are in
+//! its journals. Nothing here decides anything about a basket; that is `core`'s.
+
+mod checkpoints;
+mod document;
+mod leases;
+mod migrate;
+mod parked;
+mod save;
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use mongodb::bson::{Document, doc};
+use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
+use mongodb::{Client, Collection, Database};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::core::basket::Basket;
+use crate::core::event::ActionIdMeaning;
+use crate::core::id::BasketId;
+
+pub use checkpoints::Checkpoint;
+pub use document::{BasketView, FoundView};
+pub use leases::{Lease, LeaseId};
+pub use migrate::{MigrateError, migrate};
+pub use parked::{ParkedEvent, ParkedState};
+pub use save::{Saved, Stored, Write};
+
+/// How long a command may take before it counts as failed.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the server is asked whether it is there.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where the views are.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// MongoDB connection string; a replica set (one member is enough). Without the server the process stays up and says so.
+    #[arg(long = "mongodb-uri", env = "EZOUT_MONGODB_URI", default_value = "mongodb://127.0.0.1:27017/?replicaSet=rs0")]
+    pub uri: String,
+    /// Name of the database; created when absent.
+    #[arg(long = "mongodb-database", env = "EZOUT_MONGODB_DATABASE", default_value = "ezout")]
+    pub database: String,
+}
+
+/// Whether the views can be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Not now, and why.
+    Unavailable {
+        /// The reason, for a person.
+        reason: String,
+    },
+    /// The server answers and its migrations are applied.
+    Open,
+}
+
+/// Why a view could not be read or written; the caller tries again or says so.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// MongoDB did not do it; whether a write took place is not known.
+    #[error("mongodb did not answer to {operation}")]
+    Unavailable {
+        /// What was asked.
+        operation: &'static str,
+        /// Its error.
+        #[source]
+        source: mongodb::error::Error,
+    },
+    /// MongoDB took longer than allowed; whether a write took place is not known.
+    #[error("mongodb took more than {} s to {operation}", COMMAND_TIMEOUT.as_secs())]
+    TimedOut {
+        /// What was asked.
+        operation: &'static str,
+    },
+    /// MongoDB refused a write.
+    #[error("mongodb refused to {operation}: {reason}")]
+    Refused {
+        /// What was asked.
+        operation: &'static str,
+        /// The server's words.
+        reason: String,
+    },
+    /// A document is not as it was written.
+    #[error("the document {id} cannot be read: {reason}")]
+    Unreadable {
+        /// Its `_id`.
+        id: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// The views; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Views {
+    client: Client,
+    database: Database,
+    state: watch::Receiver<State>,
+}
+
+impl Views {
+    /// Starts watching over the server and answers at once, whether or not it is there.
+    ///
+    /// # Errors
+    /// Where the connection string is malformed.
+    pub async fn start(config: &Config, tasks: &TaskTracker, stop: CancellationToken) -> Result<Self, mongodb::error::Error> {
+        let database = connect(config).await?;
+        let client = database.client().clone();
+        let (sender, state) = watch::channel(State::Unavailable { reason: "not connected yet".to_owned() });
+        let watched = database.clone();
+        tasks.spawn(async move {
+            let watching = keep_watch(&watched, &sender);
+            stop.run_until_cancelled(watching).await;
+        });
+        Ok(Self { client, database, state })
+    }
+
+    /// Whether the views can be had now; changes are told within seconds.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// The database, for tools that look at it.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// The client, for a close that waits.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The basket's view without its actions.
+    pub async fn view(&self, id: BasketId) -> Result<Option<BasketView>, ViewError> {
+        let baskets: Collection<document::StoredView> = self.database.collection("baskets");
+        let find = baskets.find_one(doc! { "_id": id.to_string() }).projection(doc! { "actions": 0, "conflicts": 0 });
+        within("read a basket", async { find.await }).await?.map(BasketView::try_from).transpose()
+    }
+
+    /// Loads baskets with their actions. Those that do not exist are not in the answer.
+    pub async fn load(&self, ids: &[BasketId], meaning: ActionIdMeaning) -> Result<Vec<(Basket, Stored)>, ViewError> {
+        let baskets: Collection<document::StoredBasket> = self.database.collection("baskets");
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        let projection = doc! { "actions": 1, "conflicts": 1, "parked_since": 1, "sequence": 1, "version": 1, "epoch": 1, "fence": 1 };
+        let found: Vec<document::StoredBasket> = within("load baskets", async {
+            baskets.find(doc! { "_id": { "$in": ids } }).projection(projection).await?.try_collect().await
+        })
+        .await?;
+        found.into_iter().map(|stored| stored.restore(meaning)).collect()
+    }
+}
+
+/// Connects to the database of the configuration; the driver dials when it is first used.
+pub async fn connect(config: &Config) -> Result<Database, mongodb::error::Error> {
+    let mut options = ClientOptions::parse(&config.uri).await?;
+    options.app_name = Some("ezout".to_owned());
+    options.server_selection_timeout = Some(Duration::from_secs(3));
+    options.connect_timeout = Some(Duration::from_secs(2));
+    let durable = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(COMMAND_TIMEOUT).build();
+    options.write_concern = Some(durable);
+    Ok(Client::with_options(options)?.database(&config.database))
+}
+
+async fn keep_watch(database: &Database, state: &watch::Sender<State>) {
+    let mut migrated = false;
+    loop {
+        let now = match within("ping", async { database.run_command(doc! { "ping": 1 }).await }).await {
+            Err(error) => State::Unavailable { reason: error.to_string() },
+            Ok(_) if migrated => State::Open,
+            Ok(_) => match migrate(database).await {
+                Ok(_) => {
+                    migrated = true;
+                    State::Open
+                }
+                Err(error) => State::Unavailable { reason: error.to_string() },
+            },
+        };
+        state.send_if_modified(|before| {
+            let changed = *before != now;
+            match &now {
+                State::Open if changed => tracing::info!("mongodb is there and migrated"),
+                State::Unavailable { reason } if changed => tracing::warn!("mongodb is not available: {reason}"),
+                _ => {}
+            }
+            *before = now;
+            changed
+        });
+        tokio::time::sleep(PING_INTERVAL).await;
+    }
+}
+
+/// Runs an operation within [`COMMAND_TIMEOUT`].
+async fn within<T>(operation: &'static str, work: impl Future<Output = mongodb::error::Result<T>>) -> Result<T, ViewError> {
+    match tokio::time::timeout(COMMAND_TIMEOUT, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(source)) => Err(ViewError::Unavailable { operation, source }),
+        Err(_) => Err(ViewError::TimedOut { operation }),
+    }
+}
+
+/// Sends a write command and looks into its answer, which reports failed writes beside `ok: 1`.
+///
+/// # Errors
+/// [`ViewError::Refused`] where a write failed for another reason than that the document exists already.
+async fn write_command(database: &Database, operation: &'static str, command: Document) -> Result<Document, ViewError> {
+    const DUPLICATE_KEY: i32 = 11_000;
+    let answer = within(operation, async { database.run_command(command).await }).await?;
+    let errors = answer.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+    let real = errors
+        .iter()
+        .filter_map(|error| error.as_document())
+        .find(|error| error.get_i32("code").ok() != Some(DUPLICATE_KEY));
+    if let Some(error) = real {
+        let reason = error.get_str("errmsg").unwrap_or("no reason given").to_owned();
+        return Err(ViewError::Refused { operation, reason });
+    }
+    if let Ok(error) = answer.get_document("writeConcernError") {
+        let reason = error.get_str("errmsg").unwrap_or("the write concern was not met").to_owned();
+        return Err(ViewError::Refused { operation, reason });
+    }
+    Ok(answer)
+}
+
+/// What a write of baskets or parked events waits for.
+fn durable() -> Document {
+    let timeout = i64::try_from(COMMAND_TIMEOUT.as_millis()).expect("seconds fit");
+    doc! { "w": "majority", "j": true, "wtimeout": timeout }
+}

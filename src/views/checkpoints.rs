@@ -1,0 +1,59 @@
+//! How far each partition is folded.
+
+use mongodb::Collection;
+use mongodb::bson::doc;
+use serde::{Deserialize, Serialize};
+
+use super::{ViewError, Views, within, write_command};
+
+/// How far a partition is folded, from which journal, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The partition.
+    #[serde(rename = "_id")]
+    pub partition: i32,
+    /// Epoch of the journal.
+    pub epoch: String,
+    /// Every event of the partition up to this place is in its basket, and its update is published.
+    pub sequence: i64,
+    /// The fence of the lease under which it was written.
+    pub fence: i64,
+    /// What `action_id` was taken to mean; baskets folded otherwise would be other baskets.
+    pub action_id: String,
+}
+
+impl Views {
+    /// The place up to which the views of this partition are folded; `None` before its first event.
+    pub async fn checkpoint(&self, partition: u16) -> Result<Option<u64>, ViewError> {
+        Ok(self.load_checkpoint(partition).await?.map(|checkpoint| u64::try_from(checkpoint.sequence).unwrap_or(0)))
+    }
+
+    /// The partition's whole checkpoint.
+    pub async fn load_checkpoint(&self, partition: u16) -> Result<Option<Checkpoint>, ViewError> {
+        let checkpoints: Collection<Checkpoint> = self.database.collection("checkpoints");
+        let find = checkpoints.find_one(doc! { "_id": i32::from(partition) });
+        within("read a checkpoint", async { find.await }).await
+    }
+
+    /// Moves a checkpoint forward, or begins it. Answers whether it did: `false` says that another
+    /// projector has moved it under a later lease, or further.
+    ///
+    /// Not awaited by a majority: a checkpoint that falls back only makes the projector repeat steps
+    /// that find themselves done.
+    pub async fn move_checkpoint(&self, to: &Checkpoint) -> Result<bool, ViewError> {
+        let guard = doc! {
+            "_id": to.partition,
+            "epoch": &to.epoch,
+            "sequence": { "$lte": to.sequence },
+            "fence": { "$lte": to.fence },
+        };
+        let set = doc! { "$set": { "sequence": to.sequence, "fence": to.fence, "action_id": &to.action_id } };
+        let command = doc! {
+            "update": "checkpoints",
+            "updates": [ { "q": guard, "u": set, "upsert": true } ],
+            "writeConcern": { "w": 1 },
+        };
+        let answer = write_command(&self.database, "move a checkpoint", command).await?;
+        Ok(answer.get_i32("n").is_ok_and(|matched| matched == 1))
+    }
+}

@@ -1,0 +1,330 @@
+//! The form of a basket in MongoDB: money as Decimal128, times of the phone as exact text.
+
+use std::str::FromStr;
+
+use mongodb::bson::{Bson, DateTime, Decimal128, Document, doc};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{Stored, ViewError};
+use crate::core::basket::{Basket, Divergence, Finding, Line, Lot};
+use crate::core::event::{ActionIdMeaning, Event, Recorded, rfc3339};
+use crate::core::id::{BasketId, ShopperId};
+use crate::core::money::Money;
+use crate::core::update::verdict_word;
+
+/// A basket as readers see it: everything but its actions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field is that of core::basket under the same name")]
+pub struct BasketView {
+    pub shopper: Option<ShopperId>,
+    pub sequence: u64,
+    pub version: u64,
+    pub status: String,
+    pub item_count: u64,
+    pub total: Money,
+    pub claimed_total: Option<Money>,
+    pub divergence: Option<Divergence>,
+    pub lines: Vec<Line>,
+    pub findings: Vec<FoundView>,
+    pub finding_count: u64,
+    pub missing: Vec<i64>,
+    pub opened_at: Option<OffsetDateTime>,
+    pub last_action_at: Option<OffsetDateTime>,
+    pub last_action: Option<String>,
+    pub updated_at: Option<OffsetDateTime>,
+    pub parked_since: Option<u64>,
+}
+
+/// A finding as readers see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field is that of core::basket::Finding under the same name")]
+pub struct FoundView {
+    pub kind: String,
+    pub sequence: u64,
+    pub action_id: i64,
+    pub product_id: Option<i64>,
+}
+
+/// A number as MongoDB keeps it.
+pub(super) fn long(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+fn decimal(money: Money) -> Decimal128 {
+    Decimal128::from_str(&money.to_string()).expect("money has fewer digits than Decimal128")
+}
+
+fn money(decimal: Decimal128) -> Result<Money, String> {
+    let text = decimal.to_string();
+    Money::parse_sum(&text).map_err(|error| format!("{text}: {error}"))
+}
+
+fn date(time: OffsetDateTime) -> DateTime {
+    DateTime::from_millis(long(time.unix_timestamp_nanos() / 1_000_000))
+}
+
+fn time(date: DateTime) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(date.timestamp_millis()) * 1_000_000).ok()
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredAction {
+    sequence: i64,
+    recorded_at: DateTime,
+    action_id: i64,
+    create_time: String,
+    action: String,
+    shopper_id: String,
+    product_name: Option<String>,
+    product_id: Option<i64>,
+    product_price: Option<Decimal128>,
+    upc: Option<String>,
+    category_id: Option<String>,
+    quantity: i64,
+    basket_total: Decimal128,
+}
+
+impl StoredAction {
+    fn of(recorded: &Recorded) -> Self {
+        let event = &recorded.event;
+        Self {
+            sequence: long(recorded.sequence),
+            recorded_at: date(recorded.recorded_at),
+            action_id: event.action_id,
+            create_time: rfc3339(event.create_time),
+            action: event.action.clone(),
+            shopper_id: event.shopper.to_string(),
+            product_name: event.product_name.clone(),
+            product_id: event.product_id,
+            product_price: event.product_price.map(decimal),
+            upc: event.upc.clone(),
+            category_id: event.category_id.clone(),
+            quantity: i64::from(event.quantity),
+            basket_total: decimal(event.basket_total),
+        }
+    }
+
+    fn restore(self, id: BasketId) -> Result<Recorded, String> {
+        let event = Event {
+            session: id.session,
+            shop: id.shop,
+            shopper: ShopperId::parse(&self.shopper_id).map_err(|error| error.to_string())?,
+            action_id: self.action_id,
+            create_time: OffsetDateTime::parse(&self.create_time, &Rfc3339).map_err(|error| error.to_string())?,
+            action: self.action,
+            product_name: self.product_name,
+            product_id: self.product_id,
+            product_price: self.product_price.map(money).transpose()?,
+            upc: self.upc,
+            category_id: self.category_id,
+            basket_total: money(self.basket_total)?,
+            quantity: u32::try_from(self.quantity).map_err(|error| error.to_string())?,
+            unknown: Vec::new(),
+        };
+        let recorded_at = time(self.recorded_at).ok_or("recorded_at is out of range")?;
+        Ok(Recorded { sequence: unsigned(self.sequence), recorded_at, event })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredLot {
+    price: Decimal128,
+    quantity: i64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredLine {
+    product_id: i64,
+    product_name: Option<String>,
+    upc: Option<String>,
+    category_id: Option<String>,
+    quantity: i64,
+    amount: Decimal128,
+    prices: Vec<StoredLot>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredFinding {
+    kind: String,
+    sequence: i64,
+    action_id: i64,
+    product_id: Option<i64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredDivergence {
+    since_sequence: i64,
+    since_action_id: i64,
+    by: Decimal128,
+}
+
+/// What the fold needs of a document.
+#[derive(Debug, Deserialize)]
+pub(super) struct StoredBasket {
+    #[serde(rename = "_id")]
+    id: String,
+    epoch: String,
+    sequence: i64,
+    version: i64,
+    parked_since: Option<i64>,
+    actions: Vec<StoredAction>,
+    conflicts: Vec<StoredAction>,
+}
+
+impl StoredBasket {
+    pub(super) fn restore(self, meaning: ActionIdMeaning) -> Result<(Basket, Stored), ViewError> {
+        let unreadable = |reason: String| ViewError::Unreadable { id: self.id.clone(), reason };
+        let id = BasketId::parse(&self.id).map_err(|error| unreadable(error.to_string()))?;
+        let all = |actions: Vec<StoredAction>| actions.into_iter().map(|action| action.restore(id)).collect::<Result<Vec<_>, _>>();
+        let actions = all(self.actions).map_err(unreadable)?;
+        let conflicts = all(self.conflicts).map_err(unreadable)?;
+        let stored = Stored { epoch: self.epoch, sequence: self.sequence, version: self.version };
+        Ok((Basket::restore(id, meaning, actions, conflicts, self.parked_since.map(unsigned)), stored))
+    }
+}
+
+/// What readers need of a document.
+#[derive(Debug, Deserialize)]
+pub(super) struct StoredView {
+    #[serde(rename = "_id")]
+    id: String,
+    shopper_id: Option<String>,
+    sequence: i64,
+    version: i64,
+    status: String,
+    item_count: i64,
+    total: Decimal128,
+    claimed_total: Option<Decimal128>,
+    divergence: Option<StoredDivergence>,
+    lines: Vec<StoredLine>,
+    findings: Vec<StoredFinding>,
+    finding_count: i64,
+    missing: Vec<i64>,
+    opened_at: Option<DateTime>,
+    last_action_at: Option<DateTime>,
+    last_action: Option<String>,
+    updated_at: Option<DateTime>,
+    parked_since: Option<i64>,
+}
+
+impl TryFrom<StoredView> for BasketView {
+    type Error = ViewError;
+
+    fn try_from(stored: StoredView) -> Result<Self, ViewError> {
+        let id = stored.id;
+        let unreadable = |reason: String| ViewError::Unreadable { id: id.clone(), reason };
+        let lot = |lot: StoredLot| Ok(Lot { price: money(lot.price)?, quantity: unsigned(lot.quantity) });
+        let line = |line: StoredLine| {
+            Ok::<_, String>(Line {
+                product_id: line.product_id,
+                product_name: line.product_name,
+                upc: line.upc,
+                category_id: line.category_id,
+                quantity: unsigned(line.quantity),
+                amount: money(line.amount)?,
+                lots: line.prices.into_iter().map(lot).collect::<Result<_, String>>()?,
+            })
+        };
+        let divergence = |divergence: StoredDivergence| {
+            Ok::<_, String>(Divergence {
+                since_sequence: unsigned(divergence.since_sequence),
+                since_action_id: divergence.since_action_id,
+                by: money(divergence.by)?,
+            })
+        };
+        let found = |finding: StoredFinding| FoundView {
+            kind: finding.kind,
+            sequence: unsigned(finding.sequence),
+            action_id: finding.action_id,
+            product_id: finding.product_id,
+        };
+        Ok(Self {
+            shopper: stored.shopper_id.and_then(|shopper| ShopperId::parse(&shopper).ok()),
+            sequence: unsigned(stored.sequence),
+            version: unsigned(stored.version),
+            status: stored.status,
+            item_count: unsigned(stored.item_count),
+            total: money(stored.total).map_err(unreadable)?,
+            claimed_total: stored.claimed_total.map(money).transpose().map_err(unreadable)?,
+            divergence: stored.divergence.map(divergence).transpose().map_err(unreadable)?,
+            lines: stored.lines.into_iter().map(line).collect::<Result<_, _>>().map_err(unreadable)?,
+            findings: stored.findings.into_iter().map(found).collect(),
+            finding_count: unsigned(stored.finding_count),
+            missing: stored.missing,
+            opened_at: stored.opened_at.and_then(time),
+            last_action_at: stored.last_action_at.and_then(time),
+            last_action: stored.last_action,
+            updated_at: stored.updated_at.and_then(time),
+            parked_since: stored.parked_since.map(unsigned),
+        })
+    }
+}
+
+fn bson(value: &impl Serialize) -> Bson {
+    mongodb::bson::serialize_to_bson(value).expect("numbers, texts and dates have a BSON form")
+}
+
+/// Actions in their stored form.
+pub(super) fn actions(actions: &[Recorded]) -> Vec<Bson> {
+    actions.iter().map(|action| bson(&StoredAction::of(action))).collect()
+}
+
+/// A line in its stored form.
+pub(super) fn line(line: &Line) -> Bson {
+    let lot = |lot: &Lot| StoredLot { price: decimal(lot.price), quantity: long(lot.quantity) };
+    bson(&StoredLine {
+        product_id: line.product_id,
+        product_name: line.product_name.clone(),
+        upc: line.upc.clone(),
+        category_id: line.category_id.clone(),
+        quantity: long(line.quantity),
+        amount: decimal(line.amount),
+        prices: line.lots.iter().map(lot).collect(),
+    })
+}
+
+/// Findings in their stored form.
+pub(super) fn findings(findings: &[Finding]) -> Vec<Bson> {
+    let stored = |finding: &Finding| StoredFinding {
+        kind: finding.kind.word().to_owned(),
+        sequence: long(finding.sequence),
+        action_id: finding.action_id,
+        product_id: finding.product_id,
+    };
+    findings.iter().map(|finding| bson(&stored(finding))).collect()
+}
+
+/// The fields that one write sets whatever changed.
+pub(super) fn scalars(basket: &Basket) -> Document {
+    let state = basket.state();
+    let divergence = state.divergence.map(|divergence| StoredDivergence {
+        since_sequence: long(divergence.since_sequence),
+        since_action_id: divergence.since_action_id,
+        by: decimal(divergence.by),
+    });
+    let updated_at = basket.actions().iter().chain(basket.conflicts()).max_by_key(|event| event.sequence);
+    doc! {
+        "shopper_id": state.shopper.map(|shopper| shopper.to_string()),
+        "sequence": long(basket.sequence()),
+        "version": long(basket.version()),
+        "status": state.status.word(),
+        "item_count": long(state.item_count),
+        "total": decimal(state.total),
+        "claimed_total": state.claimed_total.map(decimal),
+        "verdict": verdict_word(basket),
+        "divergence": divergence.as_ref().map(bson),
+        "finding_count": long(state.finding_count),
+        "missing": state.missing().to_vec(),
+        "opened_at": state.opened_at.map(date),
+        "last_action_at": state.last_action_at.map(date),
+        "last_action": state.last_action.as_deref(),
+        "updated_at": updated_at.map(|event| date(event.recorded_at)),
+        "parked_since": basket.parked_since().map(long),
+    }
+}

@@ -1,0 +1,151 @@
+//! Leases on partitions: who projects what, and with which fence.
+//!
+//! All times are the server's (`$$NOW`), so the clocks of the processes play no part.
+
+use std::fmt;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use mongodb::Collection;
+use mongodb::bson::{DateTime, Document, doc};
+use mongodb::options::ReturnDocument;
+
+use super::document::long;
+use super::{ViewError, Views, durable, within, write_command};
+
+/// Names a process among those that share the partitions.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeaseId(String);
+
+impl LeaseId {
+    /// A name that no other process has, not even this one after a restart.
+    pub fn unique() -> Self {
+        Self(uuid::Uuid::new_v4().simple().to_string())
+    }
+}
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The right to project a partition until it expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The partition.
+    pub partition: u16,
+    /// Higher than that of every earlier lease on the partition; guards each write.
+    pub fence: i64,
+}
+
+/// Prefix of the documents by which processes tell each other that they live.
+const MEMBER: &str = "member:";
+
+impl Views {
+    fn leases(&self) -> Collection<Document> {
+        self.database.collection("leases")
+    }
+
+    /// Tells the others that this process lives for another `ttl`, and answers all that live, in one order for all.
+    pub async fn join(&self, me: &LeaseId, ttl: Duration) -> Result<Vec<LeaseId>, ViewError> {
+        let leases = self.leases();
+        let alive = vec![doc! { "$set": { "expires_at": expiry(ttl) } }];
+        let update = leases.update_one(doc! { "_id": format!("{MEMBER}{me}") }, alive).upsert(true);
+        within("join the projectors", async { update.await }).await?;
+        let living = doc! { "_id": { "$regex": format!("^{MEMBER}") }, "$expr": { "$gt": ["$expires_at", "$$NOW"] } };
+        let found: Vec<Document> =
+            within("list the projectors", async { leases.find(living).sort(doc! { "_id": 1 }).await?.try_collect().await }).await?;
+        let name = |member: &Document| Some(LeaseId(member.get_str("_id").ok()?.strip_prefix(MEMBER)?.to_owned()));
+        Ok(found.iter().filter_map(name).collect())
+    }
+
+    /// Tells the others that this process is gone, and gives its leases back.
+    pub async fn leave(&self, me: &LeaseId) -> Result<(), ViewError> {
+        let leases = self.leases();
+        within("leave the projectors", async {
+            leases.update_many(doc! { "owner": me.to_string() }, released()).await?;
+            leases.delete_one(doc! { "_id": format!("{MEMBER}{me}") }).await?;
+            // Names of processes that died without a word would stay for ever.
+            let long_dead = doc! { "$expr": { "$lt": ["$expires_at", { "$dateSubtract": { "startDate": "$$NOW", "unit": "hour", "amount": 1 } }] } };
+            leases.delete_many(doc! { "_id": { "$regex": format!("^{MEMBER}") }, "$and": [long_dead] }).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Makes sure that each partition has a lease that can be taken.
+    pub async fn prepare_leases(&self, partitions: u16) -> Result<(), ViewError> {
+        let free = |partition: u16| {
+            let fields = doc! { "owner": null, "fence": 0_i64, "expires_at": DateTime::from_millis(0) };
+            doc! { "q": { "_id": i32::from(partition) }, "u": { "$setOnInsert": fields }, "upsert": true }
+        };
+        let updates: Vec<Document> = (0..partitions).map(free).collect();
+        let command = doc! { "update": "leases", "updates": updates, "ordered": false, "writeConcern": durable() };
+        write_command(&self.database, "prepare leases", command).await?;
+        Ok(())
+    }
+
+    /// Takes up to `count` leases that are free or have expired.
+    pub async fn acquire(&self, me: &LeaseId, ttl: Duration, count: usize) -> Result<Vec<Lease>, ViewError> {
+        let leases = self.leases();
+        let mut acquired = Vec::new();
+        while acquired.len() < count {
+            let free = doc! { "_id": { "$type": "int" }, "$expr": { "$lte": ["$expires_at", "$$NOW"] } };
+            let take = vec![doc! { "$set": {
+                "owner": me.to_string(),
+                "fence": { "$add": ["$fence", 1_i64] },
+                "expires_at": expiry(ttl),
+            } }];
+            let take = leases.find_one_and_update(free, take).sort(doc! { "expires_at": 1, "_id": 1 }).return_document(ReturnDocument::After);
+            let Some(lease) = within("acquire a lease", async { take.await }).await? else { break };
+            acquired.push(read(&lease)?);
+        }
+        Ok(acquired)
+    }
+
+    /// Extends the leases of this process by `ttl` and answers those that it still has.
+    pub async fn renew(&self, me: &LeaseId, ttl: Duration) -> Result<Vec<Lease>, ViewError> {
+        let leases = self.leases();
+        let mine = doc! { "_id": { "$type": "int" }, "owner": me.to_string() };
+        let extend = vec![doc! { "$set": { "expires_at": expiry(ttl) } }];
+        within("renew leases", async { leases.update_many(mine.clone(), extend).await }).await?;
+        let held: Vec<Document> = within("list leases", async { leases.find(mine).await?.try_collect().await }).await?;
+        held.iter().map(read).collect()
+    }
+
+    /// Gives a lease back, so that another process may take it at once.
+    pub async fn release(&self, me: &LeaseId, partition: u16) -> Result<(), ViewError> {
+        let mine = doc! { "_id": i32::from(partition), "owner": me.to_string() };
+        let leases = self.leases();
+        within("release a lease", async { leases.update_one(mine, released()).await }).await?;
+        Ok(())
+    }
+
+    /// Raises the fence of a held lease above one that was found in a checkpoint, as after the leases were dropped.
+    pub async fn raise_fence(&self, me: &LeaseId, lease: Lease, above: i64) -> Result<Lease, ViewError> {
+        let mine = doc! { "_id": i32::from(lease.partition), "owner": me.to_string() };
+        let leases = self.leases();
+        let fence = above + 1;
+        within("raise a fence", async { leases.update_one(mine, doc! { "$max": { "fence": fence } }).await }).await?;
+        Ok(Lease { fence, ..lease })
+    }
+}
+
+fn expiry(ttl: Duration) -> Document {
+    let amount = long(ttl.as_millis());
+    doc! { "$dateAdd": { "startDate": "$$NOW", "unit": "millisecond", "amount": amount } }
+}
+
+fn released() -> Document {
+    doc! { "$set": { "owner": null, "expires_at": DateTime::from_millis(0) } }
+}
+
+fn read(lease: &Document) -> Result<Lease, ViewError> {
+    let fields = || Some((lease.get_i32("_id").ok()?, lease.get_i64("fence").ok()?));
+    let (partition, fence) = fields().ok_or_else(|| ViewError::Unreadable {
+        id: format!("leases/{:?}", lease.get("_id")),
+        reason: "it has no number or no fence".to_owned(),
+    })?;
+    Ok(Lease { partition: u16::try_from(partition).unwrap_or(u16::MAX), fence })
+}

@@ -1,0 +1,161 @@
+//! Parked events: what could not be applied, kept whole with its reason.
+
+use futures::TryStreamExt;
+use mongodb::Collection;
+use mongodb::bson::{Binary, Bson, DateTime, Document, doc, spec::BinarySubtype};
+use serde::{Deserialize, Serialize};
+
+use super::document::long;
+use super::{ViewError, Views, durable, within, write_command};
+use crate::core::id::BasketId;
+
+/// What is to become of a parked event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ParkedState {
+    /// It waits for a person.
+    Parked,
+    /// A person asked to apply it again; the projector does so within seconds.
+    Retry,
+    /// A person decided that it never counts; it stays as the record of that.
+    Dropped,
+}
+
+impl ParkedState {
+    /// The word for it in documents.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Parked => "parked",
+            Self::Retry => "retry",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// An event that could not be applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedEvent {
+    /// Epoch and sequence, which name it for ever.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Its partition.
+    pub partition: i32,
+    /// Its place in the journal.
+    pub sequence: i64,
+    /// Its basket; `None` where not even that can be told.
+    pub basket: Option<String>,
+    /// Why it is parked.
+    pub reason: String,
+    /// What is to become of it.
+    pub state: ParkedState,
+    /// Its subject in the journal.
+    pub subject: String,
+    /// When the journal took it.
+    pub recorded_at: DateTime,
+    /// Its body as it is in the journal.
+    pub body: Binary,
+}
+
+impl ParkedEvent {
+    /// The `_id` of the event at this place of this journal.
+    pub fn id(epoch: &str, sequence: u64) -> String {
+        format!("{epoch}:{sequence}")
+    }
+
+    /// Bytes in their stored form.
+    pub fn body(bytes: &[u8]) -> Binary {
+        Binary { subtype: BinarySubtype::Generic, bytes: bytes.to_vec() }
+    }
+}
+
+impl Views {
+    fn parked(&self) -> Collection<ParkedEvent> {
+        self.database.collection("parked_events")
+    }
+
+    /// Keeps events that could not be applied; what is kept already stays as it is. Durable when it returns.
+    pub async fn park(&self, events: &[ParkedEvent]) -> Result<(), ViewError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let statement = |event: &ParkedEvent| {
+            let fields = mongodb::bson::serialize_to_document(event).expect("texts, numbers and bytes have a BSON form");
+            doc! { "q": { "_id": &event.id }, "u": { "$setOnInsert": fields }, "upsert": true }
+        };
+        let updates: Vec<Document> = events.iter().map(statement).collect();
+        let command = doc! { "update": "parked_events", "updates": updates, "ordered": false, "writeConcern": durable() };
+        write_command(&self.database, "park events", command).await?;
+        Ok(())
+    }
+
+    /// Which of these events a person has dropped.
+    pub async fn dropped(&self, ids: &[String]) -> Result<Vec<String>, ViewError> {
+        let parked = self.parked();
+        let query = doc! { "_id": { "$in": ids }, "state": ParkedState::Dropped.word() };
+        let found: Vec<ParkedEvent> = within("look for dropped events", async { parked.find(query).await?.try_collect().await }).await?;
+        Ok(found.into_iter().map(|event| event.id).collect())
+    }
+
+    /// Events of a partition that a person asked to apply again, by place in the journal.
+    pub async fn to_retry(&self, partition: u16) -> Result<Vec<ParkedEvent>, ViewError> {
+        let query = doc! { "partition": i32::from(partition), "state": ParkedState::Retry.word() };
+        self.find_parked(query, 1_000).await
+    }
+
+    /// All that is kept of a basket's parked events, by place in the journal.
+    pub async fn parked_of(&self, basket: BasketId) -> Result<Vec<ParkedEvent>, ViewError> {
+        self.find_parked(doc! { "basket": basket.to_string() }, i64::MAX).await
+    }
+
+    /// Events that wait, by place in the journal; dropped ones only where asked for.
+    pub async fn list_parked(&self, dropped: bool, limit: i64) -> Result<Vec<ParkedEvent>, ViewError> {
+        let query = if dropped { doc! {} } else { doc! { "state": { "$ne": ParkedState::Dropped.word() } } };
+        self.find_parked(query, limit).await
+    }
+
+    async fn find_parked(&self, query: Document, limit: i64) -> Result<Vec<ParkedEvent>, ViewError> {
+        let parked = self.parked();
+        within("find parked events", async {
+            parked.find(query).sort(doc! { "sequence": 1 }).limit(if limit == i64::MAX { 0 } else { limit }).await?.try_collect().await
+        })
+        .await
+    }
+
+    /// How many events wait.
+    pub async fn count_parked(&self) -> Result<u64, ViewError> {
+        let parked = self.parked();
+        within("count parked events", async {
+            parked.count_documents(doc! { "state": { "$ne": ParkedState::Dropped.word() } }).await
+        })
+        .await
+    }
+
+    /// Marks events that match for what is to become of them; dropped ones stay dropped. Answers how many.
+    pub async fn mark_parked(&self, matching: Document, state: ParkedState) -> Result<u64, ViewError> {
+        let parked = self.parked();
+        let query = doc! { "$and": [matching, { "state": { "$ne": ParkedState::Dropped.word() } }] };
+        let set = doc! { "$set": { "state": state.word() } };
+        Ok(within("mark parked events", async { parked.update_many(query, set).await }).await?.matched_count)
+    }
+
+    /// Puts an event that was to be applied again back, with the reason why that failed.
+    pub async fn park_again(&self, id: &str, reason: &str) -> Result<(), ViewError> {
+        let parked = self.parked();
+        let set = doc! { "$set": { "state": ParkedState::Parked.word(), "reason": reason } };
+        within("park an event again", async { parked.update_one(doc! { "_id": id, "state": ParkedState::Retry.word() }, set).await }).await?;
+        Ok(())
+    }
+
+    /// Forgets events that were applied after all.
+    pub async fn unpark(&self, ids: &[String]) -> Result<(), ViewError> {
+        let parked = self.parked();
+        let query = doc! { "_id": { "$in": ids.iter().map(Bson::from).collect::<Vec<_>>() } };
+        within("unpark events", async { parked.delete_many(query).await }).await?;
+        Ok(())
+    }
+}
+
+/// A query for one event by its place in the journal.
+pub fn at_sequence(sequence: u64) -> Document {
+    doc! { "sequence": long(sequence) }
+}

@@ -1,0 +1,134 @@
+//! Writing baskets: one command a step, each write guarded, and as large as the change.
+
+use mongodb::bson::{Bson, Document, doc};
+
+use super::document::{actions, findings, line, long, scalars};
+use super::{ViewError, Views, durable, write_command};
+use crate::core::basket::{Basket, LineChanges};
+
+/// Most actions in one command; keeps it far below MongoDB's limit of 48 MB for a message.
+const COMMAND_ACTIONS_MAX: usize = 20_000;
+
+/// What a stored basket was when it was read; a write states that it still is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Epoch of the journal that it was folded from.
+    pub epoch: String,
+    /// Its `sequence`.
+    pub sequence: i64,
+    /// Its `version`.
+    pub version: i64,
+}
+
+/// A basket to write, and what is there now.
+#[derive(Debug, Clone, Copy)]
+pub struct Write<'a> {
+    /// The basket, settled.
+    pub basket: &'a Basket,
+    /// What is stored; `None` where nothing is.
+    pub stored: Option<&'a Stored>,
+}
+
+/// What became of a write of baskets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saved {
+    /// All were written.
+    All,
+    /// Some were not as expected and were left alone; the caller loads and folds again.
+    Stale,
+}
+
+impl Views {
+    /// Writes baskets in one round trip. Each is written only if it is as it was read and no later
+    /// fence has written it, so a projector that lost its lease changes nothing, and a write that is
+    /// repeated after a crash finds itself done and is [`Saved::Stale`].
+    ///
+    /// # Errors
+    /// [`ViewError`]; any of the writes may have happened.
+    pub async fn save(&self, writes: &[Write<'_>], epoch: &str, fence: i64) -> Result<Saved, ViewError> {
+        let mut saved = Saved::All;
+        let mut rest = writes;
+        while !rest.is_empty() {
+            let mut actions = 0;
+            let fits = rest.iter().take_while(|write| {
+                actions += write.basket.version() - if write.stored.is_some() { write.basket.changes().actions_from } else { 0 };
+                actions <= COMMAND_ACTIONS_MAX
+            });
+            let (now, later) = rest.split_at(fits.count().max(1));
+            if self.save_command(now, epoch, fence).await? == Saved::Stale {
+                saved = Saved::Stale;
+            }
+            rest = later;
+        }
+        Ok(saved)
+    }
+
+    async fn save_command(&self, writes: &[Write<'_>], epoch: &str, fence: i64) -> Result<Saved, ViewError> {
+        let updates: Vec<Bson> = writes.iter().map(|write| statement(*write, epoch, fence).into()).collect();
+        let expected = long(updates.len());
+        let command = doc! { "update": "baskets", "updates": updates, "ordered": false, "writeConcern": durable() };
+        let answer = write_command(&self.database, "write baskets", command).await?;
+        // An insert that finds a document matches without changing it; it counts among `n` only.
+        let changed = answer.get_i32("nModified").map(i64::from).unwrap_or(0);
+        let inserted = answer.get_array("upserted").map_or(0, |upserted| long(upserted.len()));
+        Ok(if changed + inserted == expected { Saved::All } else { Saved::Stale })
+    }
+}
+
+fn statement(write: Write<'_>, epoch: &str, fence: i64) -> Document {
+    let basket = write.basket;
+    let id = basket.id();
+    let mut set = scalars(basket);
+    set.insert("fence", fence);
+    let Some(stored) = write.stored else {
+        set.insert("shop_id", id.shop.to_string());
+        set.insert("session_id", id.session.to_string());
+        set.insert("epoch", epoch);
+        set.insert("findings", findings(&basket.state().findings));
+        set.insert("lines", basket.state().lines.iter().map(line).collect::<Vec<_>>());
+        set.insert("actions", actions(basket.actions()));
+        set.insert("conflicts", actions(basket.conflicts()));
+        return doc! { "q": { "_id": id.to_string() }, "u": { "$setOnInsert": set }, "upsert": true };
+    };
+
+    let changes = basket.changes();
+    let mut push = Document::new();
+    if changes.findings || changes.everything {
+        set.insert("findings", findings(&basket.state().findings));
+    }
+    match &changes.lines {
+        LineChanges::Some(places) if !changes.everything => {
+            // A line at the place behind the last one is appended by MongoDB.
+            for place in places {
+                set.insert(format!("lines.{place}"), line(&basket.state().lines[*place]));
+            }
+        }
+        _ => {
+            set.insert("lines", basket.state().lines.iter().map(line).collect::<Vec<_>>());
+        }
+    }
+    if changes.everything {
+        set.insert("actions", actions(basket.actions()));
+        set.insert("conflicts", actions(basket.conflicts()));
+    } else {
+        let mut push_new = |field: &str, new: Vec<Bson>| {
+            if !new.is_empty() {
+                push.insert(field, doc! { "$each": new });
+            }
+        };
+        push_new("actions", actions(&basket.actions()[changes.actions_from..]));
+        push_new("conflicts", actions(&basket.conflicts()[changes.conflicts_from..]));
+    }
+    let mut update = doc! { "$set": set };
+    if !push.is_empty() {
+        update.insert("$push", push);
+    }
+    let guard = doc! {
+        "_id": id.to_string(),
+        "epoch": epoch,
+        "sequence": stored.sequence,
+        "version": stored.version,
+        "fence": { "$lte": fence },
+    };
+    doc! { "q": guard, "u": update }
+}
