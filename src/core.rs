@@ -10,3 +10,15 @@ pub mod id;
 pub mod money;
 pub mod retry;
 pub mod update;
+
+/// An error with all of its causes, in one line.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,4 +1,28 @@
-//! placeholder
+//! EzOut messaging: from a phone's POST to a durable event, a basket in MongoDB and a live update.
+//!
+//! ```text
+//! phone ─POST─▶ http ─▶ journal ══ stream CHECKOUT ══▶ project ─▶ views (MongoDB) ─▶ http (reads)
+//!                                                         └────▶ updates ══ stream UPDATES ══▶ updates.store.{shop}
+//! ```
+//!
+//! The layers, of which each imports only those under it (a test keeps that true):
+//!
+//! - `main`, [`app`], [`config`], [`tools`] compose;
+//! - [`http`], [`project`] are stages; they never call one another;
+//! - [`journal`], [`updates`], [`views`], [`metrics`] are adapters, one outside system each; they never know one another;
+//! - [`core`] is pure: no I/O, no clock.
+//!
+//! What always holds: the journal is the only truth; an acknowledged event is in it once and in its
+//! basket once; only [`project`] writes baskets; the core never fails on stored data; any step may
+//! run twice.
+
+pub mod app;
+pub mod config;
 pub mod core;
+pub mod http;
+pub mod journal;
 pub mod metrics;
+pub mod project;
+pub mod tools;
+pub mod updates;
 pub mod views;

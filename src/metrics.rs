@@ -65,22 +65,26 @@ metrics! {
     received_events: counter_by("outcome" = ["recorded", "duplicate", "conflict", "refused", "overloaded", "unavailable", "unknown"]) "ezout_received_events_total";
     /// Connections that are open.
     http_connections: gauge() "ezout_http_connections";
-    /// Events sent to the journal, by way: one by one, or in an atomic batch.
-    append_sent_events: counter_by("way" = ["single", "batch"]) "ezout_append_sent_events_total";
-    /// Atomic batches that the journal refused because an event in it was there already.
-    append_refused_batches: counter() "ezout_append_refused_batches_total";
-    /// Events that the writer took together.
-    append_group_events: histogram(EVENTS) "ezout_append_group_events";
-    /// Time from taking an event to the journal's acknowledgement.
-    append_seconds: histogram(SECONDS) "ezout_append_seconds";
-    /// Events that wait for the writer.
-    append_queue_events: gauge() "ezout_append_queue_events";
-    /// Ids of lately recorded events that the writer remembers.
-    append_known_ids: gauge() "ezout_append_known_ids";
+    /// Appends answered, by what became of them.
+    journal_appends: counter_by("outcome" = ["recorded", "duplicate", "conflict", "overloaded", "unavailable", "unknown", "full", "too_large"]) "ezout_journal_appends_total";
+    /// Messages sent to the journal's stream, by way: one by one, or in an atomic batch; a retry counts again.
+    journal_publishes: counter_by("way" = ["single", "batch"]) "ezout_journal_publishes_total";
+    /// Events committed together in one atomic batch.
+    journal_batch_events: histogram(EVENTS) "ezout_journal_batch_events";
+    /// Time from the call of an append to its answer, whatever the answer.
+    journal_append_seconds: histogram(SECONDS) "ezout_journal_append_seconds";
+    /// Events that were accepted and are not answered yet.
+    journal_waiting_events: gauge() "ezout_journal_waiting_events";
+    /// Ids of recorded events that the writer remembers, to know a retry when it sees one.
+    journal_known_ids: gauge() "ezout_journal_known_ids";
+    /// Atomic batches that the server refused since they held an event that was recorded before.
+    journal_refused_batches: counter() "ezout_journal_refused_batches_total";
+    /// Times that a reader of the journal opened its consumer again after an interruption.
+    journal_reader_reopens: counter() "ezout_journal_reader_reopens_total";
     /// Whether the journal is open (1) or not reachable (0).
     journal_open: gauge() "ezout_journal_open";
     /// Ways in which the running journal is weaker than promised; 0 when it is as promised.
-    journal_weaker: gauge() "ezout_journal_weaker";
+    journal_weaknesses: gauge() "ezout_journal_weaknesses";
     /// Events taken from the journal by the projector, by what became of them.
     projected_events: counter_by("outcome" = ["counted", "duplicate", "conflicting", "parked", "dropped"]) "ezout_projected_events_total";
     /// Events that the projector took together.
@@ -145,7 +149,7 @@ mod tests {
             text.contains("# HELP ezout_received_events_total Events that came by HTTP, by what became of them.\n")
         );
         assert!(text.contains("ezout_received_events_total{outcome=\"conflict\"} 0\n"));
-        assert!(text.contains("ezout_append_seconds_count 0\n"));
+        assert!(text.contains("ezout_journal_append_seconds_count 0\n"));
         assert!(text.contains("process_resident_memory_bytes"));
     }
 }

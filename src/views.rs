@@ -39,9 +39,14 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where the views are.
 #[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
 pub struct Config {
     /// MongoDB connection string; a replica set (one member is enough). Without the server the process stays up and says so.
-    #[arg(long = "mongodb-uri", env = "EZOUT_MONGODB_URI", default_value = "mongodb://127.0.0.1:27017/?replicaSet=rs0")]
+    #[arg(
+        long = "mongodb-uri",
+        env = "EZOUT_MONGODB_URI",
+        default_value = "mongodb://127.0.0.1:27017/?replicaSet=rs0"
+    )]
     pub uri: String,
     /// Name of the database; created when absent.
     #[arg(long = "mongodb-database", env = "EZOUT_MONGODB_DATABASE", default_value = "ezout")]
@@ -109,16 +114,26 @@ impl Views {
     ///
     /// # Errors
     /// Where the connection string is malformed.
-    pub async fn start(config: &Config, tasks: &TaskTracker, stop: CancellationToken) -> Result<Self, mongodb::error::Error> {
+    pub async fn start(
+        config: &Config,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Result<Self, mongodb::error::Error> {
         let database = connect(config).await?;
         let client = database.client().clone();
-        let (sender, state) = watch::channel(State::Unavailable { reason: "not connected yet".to_owned() });
+        let (sender, state) = watch::channel(State::Unavailable {
+            reason: "not connected yet".to_owned(),
+        });
         let watched = database.clone();
         tasks.spawn(async move {
             let watching = keep_watch(&watched, &sender);
             stop.run_until_cancelled(watching).await;
         });
-        Ok(Self { client, database, state })
+        Ok(Self {
+            client,
+            database,
+            state,
+        })
     }
 
     /// Whether the views can be had now; changes are told within seconds.
@@ -139,8 +154,13 @@ impl Views {
     /// The basket's view without its actions.
     pub async fn view(&self, id: BasketId) -> Result<Option<BasketView>, ViewError> {
         let baskets: Collection<document::StoredView> = self.database.collection("baskets");
-        let find = baskets.find_one(doc! { "_id": id.to_string() }).projection(doc! { "actions": 0, "conflicts": 0 });
-        within("read a basket", async { find.await }).await?.map(BasketView::try_from).transpose()
+        let find = baskets
+            .find_one(doc! { "_id": id.to_string() })
+            .projection(doc! { "actions": 0, "conflicts": 0 });
+        within("read a basket", async { find.await })
+            .await?
+            .map(BasketView::try_from)
+            .transpose()
     }
 
     /// Loads baskets with their actions. Those that do not exist are not in the answer.
@@ -149,7 +169,12 @@ impl Views {
         let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
         let projection = doc! { "actions": 1, "conflicts": 1, "parked_since": 1, "sequence": 1, "version": 1, "epoch": 1, "fence": 1 };
         let found: Vec<document::StoredBasket> = within("load baskets", async {
-            baskets.find(doc! { "_id": { "$in": ids } }).projection(projection).await?.try_collect().await
+            baskets
+                .find(doc! { "_id": { "$in": ids } })
+                .projection(projection)
+                .await?
+                .try_collect()
+                .await
         })
         .await?;
         found.into_iter().map(|stored| stored.restore(meaning)).collect()
@@ -162,7 +187,11 @@ pub async fn connect(config: &Config) -> Result<Database, mongodb::error::Error>
     options.app_name = Some("ezout".to_owned());
     options.server_selection_timeout = Some(Duration::from_secs(3));
     options.connect_timeout = Some(Duration::from_secs(2));
-    let durable = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(COMMAND_TIMEOUT).build();
+    let durable = WriteConcern::builder()
+        .w(Acknowledgment::Majority)
+        .journal(true)
+        .w_timeout(COMMAND_TIMEOUT)
+        .build();
     options.write_concern = Some(durable);
     Ok(Client::with_options(options)?.database(&config.database))
 }
@@ -171,14 +200,18 @@ async fn keep_watch(database: &Database, state: &watch::Sender<State>) {
     let mut migrated = false;
     loop {
         let now = match within("ping", async { database.run_command(doc! { "ping": 1 }).await }).await {
-            Err(error) => State::Unavailable { reason: error.to_string() },
+            Err(error) => State::Unavailable {
+                reason: error.to_string(),
+            },
             Ok(_) if migrated => State::Open,
             Ok(_) => match migrate(database).await {
                 Ok(_) => {
                     migrated = true;
                     State::Open
                 }
-                Err(error) => State::Unavailable { reason: error.to_string() },
+                Err(error) => State::Unavailable {
+                    reason: error.to_string(),
+                },
             },
         };
         state.send_if_modified(|before| {
@@ -196,7 +229,10 @@ async fn keep_watch(database: &Database, state: &watch::Sender<State>) {
 }
 
 /// Runs an operation within [`COMMAND_TIMEOUT`].
-async fn within<T>(operation: &'static str, work: impl Future<Output = mongodb::error::Result<T>>) -> Result<T, ViewError> {
+async fn within<T>(
+    operation: &'static str,
+    work: impl Future<Output = mongodb::error::Result<T>>,
+) -> Result<T, ViewError> {
     match tokio::time::timeout(COMMAND_TIMEOUT, work).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(source)) => Err(ViewError::Unavailable { operation, source }),
@@ -221,7 +257,10 @@ async fn write_command(database: &Database, operation: &'static str, command: Do
         return Err(ViewError::Refused { operation, reason });
     }
     if let Ok(error) = answer.get_document("writeConcernError") {
-        let reason = error.get_str("errmsg").unwrap_or("the write concern was not met").to_owned();
+        let reason = error
+            .get_str("errmsg")
+            .unwrap_or("the write concern was not met")
+            .to_owned();
         return Err(ViewError::Refused { operation, reason });
     }
     Ok(answer)

@@ -64,7 +64,11 @@ impl Money {
     /// [`MoneyError`], which says which rule was broken.
     pub fn parse(text: &str) -> Result<Self, MoneyError> {
         let money = Self::parse_sum(text)?;
-        if money.0.abs() > LIMIT * SCALE { Err(MoneyError::TooLarge) } else { Ok(money) }
+        if money.0.abs() > LIMIT * SCALE {
+            Err(MoneyError::TooLarge)
+        } else {
+            Ok(money)
+        }
     }
 
     /// Reads a decimal number as [`parse`](Self::parse) does, for sums, which may be larger than what an event may name.

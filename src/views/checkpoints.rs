@@ -25,7 +25,10 @@ pub struct Checkpoint {
 impl Views {
     /// The place up to which the views of this partition are folded; `None` before its first event.
     pub async fn checkpoint(&self, partition: u16) -> Result<Option<u64>, ViewError> {
-        Ok(self.load_checkpoint(partition).await?.map(|checkpoint| u64::try_from(checkpoint.sequence).unwrap_or(0)))
+        Ok(self
+            .load_checkpoint(partition)
+            .await?
+            .map(|checkpoint| u64::try_from(checkpoint.sequence).unwrap_or(0)))
     }
 
     /// The partition's whole checkpoint.

@@ -39,7 +39,10 @@ pub struct BasketView {
 
 /// A finding as readers see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each field is that of core::basket::Finding under the same name")]
+#[expect(
+    missing_docs,
+    reason = "each field is that of core::basket::Finding under the same name"
+)]
 pub struct FoundView {
     pub kind: String,
     pub sequence: u64,
@@ -128,7 +131,11 @@ impl StoredAction {
             unknown: Vec::new(),
         };
         let recorded_at = time(self.recorded_at).ok_or("recorded_at is out of range")?;
-        Ok(Recorded { sequence: unsigned(self.sequence), recorded_at, event })
+        Ok(Recorded {
+            sequence: unsigned(self.sequence),
+            recorded_at,
+            event,
+        })
     }
 }
 
@@ -179,13 +186,28 @@ pub(super) struct StoredBasket {
 
 impl StoredBasket {
     pub(super) fn restore(self, meaning: ActionIdMeaning) -> Result<(Basket, Stored), ViewError> {
-        let unreadable = |reason: String| ViewError::Unreadable { id: self.id.clone(), reason };
+        let unreadable = |reason: String| ViewError::Unreadable {
+            id: self.id.clone(),
+            reason,
+        };
         let id = BasketId::parse(&self.id).map_err(|error| unreadable(error.to_string()))?;
-        let all = |actions: Vec<StoredAction>| actions.into_iter().map(|action| action.restore(id)).collect::<Result<Vec<_>, _>>();
+        let all = |actions: Vec<StoredAction>| {
+            actions
+                .into_iter()
+                .map(|action| action.restore(id))
+                .collect::<Result<Vec<_>, _>>()
+        };
         let actions = all(self.actions).map_err(unreadable)?;
         let conflicts = all(self.conflicts).map_err(unreadable)?;
-        let stored = Stored { epoch: self.epoch, sequence: self.sequence, version: self.version };
-        Ok((Basket::restore(id, meaning, actions, conflicts, self.parked_since.map(unsigned)), stored))
+        let stored = Stored {
+            epoch: self.epoch,
+            sequence: self.sequence,
+            version: self.version,
+        };
+        Ok((
+            Basket::restore(id, meaning, actions, conflicts, self.parked_since.map(unsigned)),
+            stored,
+        ))
     }
 }
 
@@ -219,7 +241,12 @@ impl TryFrom<StoredView> for BasketView {
     fn try_from(stored: StoredView) -> Result<Self, ViewError> {
         let id = stored.id;
         let unreadable = |reason: String| ViewError::Unreadable { id: id.clone(), reason };
-        let lot = |lot: StoredLot| Ok(Lot { price: money(lot.price)?, quantity: unsigned(lot.quantity) });
+        let lot = |lot: StoredLot| {
+            Ok(Lot {
+                price: money(lot.price)?,
+                quantity: unsigned(lot.quantity),
+            })
+        };
         let line = |line: StoredLine| {
             Ok::<_, String>(Line {
                 product_id: line.product_id,
@@ -253,7 +280,12 @@ impl TryFrom<StoredView> for BasketView {
             total: money(stored.total).map_err(unreadable)?,
             claimed_total: stored.claimed_total.map(money).transpose().map_err(unreadable)?,
             divergence: stored.divergence.map(divergence).transpose().map_err(unreadable)?,
-            lines: stored.lines.into_iter().map(line).collect::<Result<_, _>>().map_err(unreadable)?,
+            lines: stored
+                .lines
+                .into_iter()
+                .map(line)
+                .collect::<Result<_, _>>()
+                .map_err(unreadable)?,
             findings: stored.findings.into_iter().map(found).collect(),
             finding_count: unsigned(stored.finding_count),
             missing: stored.missing,
@@ -277,7 +309,10 @@ pub(super) fn actions(actions: &[Recorded]) -> Vec<Bson> {
 
 /// A line in its stored form.
 pub(super) fn line(line: &Line) -> Bson {
-    let lot = |lot: &Lot| StoredLot { price: decimal(lot.price), quantity: long(lot.quantity) };
+    let lot = |lot: &Lot| StoredLot {
+        price: decimal(lot.price),
+        quantity: long(lot.quantity),
+    };
     bson(&StoredLine {
         product_id: line.product_id,
         product_name: line.product_name.clone(),
@@ -308,7 +343,11 @@ pub(super) fn scalars(basket: &Basket) -> Document {
         since_action_id: divergence.since_action_id,
         by: decimal(divergence.by),
     });
-    let updated_at = basket.actions().iter().chain(basket.conflicts()).max_by_key(|event| event.sequence);
+    let updated_at = basket
+        .actions()
+        .iter()
+        .chain(basket.conflicts())
+        .max_by_key(|event| event.sequence);
     doc! {
         "shopper_id": state.shopper.map(|shopper| shopper.to_string()),
         "sequence": long(basket.sequence()),

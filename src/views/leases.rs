@@ -51,11 +51,15 @@ impl Views {
     pub async fn join(&self, me: &LeaseId, ttl: Duration) -> Result<Vec<LeaseId>, ViewError> {
         let leases = self.leases();
         let alive = vec![doc! { "$set": { "expires_at": expiry(ttl) } }];
-        let update = leases.update_one(doc! { "_id": format!("{MEMBER}{me}") }, alive).upsert(true);
+        let update = leases
+            .update_one(doc! { "_id": format!("{MEMBER}{me}") }, alive)
+            .upsert(true);
         within("join the projectors", async { update.await }).await?;
         let living = doc! { "_id": { "$regex": format!("^{MEMBER}") }, "$expr": { "$gt": ["$expires_at", "$$NOW"] } };
-        let found: Vec<Document> =
-            within("list the projectors", async { leases.find(living).sort(doc! { "_id": 1 }).await?.try_collect().await }).await?;
+        let found: Vec<Document> = within("list the projectors", async {
+            leases.find(living).sort(doc! { "_id": 1 }).await?.try_collect().await
+        })
+        .await?;
         let name = |member: &Document| Some(LeaseId(member.get_str("_id").ok()?.strip_prefix(MEMBER)?.to_owned()));
         Ok(found.iter().filter_map(name).collect())
     }
@@ -97,8 +101,13 @@ impl Views {
                 "fence": { "$add": ["$fence", 1_i64] },
                 "expires_at": expiry(ttl),
             } }];
-            let take = leases.find_one_and_update(free, take).sort(doc! { "expires_at": 1, "_id": 1 }).return_document(ReturnDocument::After);
-            let Some(lease) = within("acquire a lease", async { take.await }).await? else { break };
+            let take = leases
+                .find_one_and_update(free, take)
+                .sort(doc! { "expires_at": 1, "_id": 1 })
+                .return_document(ReturnDocument::After);
+            let Some(lease) = within("acquire a lease", async { take.await }).await? else {
+                break;
+            };
             acquired.push(read(&lease)?);
         }
         Ok(acquired)
@@ -127,7 +136,10 @@ impl Views {
         let mine = doc! { "_id": i32::from(lease.partition), "owner": me.to_string() };
         let leases = self.leases();
         let fence = above + 1;
-        within("raise a fence", async { leases.update_one(mine, doc! { "$max": { "fence": fence } }).await }).await?;
+        within("raise a fence", async {
+            leases.update_one(mine, doc! { "$max": { "fence": fence } }).await
+        })
+        .await?;
         Ok(Lease { fence, ..lease })
     }
 }
@@ -147,5 +159,8 @@ fn read(lease: &Document) -> Result<Lease, ViewError> {
         id: format!("leases/{:?}", lease.get("_id")),
         reason: "it has no number or no fence".to_owned(),
     })?;
-    Ok(Lease { partition: u16::try_from(partition).unwrap_or(u16::MAX), fence })
+    Ok(Lease {
+        partition: u16::try_from(partition).unwrap_or(u16::MAX),
+        fence,
+    })
 }

@@ -22,7 +22,9 @@ struct Migration {
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
     /// A file is not as it was when it was applied.
-    #[error("migration {0} was changed after it was applied here: restore the file and write the change as the next number")]
+    #[error(
+        "migration {0} was changed after it was applied here: restore the file and write the change as the next number"
+    )]
     Changed(String),
     /// The server's record has a migration that this program does not know.
     #[error("the database has migration {0}, which this program is too old to know: run the newer program")]
@@ -75,7 +77,8 @@ pub async fn migrate(database: &Database) -> Result<Vec<&'static str>, MigrateEr
             }
             continue;
         }
-        let migration: Migration = serde_json::from_str(text).map_err(|source| MigrateError::Malformed { name, source })?;
+        let migration: Migration =
+            serde_json::from_str(text).map_err(|source| MigrateError::Malformed { name, source })?;
         for command in migration.commands {
             if let Err(error) = database.run_command(command).await {
                 let done = matches!(&*error.kind, mongodb::error::ErrorKind::Command(command) if command.code == NAMESPACE_EXISTS);
@@ -85,7 +88,11 @@ pub async fn migrate(database: &Database) -> Result<Vec<&'static str>, MigrateEr
             }
         }
         let entry = doc! { "$setOnInsert": { "digest": digest, "applied_at": DateTime::now() } };
-        record.update_one(doc! { "_id": name }, entry).upsert(true).await.map_err(failed(name))?;
+        record
+            .update_one(doc! { "_id": name }, entry)
+            .upsert(true)
+            .await
+            .map_err(failed(name))?;
         applied.push(*name);
     }
     Ok(applied)

@@ -5,7 +5,6 @@ use mongodb::Collection;
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc, spec::BinarySubtype};
 use serde::{Deserialize, Serialize};
 
-use super::document::long;
 use super::{ViewError, Views, durable, within, write_command};
 use crate::core::id::BasketId;
 
@@ -17,7 +16,9 @@ pub enum ParkedState {
     Parked,
     /// A person asked to apply it again; the projector does so within seconds.
     Retry,
-    /// A person decided that it never counts; it stays as the record of that.
+    /// A person decided that it never counts; the projector takes note within seconds.
+    Drop,
+    /// It never counts; it stays as the record of that.
     Dropped,
 }
 
@@ -27,6 +28,7 @@ impl ParkedState {
         match self {
             Self::Parked => "parked",
             Self::Retry => "retry",
+            Self::Drop => "drop",
             Self::Dropped => "dropped",
         }
     }
@@ -64,7 +66,10 @@ impl ParkedEvent {
 
     /// Bytes in their stored form.
     pub fn body(bytes: &[u8]) -> Binary {
-        Binary { subtype: BinarySubtype::Generic, bytes: bytes.to_vec() }
+        Binary {
+            subtype: BinarySubtype::Generic,
+            bytes: bytes.to_vec(),
+        }
     }
 }
 
@@ -79,11 +84,13 @@ impl Views {
             return Ok(());
         }
         let statement = |event: &ParkedEvent| {
-            let fields = mongodb::bson::serialize_to_document(event).expect("texts, numbers and bytes have a BSON form");
+            let fields =
+                mongodb::bson::serialize_to_document(event).expect("texts, numbers and bytes have a BSON form");
             doc! { "q": { "_id": &event.id }, "u": { "$setOnInsert": fields }, "upsert": true }
         };
         let updates: Vec<Document> = events.iter().map(statement).collect();
-        let command = doc! { "update": "parked_events", "updates": updates, "ordered": false, "writeConcern": durable() };
+        let command =
+            doc! { "update": "parked_events", "updates": updates, "ordered": false, "writeConcern": durable() };
         write_command(&self.database, "park events", command).await?;
         Ok(())
     }
@@ -91,14 +98,19 @@ impl Views {
     /// Which of these events a person has dropped.
     pub async fn dropped(&self, ids: &[String]) -> Result<Vec<String>, ViewError> {
         let parked = self.parked();
-        let query = doc! { "_id": { "$in": ids }, "state": ParkedState::Dropped.word() };
-        let found: Vec<ParkedEvent> = within("look for dropped events", async { parked.find(query).await?.try_collect().await }).await?;
+        let query =
+            doc! { "_id": { "$in": ids }, "state": { "$in": [ParkedState::Drop.word(), ParkedState::Dropped.word()] } };
+        let found: Vec<ParkedEvent> = within("look for dropped events", async {
+            parked.find(query).await?.try_collect().await
+        })
+        .await?;
         Ok(found.into_iter().map(|event| event.id).collect())
     }
 
-    /// Events of a partition that a person asked to apply again, by place in the journal.
-    pub async fn to_retry(&self, partition: u16) -> Result<Vec<ParkedEvent>, ViewError> {
-        let query = doc! { "partition": i32::from(partition), "state": ParkedState::Retry.word() };
+    /// Events of a partition about which a person decided, by place in the journal.
+    pub async fn decided(&self, partition: u16) -> Result<Vec<ParkedEvent>, ViewError> {
+        let states = [ParkedState::Retry.word(), ParkedState::Drop.word()];
+        let query = doc! { "partition": i32::from(partition), "state": { "$in": states } };
         self.find_parked(query, 1_000).await
     }
 
@@ -109,14 +121,24 @@ impl Views {
 
     /// Events that wait, by place in the journal; dropped ones only where asked for.
     pub async fn list_parked(&self, dropped: bool, limit: i64) -> Result<Vec<ParkedEvent>, ViewError> {
-        let query = if dropped { doc! {} } else { doc! { "state": { "$ne": ParkedState::Dropped.word() } } };
+        let query = if dropped {
+            doc! {}
+        } else {
+            doc! { "state": { "$ne": ParkedState::Dropped.word() } }
+        };
         self.find_parked(query, limit).await
     }
 
     async fn find_parked(&self, query: Document, limit: i64) -> Result<Vec<ParkedEvent>, ViewError> {
         let parked = self.parked();
         within("find parked events", async {
-            parked.find(query).sort(doc! { "sequence": 1 }).limit(if limit == i64::MAX { 0 } else { limit }).await?.try_collect().await
+            parked
+                .find(query)
+                .sort(doc! { "sequence": 1 })
+                .limit(if limit == i64::MAX { 0 } else { limit })
+                .await?
+                .try_collect()
+                .await
         })
         .await
     }
@@ -125,24 +147,46 @@ impl Views {
     pub async fn count_parked(&self) -> Result<u64, ViewError> {
         let parked = self.parked();
         within("count parked events", async {
-            parked.count_documents(doc! { "state": { "$ne": ParkedState::Dropped.word() } }).await
+            parked
+                .count_documents(doc! { "state": { "$ne": ParkedState::Dropped.word() } })
+                .await
         })
         .await
     }
 
-    /// Marks events that match for what is to become of them; dropped ones stay dropped. Answers how many.
+    /// Marks events that match with what is to become of them; dropped ones stay dropped. Answers how many.
     pub async fn mark_parked(&self, matching: Document, state: ParkedState) -> Result<u64, ViewError> {
         let parked = self.parked();
-        let query = doc! { "$and": [matching, { "state": { "$ne": ParkedState::Dropped.word() } }] };
+        let query = doc! { "$and": [matching, { "state": { "$nin": [ParkedState::Drop.word(), ParkedState::Dropped.word()] } }] };
         let set = doc! { "$set": { "state": state.word() } };
-        Ok(within("mark parked events", async { parked.update_many(query, set).await }).await?.matched_count)
+        Ok(
+            within("mark parked events", async { parked.update_many(query, set).await })
+                .await?
+                .matched_count,
+        )
+    }
+
+    /// Takes note that events are dropped: from now on they are only the record of that.
+    pub async fn note_dropped(&self, ids: &[String]) -> Result<(), ViewError> {
+        let parked = self.parked();
+        let set = doc! { "$set": { "state": ParkedState::Dropped.word() } };
+        within("note dropped events", async {
+            parked.update_many(doc! { "_id": { "$in": ids } }, set).await
+        })
+        .await?;
+        Ok(())
     }
 
     /// Puts an event that was to be applied again back, with the reason why that failed.
     pub async fn park_again(&self, id: &str, reason: &str) -> Result<(), ViewError> {
         let parked = self.parked();
         let set = doc! { "$set": { "state": ParkedState::Parked.word(), "reason": reason } };
-        within("park an event again", async { parked.update_one(doc! { "_id": id, "state": ParkedState::Retry.word() }, set).await }).await?;
+        within("park an event again", async {
+            parked
+                .update_one(doc! { "_id": id, "state": ParkedState::Retry.word() }, set)
+                .await
+        })
+        .await?;
         Ok(())
     }
 
@@ -153,9 +197,4 @@ impl Views {
         within("unpark events", async { parked.delete_many(query).await }).await?;
         Ok(())
     }
-}
-
-/// A query for one event by its place in the journal.
-pub fn at_sequence(sequence: u64) -> Document {
-    doc! { "sequence": long(sequence) }
 }

@@ -51,7 +51,12 @@ impl Views {
         while !rest.is_empty() {
             let mut actions = 0;
             let fits = rest.iter().take_while(|write| {
-                actions += write.basket.version() - if write.stored.is_some() { write.basket.changes().actions_from } else { 0 };
+                actions += write.basket.version()
+                    - if write.stored.is_some() {
+                        write.basket.changes().actions_from
+                    } else {
+                        0
+                    };
                 actions <= COMMAND_ACTIONS_MAX
             });
             let (now, later) = rest.split_at(fits.count().max(1));
@@ -64,14 +69,21 @@ impl Views {
     }
 
     async fn save_command(&self, writes: &[Write<'_>], epoch: &str, fence: i64) -> Result<Saved, ViewError> {
-        let updates: Vec<Bson> = writes.iter().map(|write| statement(*write, epoch, fence).into()).collect();
+        let updates: Vec<Bson> = writes
+            .iter()
+            .map(|write| statement(*write, epoch, fence).into())
+            .collect();
         let expected = long(updates.len());
         let command = doc! { "update": "baskets", "updates": updates, "ordered": false, "writeConcern": durable() };
         let answer = write_command(&self.database, "write baskets", command).await?;
         // An insert that finds a document matches without changing it; it counts among `n` only.
         let changed = answer.get_i32("nModified").map(i64::from).unwrap_or(0);
         let inserted = answer.get_array("upserted").map_or(0, |upserted| long(upserted.len()));
-        Ok(if changed + inserted == expected { Saved::All } else { Saved::Stale })
+        Ok(if changed + inserted == expected {
+            Saved::All
+        } else {
+            Saved::Stale
+        })
     }
 }
 

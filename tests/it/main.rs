@@ -1,1 +1,3 @@
-//! placeholder
+//! The integration tests: everything real, one binary, servers shared where a test allows it.
+
+mod servers;

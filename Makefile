@@ -1,0 +1,36 @@
+# What there is to do here. Needs Rust and Python 3; servers/install gets the servers where PATH has none.
+# More arguments for a command go in ARGS: make run ARGS=--demo
+
+.PHONY: help run demo test chaos bench servers check
+
+help:
+	@echo "make run      start everything on this machine; Ctrl-C stops it"
+	@echo "make demo     the same, with simulated shoppers"
+	@echo "make test     all tests, against real servers of their own"
+	@echo "make chaos    kill and pause servers under load, SECONDS=600"
+	@echo "make bench    measure against the engines themselves"
+	@echo "make check    formatting, lints and documentation, as continuous integration does"
+	@echo "make servers  fetch nats-server and mongod where PATH has none"
+
+run: servers
+	cargo run -- dev $(ARGS)
+
+demo: servers
+	cargo run -- dev --demo $(ARGS)
+
+test: servers
+	cargo test $(ARGS)
+
+chaos: servers
+	EZOUT_CHAOS_SECONDS=$(or $(SECONDS),600) cargo test --test it chaos -- --nocapture
+
+bench: servers
+	cargo bench --bench pipeline $(ARGS)
+
+servers:
+	@servers/install
+
+check:
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps

@@ -1,0 +1,173 @@
+//! Putting the service together, running it, and ending it in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::ServiceOptions;
+use crate::http::{self, Api, health};
+use crate::journal::Journal;
+use crate::metrics::Metrics;
+use crate::project::{self, Parts, Status};
+use crate::updates::Updates;
+use crate::views::{self, Views};
+
+/// How long background tasks may take to end after they were told to.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Everything.
+    Serve,
+    /// The HTTP API.
+    Api,
+    /// Projecting.
+    Project,
+}
+
+impl Role {
+    const fn serves_http(self) -> bool {
+        matches!(self, Self::Serve | Self::Api)
+    }
+
+    const fn projects(self) -> bool {
+        matches!(self, Self::Serve | Self::Project)
+    }
+}
+
+/// Runs a role until `stop`, whether or not NATS and MongoDB are there; `ready` is called once, when
+/// everything that the role needs is there for the first time.
+///
+/// On `stop` it ends from left to right: no more requests are taken and those under way are answered,
+/// then the projector ends its steps and gives its leases back, then the journal is closed.
+///
+/// # Errors
+/// Where an address cannot be bound or a URL is malformed, before anything was started.
+pub async fn run(
+    options: ServiceOptions,
+    role: Role,
+    ready: impl FnOnce() + Send,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let bind = |address| async move {
+        TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}; is another process there?"))
+    };
+    let admin = bind(options.http.admin_addr).await?;
+    let api = if role.serves_http() {
+        Some(bind(options.http.http_addr).await?)
+    } else {
+        None
+    };
+
+    let metrics = Arc::new(Metrics::new());
+    let tasks = TaskTracker::new();
+    let (stop_journal, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+    let replicas = options.journal.replicas;
+    let journal = Journal::start(
+        options.journal.clone(),
+        Arc::clone(&metrics),
+        &tasks,
+        stop_journal.clone(),
+    )
+    .await
+    .context("EZOUT_NATS_URL")?;
+    let views = Views::start(&options.views, &tasks, stop_journal.clone())
+        .await
+        .context("EZOUT_MONGODB_URI")?;
+    let status = Status::default();
+
+    let mut checks = vec![
+        health::Check::journal(journal.state()),
+        health::Check::views(views.state()),
+    ];
+    if role.projects() {
+        let status = status.clone();
+        checks.push(health::Check::new("projector", move || {
+            let halted = status.halted();
+            if halted.is_empty() {
+                return Ok(());
+            }
+            Err(halted
+                .into_iter()
+                .map(|(partition, reason)| format!("partition {partition} has halted: {reason}"))
+                .collect())
+        }));
+    }
+    let admin_router = health::router(Arc::clone(&metrics), checks);
+    tasks.spawn(http::serve::serve(
+        admin,
+        admin_router,
+        options.http.http_connections,
+        metrics.http_connections.clone(),
+        stop_admin.clone(),
+    ));
+
+    let projector = role.projects().then(|| {
+        let parts = Parts {
+            journal: journal.clone(),
+            views: views.clone(),
+            updates: Updates::new(journal.client(), replicas, Arc::clone(&metrics)),
+            metrics: Arc::clone(&metrics),
+            action_id: options.action_id,
+        };
+        let stop_projector = CancellationToken::new();
+        (
+            tokio::spawn(project::run(parts, status, stop_projector.clone())),
+            stop_projector,
+        )
+    });
+
+    let becoming_ready = announce(&journal, &views, ready);
+    if let Some(listener) = api {
+        let state = Api::new(
+            journal.clone(),
+            Some(views.clone()),
+            options.action_id,
+            Arc::clone(&metrics),
+        );
+        let serving = http::serve::serve(
+            listener,
+            http::router(state),
+            options.http.http_connections,
+            metrics.http_connections.clone(),
+            stop.clone(),
+        );
+        tokio::join!(serving, stop.run_until_cancelled(becoming_ready));
+    } else {
+        stop.run_until_cancelled(becoming_ready).await;
+        stop.cancelled().await;
+    }
+
+    tracing::info!("stopping");
+    if let Some((projector, stop_projector)) = projector {
+        stop_projector.cancel();
+        projector.await.context("the projector ended in disorder")?;
+    }
+    stop_journal.cancel();
+    stop_admin.cancel();
+    tasks.close();
+    if tokio::time::timeout(STOP_GRACE, tasks.wait()).await.is_err() {
+        tracing::warn!("some tasks did not end within {} s", STOP_GRACE.as_secs());
+    }
+    Ok(())
+}
+
+async fn announce(journal: &Journal, views: &Views, ready: impl FnOnce()) {
+    let mut journal = journal.state();
+    let mut views = views.state();
+    let open = journal
+        .wait_for(|state| matches!(state, crate::journal::State::Open(_)))
+        .await
+        .is_ok()
+        && views.wait_for(|state| *state == views::State::Open).await.is_ok();
+    if open {
+        ready();
+    }
+}

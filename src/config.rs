@@ -1,0 +1,86 @@
+//! The command line: commands, and the options of each module put together.
+//!
+//! Every option is a flag and an environment variable; it is documented where it is used, and the
+//! README's table is compared with it by a test.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::core::event::ActionIdMeaning;
+use crate::{http, journal, tools, views};
+
+/// Checkout events from shoppers' phones: kept for ever, folded into baskets, live to merchants.
+#[derive(Debug, Parser)]
+#[command(name = "ezout", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogOptions,
+}
+
+/// How the process logs.
+#[derive(Debug, Clone, Args)]
+pub struct LogOptions {
+    /// What to log: a level, or levels by module such as `info,ezout::project=debug`.
+    #[arg(long = "log", env = "EZOUT_LOG", default_value = "info", global = true)]
+    pub filter: String,
+    /// How log lines look: for people, or one JSON object a line.
+    #[arg(long = "log-format", env = "EZOUT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start NATS, MongoDB and the whole service on this machine, to try it and to work on it.
+    Dev {
+        /// What only this command knows.
+        #[command(flatten)]
+        dev: tools::dev::Args,
+        /// The service's options.
+        #[command(flatten)]
+        service: ServiceOptions,
+    },
+    /// Run the whole service in one process, with servers that exist.
+    Serve(ServiceOptions),
+    /// Run the HTTP API only.
+    Api(ServiceOptions),
+    /// Run a projector only; any number of them share the partitions.
+    Project(ServiceOptions),
+    /// Apply migrations/ to MongoDB and say what was applied; every role does so by itself at its start.
+    Migrate(views::Config),
+    /// Look at events that could not be applied, and decide about them.
+    Parked(tools::parked::Args),
+    /// Print a shop's updates as they come.
+    Tail(tools::tail::Args),
+    /// Let simulated shoppers shop, and measure.
+    Simulate(tools::simulate::Args),
+}
+
+/// The options of the service, whatever its role.
+#[derive(Debug, Clone, Args)]
+pub struct ServiceOptions {
+    /// The HTTP API's.
+    #[command(flatten)]
+    pub http: http::Config,
+    /// The journal's.
+    #[command(flatten)]
+    pub journal: journal::Config,
+    /// The views'.
+    #[command(flatten)]
+    pub views: views::Config,
+    /// What the app's `action_id` is: `number` of the action, `code` of its kind, or `auto` where it is not known. Baskets folded with one value are not those of another: drop the views when you change it.
+    #[arg(long = "action-id", env = "EZOUT_ACTION_ID", value_enum, default_value_t = ActionIdMeaning::Auto)]
+    pub action_id: ActionIdMeaning,
+}

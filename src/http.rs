@@ -1,0 +1,171 @@
+//! The HTTP API: its routes, its limits, and what both addresses are.
+//!
+//! The table of routes is here, and each file below is one thing that a route does. Whatever goes
+//! wrong is answered as a problem of [`problem`], also what no route is reached for.
+
+mod append;
+mod body;
+pub mod health;
+pub mod problem;
+mod read;
+pub mod serve;
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use prometheus::HistogramTimer;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use self::problem::{Code, Problem};
+use crate::core::event::ActionIdMeaning;
+use crate::core::id::{ShopId, partition_of};
+use crate::journal::{self, Journal};
+use crate::metrics::Metrics;
+use crate::views::Views;
+
+pub use self::append::{EVENT_BYTES_MAX, LINES_BYTES_MAX, LINES_MAX};
+
+/// Where the process listens.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+pub struct Config {
+    /// Address and port of the HTTP API. Without it: port 8000, for clients on this machine only.
+    #[arg(long, env = "EZOUT_HTTP_ADDR", default_value = "127.0.0.1:8000")]
+    pub http_addr: SocketAddr,
+
+    /// Address and port of health and metrics, which no client of the API should reach. Without it: port 8001, for this machine only.
+    #[arg(long, env = "EZOUT_ADMIN_ADDR", default_value = "127.0.0.1:8001")]
+    pub admin_addr: SocketAddr,
+
+    /// Connections to the API that may be open at once; others wait until one ends. Each costs a file descriptor and some 10 KiB.
+    /// Without it: 10000.
+    #[arg(long, env = "EZOUT_HTTP_CONNECTIONS", default_value_t = 10_000)]
+    pub http_connections: usize,
+}
+
+/// What the routes work with; clones share it.
+#[derive(Debug, Clone)]
+pub struct Api(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    journal: Journal,
+    views: Option<Views>,
+    meaning: ActionIdMeaning,
+    metrics: Arc<Metrics>,
+    /// Partitions of the journal when it was last seen; 0 before that.
+    partitions: AtomicU16,
+}
+
+impl Api {
+    /// What the routes work with. Without views, those that read answer that they are not available here.
+    pub fn new(journal: Journal, views: Option<Views>, meaning: ActionIdMeaning, metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Parts {
+            journal,
+            views,
+            meaning,
+            metrics,
+            partitions: AtomicU16::new(0),
+        }))
+    }
+
+    fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
+    fn views(&self) -> Option<&Views> {
+        self.0.views.as_ref()
+    }
+
+    fn meaning(&self) -> ActionIdMeaning {
+        self.0.meaning
+    }
+
+    /// Observes the time until it is dropped as that of a request to this route.
+    fn timer(&self, route: &str) -> HistogramTimer {
+        self.0
+            .metrics
+            .http_request_seconds
+            .with_label_values(&[route])
+            .start_timer()
+    }
+
+    /// Counts an event by what became of it.
+    fn count(&self, outcome: &str) {
+        self.0.metrics.received_events.with_label_values(&[outcome]).inc();
+    }
+
+    /// The partition of a shop; none before the journal was seen. A journal never changes its partitions,
+    /// so baskets can be read while it is away.
+    fn partition_of(&self, shop: ShopId) -> Option<u16> {
+        if let journal::State::Open(facts) = &*self.0.journal.state().borrow() {
+            self.0.partitions.store(facts.partitions, Ordering::Relaxed);
+        }
+        let partitions = self.0.partitions.load(Ordering::Relaxed);
+        (partitions > 0).then(|| partition_of(shop, partitions))
+    }
+}
+
+/// The routes of the HTTP API.
+pub fn router(api: Api) -> Router {
+    Router::new()
+        .route("/publish/{shop_id}", post(append::publish))
+        .route("/send", post(append::send))
+        .route("/v1/shops/{shop}/events", post(append::events))
+        .route("/v1/shops/{shop}/sessions/{session}/basket", get(read::basket))
+        .route("/problems/{code}", get(explain))
+        .route("/", get(index))
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(other_method)
+        .layer(CatchPanicLayer::custom(after_panic))
+        .with_state(api)
+}
+
+async fn index(State(api): State<Api>) -> Html<&'static str> {
+    let _timer = api.timer("other");
+    Html(include_str!("http/index.html"))
+}
+
+/// What the `type` of a problem leads to.
+async fn explain(State(api): State<Api>, Path(word): Path<String>) -> Response {
+    let _timer = api.timer("other");
+    match Code::ALL.iter().find(|code| code.word() == word) {
+        Some(code) => format!(
+            "{} {}\n\n{}\n",
+            code.status().as_u16(),
+            code.title(),
+            code.explanation()
+        )
+        .into_response(),
+        None => Problem::new(Code::NotFound, "no problem has this code").into_response(),
+    }
+}
+
+async fn nothing_here(State(api): State<Api>) -> Problem {
+    let _timer = api.timer("other");
+    Problem::new(Code::NotFound, "no route has this path; GET / lists them")
+}
+
+async fn other_method(State(api): State<Api>) -> Problem {
+    let _timer = api.timer("other");
+    Problem::plain(Code::MethodNotAllowed)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature that tower-http asks for")]
+fn after_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let message = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(message, "a request ended in a panic");
+    Problem::plain(Code::Internal).into_response()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,346 @@
+//! Receiving events: the two original routes, and `/v1`, which also takes many at once.
+//!
+//! An event is answered when the journal has acknowledged it, with its place there and how safe it
+//! is. Nothing is recorded of an event that is refused. Whatever the answer, sending the same event
+//! again is safe.
+
+use std::time::Duration;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::stream::{FuturesOrdered, StreamExt as _};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::Api;
+use super::body::{self, MediaType};
+use super::problem::{Code, Problem};
+use crate::core::event::{Event, FieldError, Strictness};
+use crate::core::id::ShopId;
+use crate::journal::{Entry, Receipt};
+
+/// Largest event, in bytes as it is sent.
+pub const EVENT_BYTES_MAX: usize = 16 * 1024;
+/// Largest body with an event on each line, in bytes.
+pub const LINES_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most lines in one body.
+pub const LINES_MAX: usize = 1_000;
+/// Time that the body of one event may take.
+const EVENT_DEADLINE: Duration = Duration::from_secs(10);
+/// Time that a body of many events may take.
+const LINES_DEADLINE: Duration = Duration::from_secs(30);
+/// Lines that are parsed before other requests get their turn.
+const LINES_A_TURN: usize = 50;
+
+/// Header with the event's place in the journal.
+pub(super) const SEQUENCE: &str = "ezout-sequence";
+/// Header that says whether the event had been recorded before.
+const DUPLICATE: &str = "ezout-duplicate";
+/// Header that says how safe the event is.
+const DURABILITY: &str = "ezout-durability";
+
+type ShopPath = Result<Path<String>, PathRejection>;
+
+/// An event that is in the journal.
+struct Stored {
+    id: Uuid,
+    shop: ShopId,
+    receipt: Receipt,
+}
+
+/// `POST /publish/{shop_id}`, as the original service had it.
+pub(super) async fn publish(State(api): State<Api>, shop: ShopPath, request: Request) -> Response {
+    let _timer = api.timer("publish");
+    let received = async { receive_original(&api, Some(shop_of(shop)?), request).await };
+    original_answer(&api, received.await)
+}
+
+/// `POST /send`, as the original service had it: the shop is the one that the event names.
+pub(super) async fn send(State(api): State<Api>, request: Request) -> Response {
+    let _timer = api.timer("send");
+    original_answer(&api, receive_original(&api, None, request).await)
+}
+
+async fn receive_original(api: &Api, shop: Option<ShopId>, request: Request) -> Result<Stored, Problem> {
+    body::refuse_encoding(request.headers())?;
+    match body::media_type(request.headers()) {
+        // Some clients of the original service state no type.
+        MediaType::Unstated | MediaType::Json => {}
+        MediaType::Lines | MediaType::Other => {
+            return Err(Problem::new(
+                Code::UnsupportedMediaType,
+                "send one event as application/json",
+            ));
+        }
+    }
+    let body = body::read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE).await?;
+    record(api, entry(api, shop, &body, Strictness::Original)?).await
+}
+
+fn original_answer(api: &Api, received: Result<Stored, Problem>) -> Response {
+    api.count(outcome(&received));
+    let stored = match received {
+        Ok(stored) => stored,
+        Err(problem) => return problem.into_response(),
+    };
+    // Clients of the original service compare the whole body, so what is new travels in headers.
+    let body = format!("{{\"status\":\"Message sent to shop ID {}\"}}", stored.shop);
+    let mut response = Response::new(body.into());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    put_receipt(headers, stored.receipt);
+    response
+}
+
+fn put_receipt(headers: &mut HeaderMap, receipt: Receipt) {
+    headers.insert(SEQUENCE, HeaderValue::from(receipt.sequence));
+    let duplicate = if receipt.duplicate { "true" } else { "false" };
+    headers.insert(DUPLICATE, HeaderValue::from_static(duplicate));
+    let durability = HeaderValue::try_from(receipt.durability.to_string()).expect("a word is a header's value");
+    headers.insert(DURABILITY, durability);
+}
+
+/// `POST /v1/shops/{shop}/events`: one event as JSON, or one on each line.
+pub(super) async fn events(State(api): State<Api>, shop: ShopPath, request: Request) -> Response {
+    let _timer = api.timer("events");
+    let refused = |problem: Problem| {
+        api.count("refused");
+        problem.into_response()
+    };
+    let accepted = shop_of(shop).and_then(|shop| {
+        body::refuse_encoding(request.headers())?;
+        Ok((shop, body::media_type(request.headers())))
+    });
+    match accepted {
+        Ok((shop, MediaType::Json)) => {
+            let received = receive_one(&api, shop, request).await;
+            api.count(outcome(&received));
+            received.map_or_else(Problem::into_response, one_answer)
+        }
+        Ok((shop, MediaType::Lines)) => match receive_lines(&api, shop, request).await {
+            Ok(verdicts) => lines_answer(&verdicts),
+            Err(problem) => refused(problem),
+        },
+        Ok((_, MediaType::Unstated | MediaType::Other)) => refused(Problem::new(
+            Code::UnsupportedMediaType,
+            "send one event as application/json, or one event on each line as application/x-ndjson",
+        )),
+        Err(problem) => refused(problem),
+    }
+}
+
+async fn receive_one(api: &Api, shop: ShopId, request: Request) -> Result<Stored, Problem> {
+    let body = body::read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE).await?;
+    record(api, entry(api, Some(shop), &body, Strictness::Strict)?).await
+}
+
+#[derive(Serialize)]
+struct ReceiptJson {
+    sequence: u64,
+    duplicate: bool,
+    durability: String,
+    id: Uuid,
+}
+
+fn one_answer(Stored { id, receipt, .. }: Stored) -> Response {
+    let status = if receipt.duplicate {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
+    let json = ReceiptJson {
+        sequence: receipt.sequence,
+        duplicate: receipt.duplicate,
+        durability: receipt.durability.to_string(),
+        id,
+    };
+    (status, axum::Json(json)).into_response()
+}
+
+/// What became of one line.
+#[derive(Debug, Serialize)]
+struct Verdict {
+    line: usize,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    durability: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
+    #[serde(skip)]
+    retry_after_seconds: Option<u16>,
+}
+
+impl Verdict {
+    fn new(line: usize, received: Result<Stored, Problem>) -> Self {
+        let mut verdict = Self {
+            line,
+            status: outcome(&received),
+            sequence: None,
+            durability: None,
+            code: None,
+            detail: None,
+            errors: Vec::new(),
+            retry_after_seconds: None,
+        };
+        match received {
+            Ok(stored) => {
+                verdict.sequence = Some(stored.receipt.sequence);
+                verdict.durability = Some(stored.receipt.durability.to_string());
+            }
+            Err(problem) => {
+                verdict.sequence = problem.sequence();
+                verdict.code = Some(problem.code().word());
+                verdict.detail = Some(problem.detail().to_owned());
+                verdict.retry_after_seconds = problem.retry_after_seconds();
+                verdict.errors = problem.into_errors();
+            }
+        }
+        verdict
+    }
+}
+
+async fn receive_lines(api: &Api, shop: ShopId, request: Request) -> Result<Vec<Verdict>, Problem> {
+    let body = body::read(request.into_body(), LINES_BYTES_MAX, LINES_DEADLINE).await?;
+    let entries = parse_lines(api, shop, &body).await?;
+    // All lines are offered to the journal at once, so that they share a commit, and in the order in
+    // which they stand: an ordered set polls its futures first in the order in which they came.
+    let mut receiving: FuturesOrdered<_> = entries
+        .into_iter()
+        .map(|(line, entry)| async move {
+            let received = match entry {
+                Ok(entry) => record(api, entry).await,
+                Err(problem) => Err(problem),
+            };
+            Verdict::new(line, received)
+        })
+        .collect();
+    let mut verdicts = Vec::with_capacity(receiving.len());
+    while let Some(verdict) = receiving.next().await {
+        api.count(verdict.status);
+        verdicts.push(verdict);
+    }
+    Ok(verdicts)
+}
+
+type NumberedEntry = (usize, Result<Entry, Problem>);
+
+/// The events of a body, each with the number of its line. Blank lines have a number and no event.
+async fn parse_lines(api: &Api, shop: ShopId, body: &[u8]) -> Result<Vec<NumberedEntry>, Problem> {
+    let body = body.strip_suffix(b"\n").unwrap_or(body);
+    let lines = || body.split(|&byte| byte == b'\n');
+    if lines().nth(LINES_MAX).is_some() {
+        return Err(Problem::new(
+            Code::TooManyLines,
+            format!(
+                "a body may have at most {LINES_MAX} lines; send the lines in several requests; nothing was recorded"
+            ),
+        ));
+    }
+    let mut entries = Vec::new();
+    for (number, line) in (1..).zip(lines()) {
+        if number % LINES_A_TURN == 0 {
+            tokio::task::yield_now().await;
+        }
+        let line = line.trim_ascii();
+        if line.is_empty() {
+            continue;
+        }
+        let entry = if line.len() > EVENT_BYTES_MAX {
+            Err(Problem::new(
+                Code::BodyTooLarge,
+                format!("an event must have at most {EVENT_BYTES_MAX} bytes"),
+            ))
+        } else {
+            entry(api, Some(shop), line, Strictness::Strict)
+        };
+        entries.push((number, entry));
+    }
+    if entries.is_empty() {
+        return Err(Problem::new(
+            Code::NotAnObject,
+            "the body has no event; send one JSON object on each line",
+        ));
+    }
+    Ok(entries)
+}
+
+fn lines_answer(verdicts: &[Verdict]) -> Response {
+    let mut body = Vec::with_capacity(verdicts.len() * 96);
+    for verdict in verdicts {
+        serde_json::to_writer(&mut body, verdict).expect("a verdict is JSON, and memory takes it");
+        body.push(b'\n');
+    }
+    let mut response = Response::new(body.into());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    let may_pass = |verdict: &Verdict| matches!(verdict.status, "unavailable" | "overloaded" | "unknown");
+    if verdicts.iter().all(may_pass) {
+        let pause_seconds = verdicts.iter().filter_map(|verdict| verdict.retry_after_seconds).max();
+        headers.insert(RETRY_AFTER, HeaderValue::from(pause_seconds.unwrap_or(1)));
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
+}
+
+fn shop_of(path: ShopPath) -> Result<ShopId, Problem> {
+    path.ok()
+        .and_then(|Path(shop)| ShopId::parse(&shop).ok())
+        .ok_or_else(|| {
+            Problem::new(
+                Code::InvalidShop,
+                "the shop in the path must be a UUID such as 123e4567-e89b-42d3-a456-426614174000",
+            )
+        })
+}
+
+/// Reads a body as an event of this shop (of any, if none is given), ready for the journal.
+fn entry(api: &Api, shop: Option<ShopId>, body: &[u8], strictness: Strictness) -> Result<Entry, Problem> {
+    let event = Event::parse(body, strictness)?;
+    if let Some(shop) = shop.filter(|shop| *shop != event.shop) {
+        let rule = FieldError {
+            pointer: "/shop_id".to_owned(),
+            code: "shop_mismatch",
+            detail: format!("must be {shop}, the shop in the path"),
+        };
+        return Err(Problem::plain(Code::ShopMismatch).with_errors(vec![rule]));
+    }
+    let id = event.identity(api.meaning());
+    Ok(Entry {
+        shop: event.shop,
+        id,
+        digest: event.digest(),
+        headers: event.headers(id),
+        body: Bytes::from(event.canonical_json()),
+    })
+}
+
+async fn record(api: &Api, entry: Entry) -> Result<Stored, Problem> {
+    let (id, shop) = (entry.id, entry.shop);
+    let receipt = api.journal().append(entry).await?;
+    Ok(Stored { id, shop, receipt })
+}
+
+/// The word for what became of an event, in metrics and verdicts.
+fn outcome(received: &Result<Stored, Problem>) -> &'static str {
+    match received {
+        Ok(stored) if stored.receipt.duplicate => "duplicate",
+        Ok(_) => "recorded",
+        Err(problem) => match problem.code() {
+            Code::Conflict => "conflict",
+            Code::Overloaded => "overloaded",
+            Code::JournalUnavailable | Code::JournalFull => "unavailable",
+            Code::OutcomeUnknown => "unknown",
+            _ => "refused",
+        },
+    }
+}

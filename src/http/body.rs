@@ -1,0 +1,126 @@
+//! Request bodies: their type, their size, and the time they may take.
+//!
+//! A body is read whole, into memory that its limit bounds, or answered with a problem that says
+//! what to send instead.
+
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use bytes::BytesMut;
+use futures::StreamExt as _;
+
+use super::problem::{Code, Problem};
+
+/// Bytes beyond the limit that are still read, to be thrown away.
+///
+/// A client that is cut off while it sends sees a broken connection and not the answer.
+const DISCARDED_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What a body says it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MediaType {
+    /// Nothing.
+    Unstated,
+    /// One JSON value.
+    Json,
+    /// A JSON value on each line.
+    Lines,
+    /// Anything else.
+    Other,
+}
+
+/// The type that the headers state; parameters such as a charset are not looked at.
+pub(super) fn media_type(headers: &HeaderMap) -> MediaType {
+    let Some(value) = headers.get(CONTENT_TYPE) else {
+        return MediaType::Unstated;
+    };
+    let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+    match essence.trim() {
+        json if json.eq_ignore_ascii_case("application/json") => MediaType::Json,
+        lines if lines.eq_ignore_ascii_case("application/x-ndjson") => MediaType::Lines,
+        _ => MediaType::Other,
+    }
+}
+
+/// Refuses packed bodies: to unpack them would let a small request cost a lot.
+pub(super) fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.get(CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => Err(Problem::new(
+            Code::UnsupportedMediaType,
+            "send the body as it is, without Content-Encoding",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Reads a body of at most `limit` bytes that is complete within `deadline`.
+pub(super) async fn read(body: Body, limit: usize, deadline: Duration) -> Result<Bytes, Problem> {
+    let stated = body.size_hint().lower();
+    if stated > limit as u64 + DISCARDED_BYTES_MAX {
+        return Err(too_large(limit));
+    }
+    let mut chunks = body.into_data_stream();
+    let room = usize::try_from(stated).unwrap_or(limit).min(limit);
+    match tokio::time::timeout(deadline, whole(&mut chunks, room, limit)).await {
+        Ok(body) => body,
+        Err(_) => Err(Problem::new(
+            Code::SlowBody,
+            format!(
+                "the body was not complete after {} s; send it again",
+                deadline.as_secs()
+            ),
+        )),
+    }
+}
+
+async fn whole(chunks: &mut BodyDataStream, room: usize, limit: usize) -> Result<Bytes, Problem> {
+    let Some(first) = next(chunks, 0, limit).await? else {
+        return Ok(Bytes::new());
+    };
+    // Nearly every event comes in one piece, which then needs no copy.
+    let Some(second) = next(chunks, first.len(), limit).await? else {
+        return Ok(first);
+    };
+    let mut body = BytesMut::with_capacity(room.max(first.len() + second.len()));
+    body.extend_from_slice(&first);
+    body.extend_from_slice(&second);
+    while let Some(chunk) = next(chunks, body.len(), limit).await? {
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// The next piece of a body of which `read` bytes are there.
+async fn next(chunks: &mut BodyDataStream, read: usize, limit: usize) -> Result<Option<Bytes>, Problem> {
+    match chunks.next().await {
+        None => Ok(None),
+        Some(Ok(chunk)) if read + chunk.len() <= limit => Ok(Some(chunk)),
+        Some(Ok(_)) => {
+            discard(chunks).await;
+            Err(too_large(limit))
+        }
+        Some(Err(error)) => {
+            tracing::debug!(%error, "a body ended early");
+            Err(Problem::plain(Code::IncompleteBody))
+        }
+    }
+}
+
+async fn discard(chunks: &mut BodyDataStream) {
+    let mut discarded = 0;
+    while let Some(Ok(chunk)) = chunks.next().await {
+        discarded += chunk.len() as u64;
+        if discarded > DISCARDED_BYTES_MAX {
+            break;
+        }
+    }
+}
+
+fn too_large(limit: usize) -> Problem {
+    Problem::new(
+        Code::BodyTooLarge,
+        format!("the body must have at most {limit} bytes; nothing was recorded"),
+    )
+}

@@ -1,0 +1,178 @@
+//! The second address: is the process alive, is it ready, and its metrics.
+//!
+//! `/livez` answers as long as the process runs: an outside system that is down is no reason to
+//! restart it. `/readyz` says with every reason in words why the process should get no work.
+
+use std::sync::Arc;
+
+use axum::extract::State as Shared;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::problem::{Code, Problem};
+use crate::metrics::Metrics;
+use crate::{journal, views};
+
+type Reasons = Box<dyn Fn() -> Result<(), Vec<String>> + Send + Sync>;
+
+/// One thing that must be in order for the process to be ready.
+pub struct Check {
+    name: &'static str,
+    reasons: Reasons,
+}
+
+impl Check {
+    /// A check that gives every reason why this is not in order. It is called on each request and must not wait.
+    pub fn new(name: &'static str, check: impl Fn() -> Result<(), Vec<String>> + Send + Sync + 'static) -> Self {
+        Self {
+            name,
+            reasons: Box::new(check),
+        }
+    }
+
+    /// The journal answers, and is not weaker than promised.
+    pub fn journal(state: watch::Receiver<journal::State>) -> Self {
+        Self::new("journal", move || match &*state.borrow() {
+            journal::State::Unavailable { reason } => Err(vec![reason.clone()]),
+            journal::State::Open(facts) if facts.weaker.is_empty() => Ok(()),
+            journal::State::Open(facts) => Err(facts.weaker.clone()),
+        })
+    }
+
+    /// The views can be had.
+    pub fn views(state: watch::Receiver<views::State>) -> Self {
+        Self::new("views", move || match &*state.borrow() {
+            views::State::Unavailable { reason } => Err(vec![reason.clone()]),
+            views::State::Open => Ok(()),
+        })
+    }
+}
+
+struct Health {
+    metrics: Arc<Metrics>,
+    checks: Vec<Check>,
+}
+
+/// The routes of the second address.
+pub fn router(metrics: Arc<Metrics>, checks: Vec<Check>) -> Router {
+    Router::new()
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics_text))
+        .fallback(async || Problem::new(Code::NotFound, "there are /livez, /readyz and /metrics"))
+        .method_not_allowed_fallback(async || Problem::plain(Code::MethodNotAllowed))
+        .with_state(Arc::new(Health { metrics, checks }))
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    /// Every reason, each after the name of its check.
+    reasons: Vec<String>,
+    checks: Vec<CheckJson>,
+}
+
+#[derive(Serialize)]
+struct CheckJson {
+    name: &'static str,
+    ready: bool,
+}
+
+async fn ready(Shared(health): Shared<Arc<Health>>) -> Response {
+    let mut readiness = Readiness {
+        ready: true,
+        reasons: Vec::new(),
+        checks: Vec::new(),
+    };
+    for check in &health.checks {
+        let result = (check.reasons)();
+        readiness.ready &= result.is_ok();
+        readiness.checks.push(CheckJson {
+            name: check.name,
+            ready: result.is_ok(),
+        });
+        let reasons = result.err().unwrap_or_default();
+        readiness
+            .reasons
+            .extend(reasons.iter().map(|reason| format!("{}: {reason}", check.name)));
+    }
+    let status = if readiness.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let now = [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    (status, now, Json(readiness)).into_response()
+}
+
+async fn metrics_text(Shared(health): Shared<Arc<Health>>) -> Response {
+    let format = [(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"))];
+    (format, health.metrics.text()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn get_text(path: &str, checks: Vec<Check>) -> (u16, String) {
+        let router = router(Arc::new(Metrics::new()), checks);
+        let response = router
+            .oneshot(Request::get(path).body(Body::empty()).unwrap())
+            .await
+            .unwrap();
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn readiness_tells_every_reason_and_liveness_none() {
+        let checks = || {
+            let (_, views) = watch::channel(views::State::Unavailable {
+                reason: "no server".to_owned(),
+            });
+            let halted = || Err(vec!["partition 3 halted".to_owned(), "partition 5 halted".to_owned()]);
+            vec![
+                Check::new("journal", || Ok(())),
+                Check::views(views),
+                Check::new("projector", halted),
+            ]
+        };
+        let (status, body) = get_text("/readyz", checks()).await;
+        assert_eq!(status, 503);
+        assert_eq!(
+            body,
+            r#"{"ready":false,"reasons":["views: no server","projector: partition 3 halted","projector: partition 5 halted"],"checks":[{"name":"journal","ready":true},{"name":"views","ready":false},{"name":"projector","ready":false}]}"#
+        );
+        assert_eq!(get_text("/livez", checks()).await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn a_process_is_ready_when_nothing_speaks_against_it() {
+        let (status, body) = get_text("/readyz", vec![Check::new("journal", || Ok(()))]).await;
+        assert_eq!(
+            (status, body.as_str()),
+            (
+                200,
+                r#"{"ready":true,"reasons":[],"checks":[{"name":"journal","ready":true}]}"#
+            )
+        );
+    }
+
+    #[tokio::test]
+    async fn metrics_are_in_prometheus_text() {
+        let (status, body) = get_text("/metrics", Vec::new()).await;
+        assert_eq!(status, 200);
+        assert!(body.contains("# TYPE ezout_http_connections gauge"));
+        assert_eq!(get_text("/elsewhere", Vec::new()).await.0, 404);
+    }
+}

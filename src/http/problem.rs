@@ -1,0 +1,320 @@
+//! What a request is answered that could not be done: RFC 9457, `application/problem+json`.
+//!
+//! [`Code`] is the one list of codes. A code never changes its meaning; clients act on it, people
+//! read `detail`. The private cause of a failure goes to the log, never into an answer.
+
+use std::borrow::Cow;
+
+use axum::Json;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::core::event::{EventError, FieldError};
+use crate::journal::AppendError;
+
+/// Pause that is asked for where nothing is known about how long a failure lasts, in seconds.
+const RETRY_SECONDS: u16 = 2;
+/// Pause that is asked for when too much came at once, in seconds.
+const OVERLOAD_SECONDS: u16 = 1;
+/// Pause that is asked for when somebody has to make room first, in seconds.
+const FULL_SECONDS: u16 = 30;
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])+ $code:ident = $word:literal, $status:ident, $title:literal;)+) => {
+        /// Why a request was not done; the doc comment of a code is the explanation that is served under its type.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Code {
+            $($(#[doc = $doc])+ $code,)+
+        }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$code,)+];
+
+            /// The stable word for it.
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$code => $word,)+ }
+            }
+
+            /// The status that it is answered with.
+            pub const fn status(self) -> StatusCode {
+                match self { $(Self::$code => StatusCode::$status,)+ }
+            }
+
+            /// A title, the same whenever the code is used.
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$code => $title,)+ }
+            }
+
+            /// What it means and what to do.
+            pub fn explanation(self) -> &'static str {
+                match self { $(Self::$code => concat!($($doc),+),)+ }.trim()
+            }
+        }
+    };
+}
+
+codes! {
+    /// Fields of the event break rules. `errors` names each field and its rule; nothing was recorded.
+    InvalidEvent = "invalid_event", UNPROCESSABLE_ENTITY, "The event breaks rules";
+    /// The body is not one JSON object. Send an event as a JSON object in UTF-8, each field once.
+    NotAnObject = "not_an_object", UNPROCESSABLE_ENTITY, "The body is not a JSON object";
+    /// The shop in the path is not a UUID, so no shop can have that name.
+    InvalidShop = "invalid_shop", UNPROCESSABLE_ENTITY, "The shop is not a UUID";
+    /// The session in the path is not a UUID, so no session can have that name.
+    InvalidSession = "invalid_session", UNPROCESSABLE_ENTITY, "The session is not a UUID";
+    /// The path names one shop and the event another. Send the event to its own shop; nothing was recorded.
+    ShopMismatch = "shop_mismatch", UNPROCESSABLE_ENTITY, "The event is of another shop";
+    /// The journal has another event of the same shop, session, number and time. It stays; nothing was recorded.
+    /// Sending the event again will not help.
+    Conflict = "conflict", CONFLICT, "Another event has this identity";
+    /// A query parameter is not known here. Leave it out.
+    UnknownParameter = "unknown_parameter", BAD_REQUEST, "A query parameter is unknown";
+    /// A query parameter breaks its rule.
+    InvalidParameter = "invalid_parameter", BAD_REQUEST, "A query parameter breaks its rule";
+    /// The body ended before it was complete. Send the request again.
+    IncompleteBody = "incomplete_body", BAD_REQUEST, "The body is incomplete";
+    /// The body came too slowly. Send the request again.
+    SlowBody = "slow_body", REQUEST_TIMEOUT, "The body came too slowly";
+    /// The body is larger than an event may be. Nothing was recorded.
+    BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
+    /// The body has more lines than one request may have. Send the lines in several requests; nothing was recorded.
+    TooManyLines = "too_many_lines", PAYLOAD_TOO_LARGE, "The body has too many lines";
+    /// The body is of a type, or packed in a way, that is not read here. `detail` says what is.
+    UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body's type is not read here";
+    /// Nothing is here.
+    NotFound = "not_found", NOT_FOUND, "Not found";
+    /// The path exists, the method does not. The Allow header names those that do.
+    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed";
+    /// More events came at once than can be recorded. This one is not recorded; send the same event again after Retry-After.
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too many events at once";
+    /// The journal cannot be reached now. The event is not recorded; send the same event again after Retry-After.
+    JournalUnavailable = "journal_unavailable", SERVICE_UNAVAILABLE, "The journal is not available";
+    /// The journal did not answer in time, so the event may have been recorded.
+    /// Send the same event again after Retry-After; it will not count twice.
+    OutcomeUnknown = "outcome_unknown", SERVICE_UNAVAILABLE, "The outcome is not known";
+    /// The journal has no room left. The event is not recorded; keep it and send it again later. An operator has to make room.
+    JournalFull = "journal_full", INSUFFICIENT_STORAGE, "The journal is full";
+    /// The baskets cannot be read now. Ask again after Retry-After.
+    ViewsUnavailable = "views_unavailable", SERVICE_UNAVAILABLE, "The baskets are not available";
+    /// The basket is not yet as new as `min_sequence` asks. `basket` is what there is, true at `sequence`; ask again after Retry-After.
+    NotYet = "not_yet", GATEWAY_TIMEOUT, "The basket is not that new yet";
+    /// The request failed for a reason of ours, which the log has.
+    /// If it was an event it may have been recorded; send the same event again, it will not count twice.
+    Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error";
+}
+
+/// The answer to a request that was not done.
+#[derive(Debug)]
+pub struct Problem {
+    code: Code,
+    detail: Cow<'static, str>,
+    errors: Vec<FieldError>,
+    sequence: Option<u64>,
+    basket: Option<Box<RawValue>>,
+    retry_after_seconds: Option<u16>,
+}
+
+impl Problem {
+    /// A problem with a detail, which says what to do about this one.
+    pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            sequence: None,
+            basket: None,
+            retry_after_seconds: None,
+        }
+    }
+
+    /// A problem whose detail is the explanation of its code.
+    pub fn plain(code: Code) -> Self {
+        Self::new(code, code.explanation())
+    }
+
+    /// Names the fields, and the rules they break.
+    #[must_use]
+    pub fn with_errors(mut self, errors: Vec<FieldError>) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    /// Says as of which place in the journal this is so, or which place it is about.
+    #[must_use]
+    pub fn with_sequence(mut self, sequence: u64) -> Self {
+        self.sequence = Some(sequence);
+        self
+    }
+
+    /// Adds the basket as it is, in JSON.
+    #[must_use]
+    pub fn with_basket(mut self, basket: Box<RawValue>) -> Self {
+        self.basket = Some(basket);
+        self
+    }
+
+    /// Asks to try again after a pause.
+    #[must_use]
+    pub fn with_retry(mut self, after_seconds: u16) -> Self {
+        self.retry_after_seconds = Some(after_seconds);
+        self
+    }
+
+    /// The baskets cannot be read now.
+    pub fn views_unavailable() -> Self {
+        Self::plain(Code::ViewsUnavailable).with_retry(RETRY_SECONDS)
+    }
+
+    /// Why the request was not done.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What to do about it.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The place in the journal that it is about.
+    pub fn sequence(&self) -> Option<u64> {
+        self.sequence
+    }
+
+    /// The fields that break rules.
+    pub fn into_errors(self) -> Vec<FieldError> {
+        self.errors
+    }
+
+    /// The pause after which to try again.
+    pub fn retry_after_seconds(&self) -> Option<u16> {
+        self.retry_after_seconds
+    }
+}
+
+impl From<EventError> for Problem {
+    fn from(error: EventError) -> Self {
+        match error {
+            EventError::NotAnObject(cause) => {
+                Self::new(Code::NotAnObject, format!("the body is not one JSON object: {cause}"))
+            }
+            EventError::Fields(errors) => Self::new(
+                Code::InvalidEvent,
+                "fields break the rules named in errors; nothing was recorded",
+            )
+            .with_errors(errors),
+        }
+    }
+}
+
+impl From<AppendError> for Problem {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Conflict { sequence } => Self::new(
+                Code::Conflict,
+                format!(
+                    "event {sequence} of the journal has the same shop, session, action_id and create_time but says something else; it stays, and this one was not recorded"
+                ),
+            )
+            .with_sequence(sequence),
+            AppendError::Overloaded => Self::plain(Code::Overloaded).with_retry(OVERLOAD_SECONDS),
+            AppendError::Unavailable { reason } => {
+                // The state of the journal is logged when it changes; a line for each phone that meets it would bury that.
+                tracing::debug!(reason, "an event was refused since the journal is unavailable");
+                Self::plain(Code::JournalUnavailable).with_retry(RETRY_SECONDS)
+            }
+            AppendError::Unknown => Self::plain(Code::OutcomeUnknown).with_retry(RETRY_SECONDS),
+            AppendError::Full { reason } => {
+                tracing::error!(reason, "an event was refused since the journal is full");
+                Self::plain(Code::JournalFull).with_retry(FULL_SECONDS)
+            }
+            AppendError::TooLarge => Self::new(
+                Code::BodyTooLarge,
+                "the event is larger than the journal accepts; send shorter texts",
+            ),
+        }
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("type", &format_args!("/problems/{}", self.code.word()))?;
+        map.serialize_entry("title", self.code.title())?;
+        map.serialize_entry("status", &self.code.status().as_u16())?;
+        map.serialize_entry("code", self.code.word())?;
+        map.serialize_entry("detail", &self.detail)?;
+        if !self.errors.is_empty() {
+            map.serialize_entry("errors", &self.errors)?;
+        }
+        if let Some(sequence) = self.sequence {
+            map.serialize_entry("sequence", &sequence)?;
+        }
+        if let Some(basket) = &self.basket {
+            map.serialize_entry("basket", basket)?;
+        }
+        map.end()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.code.status(), Json(&self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after_seconds {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_code_has_a_word_of_its_own_and_says_what_it_means() {
+        let words: HashSet<_> = Code::ALL.iter().map(|code| code.word()).collect();
+        assert_eq!(words.len(), Code::ALL.len());
+        for code in Code::ALL {
+            assert!(code.status().is_client_error() || code.status().is_server_error());
+            assert!(code.explanation().ends_with('.'), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn every_failure_of_the_journal_that_passes_says_when_to_try_again() {
+        let reason = "host 10.0.0.7 refused".to_owned();
+        for (error, status, retry) in [
+            (AppendError::Conflict { sequence: 7 }, 409, None),
+            (AppendError::Overloaded, 503, Some(1)),
+            (AppendError::Unavailable { reason: reason.clone() }, 503, Some(2)),
+            (AppendError::Unknown, 503, Some(2)),
+            (AppendError::Full { reason }, 507, Some(30)),
+            (AppendError::TooLarge, 413, None),
+        ] {
+            let problem = Problem::from(error);
+            assert_eq!(problem.code().status().as_u16(), status);
+            assert_eq!(problem.retry_after_seconds(), retry);
+            let json = serde_json::to_string(&problem).unwrap();
+            assert!(!json.contains("10.0.0.7"), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_conflict_names_what_is_recorded() {
+        let problem = Problem::from(AppendError::Conflict { sequence: 7 });
+        let json: serde_json::Value = serde_json::to_value(&problem).unwrap();
+        assert_eq!(json["code"], "conflict");
+        assert_eq!(json["type"], "/problems/conflict");
+        assert_eq!(json["status"], 409);
+        assert_eq!(json["sequence"], 7);
+    }
+}

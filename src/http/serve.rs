@@ -1,0 +1,275 @@
+//! The accept loop: limits for connections, headers and silence, and an orderly stop.
+//!
+//! Connections beyond the limit wait in the backlog of the socket, and so cost this process nothing.
+//! On a stop nobody is accepted any more, requests under way are answered, and what is not done
+//! within the grace is cut off.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use prometheus::IntGauge;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tower::Service as _;
+
+/// How long the other end may keep us waiting.
+const PATIENCE: Patience = Patience {
+    head: Duration::from_secs(30),
+    first_request: Duration::from_secs(10),
+    grace: Duration::from_secs(10),
+};
+/// Most headers of a request.
+const HEADERS_MAX: usize = 64;
+/// Most bytes of all headers of a request.
+const HEAD_BYTES_MAX: u32 = 16 * 1024;
+/// Bytes that a connection may have read and not yet understood.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Requests at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 256;
+/// Silence after which the other end of an HTTP/2 connection is asked whether it is there.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Longest wait for its answer.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// First pause after the system refused to accept, as when no file descriptor is left.
+const ACCEPT_PAUSE_FIRST: Duration = Duration::from_millis(50);
+/// Longest such pause.
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// For the head of a request. It also ends connections that were kept alive and are idle this long.
+    head: Duration,
+    /// For the first request of a connection, whatever it sends until then.
+    first_request: Duration,
+    /// For requests under way when the process stops.
+    grace: Duration,
+}
+
+/// Serves until `stop` is cancelled and the connections have ended, at most the grace of 10 s later.
+///
+/// At most `connections_max` connections are open at once; `open` counts them.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    connections_max: usize,
+    open: IntGauge,
+    stop: CancellationToken,
+) {
+    serve_with(listener, router, connections_max, open, stop, PATIENCE).await;
+}
+
+async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    connections_max: usize,
+    open: IntGauge,
+    stop: CancellationToken,
+    patience: Patience,
+) {
+    let builder = builder(patience);
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let mut pause = ACCEPT_PAUSE_FIRST;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => open.dec(),
+            accepted = listener.accept(), if connections.len() < connections_max.max(1) => match accepted {
+                Ok((stream, _)) => {
+                    pause = ACCEPT_PAUSE_FIRST;
+                    open.inc();
+                    let watcher = graceful.watcher();
+                    connections.spawn(attend(stream, builder.clone(), router.clone(), watcher, patience));
+                }
+                // The client went away while it waited; the next one may be there already.
+                Err(error) if is_of_the_connection(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, "cannot accept connections; trying again in {pause:?}");
+                    stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+                    pause = ACCEPT_PAUSE_MAX.min(pause * 2);
+                }
+            },
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(patience.grace, graceful.shutdown()).await.is_err() {
+        tracing::warn!(
+            connections = connections.len(),
+            "connections were cut off, as they did not end within {:?}",
+            patience.grace
+        );
+    }
+    open.sub(i64::try_from(connections.len()).unwrap_or(i64::MAX));
+    connections.shutdown().await;
+}
+
+fn builder(patience: Patience) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience.head)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+/// Answers the requests of one connection until it ends.
+async fn attend(
+    stream: TcpStream,
+    builder: Builder<TokioExecutor>,
+    router: Router,
+    watcher: Watcher,
+    patience: Patience,
+) {
+    // Answers are small and complete: to wait for more of them would only delay them.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection went away before its first request");
+        return;
+    }
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asks = Arc::clone(&has_asked);
+    let service = service_fn(move |request: Request<Incoming>| {
+        asks.store(true, Ordering::Relaxed);
+        router.clone().call(request)
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    let mut connection = pin!(watcher.watch(connection));
+    // hyper's own timeout starts only when the version of the protocol is known, which takes some bytes.
+    let ended = match tokio::time::timeout(patience.first_request, connection.as_mut()).await {
+        Ok(ended) => ended,
+        Err(_) if !has_asked.load(Ordering::Relaxed) => return,
+        Err(_) => connection.await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = &*error, "a connection ended with an error");
+    }
+}
+
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    struct Served {
+        address: std::net::SocketAddr,
+        open: IntGauge,
+        stop: CancellationToken,
+        server: tokio::task::JoinHandle<()>,
+    }
+
+    async fn serving(router: Router, connections_max: usize, patience: Patience) -> Served {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let open = IntGauge::new("open", "open").unwrap();
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve_with(
+            listener,
+            router,
+            connections_max,
+            open.clone(),
+            stop.clone(),
+            patience,
+        ));
+        Served {
+            address,
+            open,
+            stop,
+            server,
+        }
+    }
+
+    async fn ask(stream: &mut TcpStream) {
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+    }
+
+    async fn hear(stream: &mut TcpStream) -> String {
+        let mut buffer = vec![0; 4096];
+        let length = stream.read(&mut buffer).await.unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_connection_beyond_the_limit_is_served_when_another_ends() {
+        let served = serving(Router::new().route("/", get(async || "here")), 1, PATIENCE).await;
+        let mut first = TcpStream::connect(served.address).await.unwrap();
+        ask(&mut first).await;
+        assert!(hear(&mut first).await.ends_with("here"));
+        let mut second = TcpStream::connect(served.address).await.unwrap();
+        ask(&mut second).await;
+        let early = tokio::time::timeout(Duration::from_millis(100), second.readable()).await;
+        assert!(early.is_err(), "two connections were served at once");
+        assert_eq!(served.open.get(), 1);
+        drop(first);
+        assert!(hear(&mut second).await.ends_with("here"));
+    }
+
+    #[tokio::test]
+    async fn a_request_under_way_is_answered_when_the_process_stops() {
+        let (arrived, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (tell, wait) = (Arc::clone(&arrived), Arc::clone(&go_on));
+        let handler = async move || {
+            tell.notify_one();
+            wait.notified().await;
+            "done"
+        };
+        let served = serving(Router::new().route("/", get(handler)), 10, PATIENCE).await;
+        let mut client = TcpStream::connect(served.address).await.unwrap();
+        let _silent = TcpStream::connect(served.address).await.unwrap();
+        ask(&mut client).await;
+        arrived.notified().await;
+        served.stop.cancel();
+        go_on.notify_one();
+        assert!(hear(&mut client).await.ends_with("done"));
+        tokio::time::timeout(PATIENCE.grace, served.server)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(served.open.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_asks_nothing_is_ended() {
+        let patience = Patience {
+            first_request: Duration::from_millis(50),
+            ..PATIENCE
+        };
+        let served = serving(Router::new(), 10, patience).await;
+        for beginning in ["", "PRI * HT", "GET / HTTP/1.1\r\nhost:"] {
+            let mut client = TcpStream::connect(served.address).await.unwrap();
+            client.write_all(beginning.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            // An end with a reset is an end, too.
+            let _ = client.read_to_end(&mut answer).await;
+            assert_eq!(answer, b"", "{beginning:?}");
+        }
+    }
+}

@@ -1,0 +1,951 @@
+//! The writer: one task that decides how waiting events reach the disk.
+//!
+//! On one server that syncs before it acknowledges, each single publish costs a sync and each atomic
+//! batch costs a few, whatever its size: few waiting events go singly, many go as one batch, and one
+//! batch at a time. On replicas the servers commit in groups by themselves, and without syncing there
+//! is nothing to share: there everything goes singly and pipelined.
+//!
+//! Every request is answered once: with a receipt when the server has acknowledged it, as unknown when
+//! no answer came. An event that is appended twice is recorded once, whoever appended it first.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use serde::Deserialize;
+use time::OffsetDateTime;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::known::{self, Known, Recorded};
+use super::link::Link;
+use super::read::{self, Plan, RawEvent, ReadError, Reader, Start};
+use super::{DIGEST, Durability, Entry, Facts, ID, Receipt, State};
+use crate::core::id::partition_of;
+use crate::metrics::Metrics;
+
+/// How long the server may take to acknowledge.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Events in flight up to which single publishes are faster than an atomic batch.
+///
+/// A batch costs what 13 to 32 single publishes cost, depending on the disk (1.9 ms to 0.14 ms on a fast
+/// one, 13 ms to 0.4 ms on a slow one), and a batch makes the first event wait for the last.
+const SINGLES_MAX: usize = 24;
+/// Events in one atomic batch; the server accepts no more.
+const BATCH_EVENTS_MAX: usize = 1_000;
+/// Bytes in one atomic batch: it is staged on the server's disk before it is committed.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Events in flight where everything goes singly.
+const PIPELINE_MAX: usize = 2_048;
+/// Events taken from the queue and not sent: enough for the next batch while one is under way.
+const WAITING_MAX: usize = 2 * BATCH_EVENTS_MAX;
+/// How long a batch waits for those who were just answered to come back with their next event.
+///
+/// Without it, clients that wait for each answer fall into two halves that commit in turns, at half the rate.
+const GATHER_MAX: Duration = Duration::from_millis(3);
+/// Batches that go without gathering after one that gathered in vain.
+const GATHER_REST: u32 = 16;
+/// Duplicates that are looked up one by one; more at once are found by reading the journal's end.
+const LOOKUPS_MAX: usize = 16;
+/// How long reading the journal's end may take.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The journal's end begins here, at the first time: the server's own memory of duplicates, and a minute for clocks that differ.
+const CATCH_UP_WINDOW: Duration = Duration::from_mins(6);
+
+/// The server refused a batch since it holds an event that is recorded already.
+const BATCH_HAS_DUPLICATE: u64 = 10_201;
+/// The message is larger than the stream accepts.
+const MESSAGE_TOO_LARGE: u64 = 10_054;
+/// Memory, disk, account or stream is full. Checked before anything is stored.
+const FULL: [u64; 3] = [10_002, 10_023, 10_047];
+/// Storing failed, for want of room mostly. Of a batch, a part may be stored.
+const STORE_FAILED: u64 = 10_077;
+/// The same event is being stored by somebody else at this moment.
+const DUPLICATE_IN_PROCESS: u64 = 10_158;
+/// More requests than the server puts up with.
+const TOO_MANY_REQUESTS: u64 = 10_167;
+
+/// Why an event was not appended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The journal has another event of this identity.
+    #[error("event {sequence} of the journal has the same identity and another content")]
+    Conflict {
+        /// That event.
+        sequence: u64,
+    },
+    /// Too many events wait; nothing was sent. Try again later.
+    #[error("too many events are waiting to be appended")]
+    Overloaded,
+    /// The journal cannot be reached or is not what it should be; the event is not recorded. Try again later.
+    #[error("the journal is unavailable: {reason}")]
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+    /// No answer came: the event may be recorded, now or in a moment. Repeating it is safe and settles it.
+    #[error("the journal did not answer in time")]
+    Unknown,
+    /// The journal has no room; the event is not recorded.
+    #[error("the journal has no room: {reason}")]
+    Full {
+        /// In the server's words.
+        reason: String,
+    },
+    /// The event is larger than the journal accepts.
+    #[error("the event is too large for the journal")]
+    TooLarge,
+}
+
+impl AppendError {
+    /// The writer has ended or is about to.
+    pub(super) fn stopping() -> Self {
+        Self::Unavailable {
+            reason: "this process is stopping".to_owned(),
+        }
+    }
+
+    /// One word for metrics.
+    pub(super) fn outcome(&self) -> &'static str {
+        match self {
+            Self::Conflict { .. } => "conflict",
+            Self::Overloaded => "overloaded",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Unknown => "unknown",
+            Self::Full { .. } => "full",
+            Self::TooLarge => "too_large",
+        }
+    }
+}
+
+type Answer = oneshot::Sender<Result<Receipt, AppendError>>;
+
+/// An event and who waits for it.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) entry: Entry,
+    pub(super) answer: Answer,
+}
+
+/// An event that is on its way.
+#[derive(Debug)]
+struct Pending {
+    id: Uuid,
+    digest: u128,
+    subject: String,
+    headers: HeaderMap,
+    body: Bytes,
+    answer: Answer,
+}
+
+/// Somebody who appends an event that is on its way already.
+#[derive(Debug)]
+struct Follower {
+    digest: u128,
+    answer: Answer,
+}
+
+/// What one acknowledgement will speak of.
+#[derive(Debug)]
+enum Flight {
+    Single(Pending),
+    Batch { id: String, events: Vec<Pending> },
+}
+
+/// What the server says to a message.
+#[derive(Debug, Deserialize)]
+struct Ack {
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    batch: Option<String>,
+    #[serde(default)]
+    count: u64,
+    error: Option<Refusal>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Refusal {
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+/// The wait of a batch for those who are about to come back.
+#[derive(Debug, Default)]
+struct Gather {
+    /// As many as this will be waiting if all come back; 0 if nothing is being gathered.
+    expected: usize,
+    until: Option<Instant>,
+    /// Batches still to go without.
+    rest: u32,
+}
+
+/// The end of the journal, as read to find duplicates.
+#[derive(Debug)]
+struct JournalEnd {
+    events: Vec<(Uuid, Recorded)>,
+    /// No event up to here is missing.
+    to: u64,
+}
+
+type CatchUp = BoxFuture<'static, Result<JournalEnd, ReadError>>;
+type Lookup = BoxFuture<'static, (Pending, u64, Result<Option<RawEvent>, ReadError>)>;
+
+/// What to do with the waiting events now.
+#[derive(Debug, PartialEq, Eq)]
+enum Choice {
+    Wait,
+    Singles(usize),
+    Batch,
+}
+
+/// The writer's state; [`Writer::run`] is its task.
+pub(super) struct Writer {
+    link: Link,
+    client: async_nats::Client,
+    metrics: Arc<Metrics>,
+    state: watch::Receiver<State>,
+    recheck: Arc<Notify>,
+    requests: mpsc::Receiver<Request>,
+    /// What is known of the journal; stays as it was while the journal is unavailable.
+    facts: Option<Facts>,
+    /// Prefix of the subjects to which acknowledgements come.
+    inbox: String,
+    /// The last acknowledgement's number.
+    token: u64,
+    in_flight: HashMap<u64, Flight>,
+    deadlines: VecDeque<(Instant, u64)>,
+    batch_in_flight: bool,
+    /// In the order of arrival.
+    waiting: VecDeque<Pending>,
+    /// Events that were in a batch that the server refused for an unknown reason: these go singly.
+    alone: VecDeque<Pending>,
+    /// Events known as duplicates of what is not remembered, or of a refused batch: the journal's end will tell.
+    unresolved: Vec<Unresolved>,
+    followers: HashMap<Uuid, Vec<Follower>>,
+    known: Known,
+    gather: Gather,
+    catch_up: Option<CatchUp>,
+    lookups: FuturesUnordered<Lookup>,
+}
+
+/// An event that waits for the journal's end to be read.
+#[derive(Debug)]
+struct Unresolved {
+    event: Pending,
+    /// Where the server says that it is; nothing if it was in a refused batch.
+    sequence: Option<u64>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        link: Link,
+        state: watch::Receiver<State>,
+        requests: mpsc::Receiver<Request>,
+        recheck: Arc<Notify>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let client = link.client();
+        Self {
+            inbox: client.new_inbox(),
+            link,
+            client,
+            metrics,
+            state,
+            recheck,
+            requests,
+            facts: None,
+            token: 0,
+            in_flight: HashMap::new(),
+            deadlines: VecDeque::new(),
+            batch_in_flight: false,
+            waiting: VecDeque::new(),
+            alone: VecDeque::new(),
+            unresolved: Vec::new(),
+            followers: HashMap::new(),
+            known: Known::default(),
+            gather: Gather::default(),
+            catch_up: None,
+            lookups: FuturesUnordered::new(),
+        }
+    }
+
+    /// Appends until `stop`, and then what was accepted before it.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let Ok(mut acks) = self.client.subscribe(format!("{}.*", self.inbox)).await else {
+            tracing::error!("the writer cannot hear acknowledgements: the connection was closed for good");
+            return;
+        };
+        let mut status = self.link.status();
+        let mut open = true;
+        while open || !self.is_idle() {
+            let wake = self.wake_at();
+            tokio::select! {
+                biased;
+                message = acks.next() => match message {
+                    Some(message) => self.acknowledged_all(&message, &mut acks),
+                    None => return,
+                },
+                Ok(()) = status.changed() => {
+                    if !status.borrow_and_update().up {
+                        self.lose("the connection to NATS is lost");
+                    }
+                }
+                Ok(()) = self.state.changed() => self.learn(),
+                () = stop.cancelled(), if open => {
+                    // What is in the queue is still received; then comes the end of it.
+                    self.requests.close();
+                    open = !self.requests.is_empty();
+                }
+                () = tokio::time::sleep_until(wake) => self.expire(Instant::now()),
+                Some((event, sequence, found)) = self.lookups.next(), if !self.lookups.is_empty() => self.looked_up(event, sequence, found),
+                end = wait_for(&mut self.catch_up), if self.catch_up.is_some() => self.caught_up(end),
+                request = self.requests.recv(), if open && self.waiting.len() < WAITING_MAX => match request {
+                    Some(request) => self.accept_all(request),
+                    None => open = false,
+                },
+            }
+            // Blocks only if the connection hangs; what was on its way then is unknown.
+            if tokio::time::timeout(ACK_TIMEOUT, self.commit()).await.is_err() {
+                self.lose("the connection to NATS hangs");
+            }
+            self.count();
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+            && self.alone.is_empty()
+            && self.unresolved.is_empty()
+            && self.in_flight.is_empty()
+            && self.lookups.is_empty()
+    }
+
+    fn count(&self) {
+        let waiting = self.followers.len();
+        self.metrics
+            .journal_waiting_events
+            .set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.metrics
+            .journal_known_ids
+            .set(i64::try_from(self.known.len()).unwrap_or(i64::MAX));
+    }
+
+    /// When something is due though nothing happens.
+    fn wake_at(&self) -> Instant {
+        let deadline = self.deadlines.front().map(|(deadline, _)| *deadline);
+        let gathered = self.gather.until.filter(|_| !self.batch_in_flight);
+        let due = [deadline, gathered].into_iter().flatten().min();
+        due.unwrap_or_else(|| Instant::now() + ACK_TIMEOUT)
+    }
+
+    /// Takes over what has become known of the journal.
+    fn learn(&mut self) {
+        let state = self.state.borrow_and_update().clone();
+        match state {
+            State::Open(facts) => {
+                if self.facts.as_ref().is_some_and(|known| known.epoch != facts.epoch) {
+                    self.known.clear();
+                }
+                self.facts = Some(facts);
+            }
+            State::Unavailable { reason } => self.turn_away(&reason),
+        }
+    }
+
+    fn accept_all(&mut self, request: Request) {
+        if self.state.has_changed().unwrap_or(false) {
+            self.learn();
+        }
+        self.accept(request);
+        while self.waiting.len() < WAITING_MAX
+            && let Ok(request) = self.requests.try_recv()
+        {
+            self.accept(request);
+        }
+    }
+
+    /// Answers what can be answered at once, and lets the rest wait for its turn.
+    fn accept(&mut self, Request { entry, answer }: Request) {
+        if let Some(recorded) = self.known.get(entry.id) {
+            let _ = answer.send(self.compare(recorded, entry.digest));
+            return;
+        }
+        if let Some(followers) = self.followers.get_mut(&entry.id) {
+            followers.push(Follower {
+                digest: entry.digest,
+                answer,
+            });
+            return;
+        }
+        let reason = match (&*self.state.borrow(), &self.facts) {
+            (State::Open(_), Some(_)) if !self.link.is_up() => "the connection to NATS is lost",
+            (State::Open(_), Some(_)) => "",
+            (State::Unavailable { reason }, _) => &reason.clone(),
+            (State::Open(_), None) => "the journal is being opened",
+        };
+        let (Some(facts), "") = (&self.facts, reason) else {
+            let _ = answer.send(Err(AppendError::Unavailable {
+                reason: reason.to_owned(),
+            }));
+            return;
+        };
+        let subject = format!("checkout.{}.{}", partition_of(entry.shop, facts.partitions), entry.shop);
+        self.followers.insert(entry.id, Vec::new());
+        self.waiting.push_back(Pending {
+            id: entry.id,
+            digest: entry.digest,
+            subject,
+            headers: headers(&entry),
+            body: entry.body,
+            answer,
+        });
+    }
+
+    /// Sends what is to be sent now.
+    async fn commit(&mut self) {
+        loop {
+            while self.in_flight.len() < PIPELINE_MAX
+                && let Some(event) = self.alone.pop_front()
+            {
+                self.send_single(event).await;
+            }
+            match self.choose(Instant::now()) {
+                Choice::Wait => return,
+                Choice::Singles(count) => {
+                    for event in self.waiting.drain(..count).collect::<Vec<_>>() {
+                        self.send_single(event).await;
+                    }
+                }
+                Choice::Batch => self.send_batch().await,
+            }
+        }
+    }
+
+    fn choose(&mut self, now: Instant) -> Choice {
+        let Some(facts) = &self.facts else { return Choice::Wait };
+        let grouped = facts.atomic && facts.durability == Durability::Disk;
+        let waiting = self.waiting.len();
+        let flying = self.in_flight.len();
+        if waiting == 0 || self.batch_in_flight {
+            return Choice::Wait;
+        }
+        if !grouped {
+            let count = waiting.min(PIPELINE_MAX.saturating_sub(flying));
+            return if count == 0 {
+                Choice::Wait
+            } else {
+                Choice::Singles(count)
+            };
+        }
+        // Reading the journal's end will show which of these are duplicates.
+        if self.catch_up.is_some() || self.gather.holds(waiting, now) {
+            return Choice::Wait;
+        }
+        if waiting + flying <= SINGLES_MAX {
+            return Choice::Singles(waiting);
+        }
+        // The singles in flight will be back soon and belong to the batch.
+        if flying > 0 { Choice::Wait } else { Choice::Batch }
+    }
+
+    async fn send_single(&mut self, event: Pending) {
+        self.metrics.journal_publishes.with_label_values(&["single"]).inc();
+        let message = (event.subject.clone(), event.headers.clone(), event.body.clone());
+        let token = self.take_off(Flight::Single(event));
+        let reply = format!("{}.{token}", self.inbox);
+        let (subject, headers, body) = message;
+        if let Err(error) = self
+            .client
+            .publish_with_reply_and_headers(subject, reply, headers, body)
+            .await
+        {
+            self.not_sent(token, &error);
+        }
+    }
+
+    async fn send_batch(&mut self) {
+        let mut bytes = 0;
+        let count = self.waiting.iter().take(BATCH_EVENTS_MAX).take_while(|event| {
+            bytes += event.body.len();
+            bytes <= BATCH_BYTES_MAX
+        });
+        let count = count.count().max(1);
+        let events: Vec<Pending> = self.waiting.drain(..count).collect();
+        self.metrics
+            .journal_publishes
+            .with_label_values(&["batch"])
+            .inc_by(count as u64);
+        self.metrics
+            .journal_batch_events
+            .observe(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+        let id = format!("{}-{}", self.inbox.trim_start_matches("_INBOX."), self.token + 1);
+        let messages: Vec<_> = events
+            .iter()
+            .map(|event| (event.subject.clone(), event.headers.clone(), event.body.clone()))
+            .collect();
+        let token = self.take_off(Flight::Batch { id: id.clone(), events });
+        self.batch_in_flight = true;
+        for (n, (subject, mut headers, body)) in (1_usize..).zip(messages) {
+            headers.insert(async_nats::header::NATS_BATCH_ID, id.as_str());
+            headers.insert(async_nats::header::NATS_BATCH_SEQUENCE, n.to_string());
+            let sent = if n < count {
+                self.client.publish_with_headers(subject, headers, body).await
+            } else {
+                headers.insert(
+                    async_nats::header::NATS_BATCH_COMMIT,
+                    async_nats::header::NATS_BATCH_COMMIT_FINAL,
+                );
+                self.client
+                    .publish_with_reply_and_headers(subject, format!("{}.{token}", self.inbox), headers, body)
+                    .await
+            };
+            if let Err(error) = sent {
+                // Without its end the batch is never committed.
+                return self.not_sent(token, &error);
+            }
+        }
+    }
+
+    /// Enters a flight before it is sent, so that it is answered whatever happens.
+    fn take_off(&mut self, flight: Flight) -> u64 {
+        self.token += 1;
+        self.in_flight.insert(self.token, flight);
+        self.deadlines.push_back((Instant::now() + ACK_TIMEOUT, self.token));
+        self.token
+    }
+
+    fn land(&mut self, token: u64) -> Option<Flight> {
+        let flight = self.in_flight.remove(&token)?;
+        if matches!(flight, Flight::Batch { .. }) {
+            self.batch_in_flight = false;
+        }
+        // Acknowledgements come in order mostly, so this keeps the list short.
+        while self
+            .deadlines
+            .front()
+            .is_some_and(|(_, token)| !self.in_flight.contains_key(token))
+        {
+            self.deadlines.pop_front();
+        }
+        Some(flight)
+    }
+
+    fn not_sent(&mut self, token: u64, error: &async_nats::PublishError) {
+        let error = match error.kind() {
+            async_nats::client::PublishErrorKind::MaxPayloadExceeded => AppendError::TooLarge,
+            _ => AppendError::Unavailable {
+                reason: error.to_string(),
+            },
+        };
+        if let Some(flight) = self.land(token) {
+            self.answer_flight(flight, &error);
+        }
+    }
+
+    /// Takes an acknowledgement and those that have come with it.
+    fn acknowledged_all(&mut self, message: &Message, acks: &mut Subscriber) {
+        self.acknowledged(message);
+        while let Some(Some(message)) = acks.next().now_or_never() {
+            self.acknowledged(&message);
+        }
+    }
+
+    fn acknowledged(&mut self, message: &Message) {
+        let token = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
+        // What comes after its deadline has been answered as unknown.
+        let Some(flight) = token.and_then(|token| self.land(token)) else {
+            return;
+        };
+        if message.status == Some(StatusCode::NO_RESPONDERS) {
+            self.recheck.notify_one();
+            return self.answer_flight(
+                flight,
+                &AppendError::Unavailable {
+                    reason: "no stream answers".to_owned(),
+                },
+            );
+        }
+        let Ok(ack) = serde_json::from_slice::<Ack>(&message.payload) else {
+            return self.answer_flight(flight, &AppendError::Unknown);
+        };
+        match (flight, ack.error) {
+            (Flight::Single(event), None) if ack.duplicate => self.duplicate(event, ack.seq),
+            (Flight::Single(event), None) if ack.seq > 0 => self.recorded(event, ack.seq),
+            (Flight::Single(event), Some(refusal)) => {
+                let error = refusal.single();
+                self.answer(event, Err(error));
+            }
+            (Flight::Batch { id, events }, None)
+                if ack.batch.as_deref() == Some(&id) && ack.count == events.len() as u64 && ack.seq >= ack.count =>
+            {
+                self.gather.begin(events.len() + self.waiting.len(), Instant::now());
+                for (sequence, event) in (ack.seq - ack.count + 1..).zip(events) {
+                    self.recorded(event, sequence);
+                }
+            }
+            (Flight::Batch { events, .. }, Some(refusal)) => self.refused(events, &refusal),
+            (flight, None) => self.answer_flight(flight, &AppendError::Unknown),
+        }
+    }
+
+    fn recorded(&mut self, event: Pending, sequence: u64) {
+        self.known.insert(
+            event.id,
+            Recorded {
+                sequence,
+                digest: Some(event.digest),
+            },
+        );
+        let receipt = Receipt {
+            sequence,
+            duplicate: false,
+            durability: self.durability(),
+        };
+        self.answer(event, Ok(receipt));
+    }
+
+    /// The server has the event already, at `sequence`; whether it is the same one is to be seen.
+    fn duplicate(&mut self, event: Pending, sequence: u64) {
+        if let Some(recorded) = self.known.get(event.id) {
+            let result = self.compare(recorded, event.digest);
+            return self.answer(event, result);
+        }
+        if self.lookups.len() < LOOKUPS_MAX {
+            return self.look_up(event, sequence);
+        }
+        self.unresolved.push(Unresolved {
+            event,
+            sequence: Some(sequence),
+        });
+        self.begin_catch_up();
+    }
+
+    /// The server committed nothing of a batch.
+    fn refused(&mut self, events: Vec<Pending>, refusal: &Refusal) {
+        match refusal.err_code {
+            BATCH_HAS_DUPLICATE => {
+                self.metrics.journal_refused_batches.inc();
+                self.unresolved
+                    .extend(events.into_iter().map(|event| Unresolved { event, sequence: None }));
+                self.begin_catch_up();
+            }
+            // Some may be stored and some not, and the server does not say which.
+            STORE_FAILED => self.answer_flight(
+                Flight::Batch {
+                    id: String::new(),
+                    events,
+                },
+                &AppendError::Unknown,
+            ),
+            code if FULL.contains(&code) => {
+                self.answer_flight(
+                    Flight::Batch {
+                        id: String::new(),
+                        events,
+                    },
+                    &refusal.single(),
+                );
+            }
+            code => {
+                tracing::warn!(
+                    code,
+                    "the server refused an atomic batch, so its events go singly: {}",
+                    refusal.description
+                );
+                self.alone.extend(events);
+            }
+        }
+    }
+
+    fn begin_catch_up(&mut self) {
+        if self.catch_up.is_none() {
+            let reading = read_end(self.link.clone(), Arc::clone(&self.metrics), self.known.complete_to());
+            let reading = tokio::time::timeout(CATCH_UP_TIMEOUT, reading);
+            self.catch_up = Some(
+                async move {
+                    reading
+                        .await
+                        .unwrap_or_else(|_| Err(ReadError::unavailable("it takes too long")))
+                }
+                .boxed(),
+            );
+        }
+    }
+
+    /// Sorts out what waited for the journal's end: duplicates are answered, the others go again.
+    fn caught_up(&mut self, end: Result<JournalEnd, ReadError>) {
+        self.catch_up = None;
+        match end {
+            Ok(end) => {
+                for (id, recorded) in end.events {
+                    self.known.insert(id, recorded);
+                }
+                self.known.completed_to(end.to);
+            }
+            Err(error) => tracing::warn!("duplicates are sorted out one by one: {error}"),
+        }
+        let mut again = Vec::new();
+        let mut found = false;
+        for Unresolved { event, sequence } in std::mem::take(&mut self.unresolved) {
+            match (self.known.get(event.id), sequence) {
+                (Some(recorded), _) => {
+                    found = true;
+                    let result = self.compare(recorded, event.digest);
+                    self.answer(event, result);
+                }
+                (None, Some(sequence)) => self.look_up(event, sequence),
+                (None, None) => again.push(event),
+            }
+        }
+        if found {
+            for event in again.into_iter().rev() {
+                self.waiting.push_front(event);
+            }
+        } else {
+            // The batch holds a duplicate that cannot be found; the server will say which.
+            self.alone.extend(again);
+        }
+        // Those that arrived in the meantime were not compared with what is known only now.
+        for event in std::mem::take(&mut self.waiting) {
+            match self.known.get(event.id) {
+                Some(recorded) => {
+                    let result = self.compare(recorded, event.digest);
+                    self.answer(event, result);
+                }
+                None => self.waiting.push_back(event),
+            }
+        }
+    }
+
+    fn look_up(&mut self, event: Pending, sequence: u64) {
+        let stream = self.link.stream().clone();
+        self.lookups
+            .push(async move { (event, sequence, read::get(&stream, sequence).await) }.boxed());
+    }
+
+    fn looked_up(&mut self, event: Pending, sequence: u64, found: Result<Option<RawEvent>, ReadError>) {
+        let Ok(Some(found)) = found else {
+            // It is recorded, but perhaps as another event.
+            return self.answer(event, Err(AppendError::Unknown));
+        };
+        let recorded = Recorded {
+            sequence,
+            digest: found.digest(),
+        };
+        self.known.insert(event.id, recorded);
+        let result = self.compare(recorded, event.digest);
+        self.answer(event, result);
+    }
+
+    /// The answer to an event whose identity is in the journal already.
+    fn compare(&self, recorded: Recorded, digest: u128) -> Result<Receipt, AppendError> {
+        let sequence = recorded.sequence;
+        if recorded.digest == Some(digest) {
+            Ok(Receipt {
+                sequence,
+                duplicate: true,
+                durability: self.durability(),
+            })
+        } else {
+            Err(AppendError::Conflict { sequence })
+        }
+    }
+
+    fn durability(&self) -> Durability {
+        self.facts.as_ref().map_or(Durability::Memory, |facts| facts.durability)
+    }
+
+    fn answer_flight(&mut self, flight: Flight, error: &AppendError) {
+        match flight {
+            Flight::Single(event) => self.answer(event, Err(error.clone())),
+            Flight::Batch { events, .. } => {
+                for event in events {
+                    self.answer(event, Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Answers an event and those who appended it too. Nobody may be listening any more.
+    fn answer(&mut self, event: Pending, result: Result<Receipt, AppendError>) {
+        for follower in self.followers.remove(&event.id).unwrap_or_default() {
+            let result = match (&result, self.known.get(event.id)) {
+                (_, Some(recorded)) => self.compare(recorded, follower.digest),
+                (Err(error), None) => Err(error.clone()),
+                (Ok(_), None) => Err(AppendError::Unknown),
+            };
+            let _ = follower.answer.send(result);
+        }
+        let _ = event.answer.send(result);
+    }
+
+    /// Gives up what has waited too long for its acknowledgement.
+    fn expire(&mut self, now: Instant) {
+        while let Some((deadline, token)) = self.deadlines.front().copied() {
+            if deadline > now {
+                break;
+            }
+            self.deadlines.pop_front();
+            if let Some(flight) = self.land(token) {
+                self.recheck.notify_one();
+                self.answer_flight(flight, &AppendError::Unknown);
+            }
+        }
+        if self.waiting.is_empty() {
+            self.gather.end();
+        }
+    }
+
+    /// Everything in flight is unknown and everything that waits is turned away.
+    fn lose(&mut self, reason: &str) {
+        for (_, flight) in std::mem::take(&mut self.in_flight) {
+            self.answer_flight(flight, &AppendError::Unknown);
+        }
+        self.deadlines.clear();
+        self.batch_in_flight = false;
+        self.turn_away(reason);
+    }
+
+    /// Answers what was not sent.
+    fn turn_away(&mut self, reason: &str) {
+        let error = AppendError::Unavailable {
+            reason: reason.to_owned(),
+        };
+        let waiting = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .chain(std::mem::take(&mut self.alone));
+        for event in waiting.collect::<Vec<_>>() {
+            self.answer(event, Err(error.clone()));
+        }
+        for Unresolved { event, sequence } in std::mem::take(&mut self.unresolved) {
+            // One that the server called a duplicate is recorded, but perhaps as another event.
+            let error = if sequence.is_some() {
+                AppendError::Unknown
+            } else {
+                error.clone()
+            };
+            self.answer(event, Err(error));
+        }
+        self.catch_up = None;
+        self.gather.end();
+    }
+}
+
+impl Gather {
+    /// After a batch: those just answered may be back in a moment.
+    fn begin(&mut self, expected: usize, now: Instant) {
+        self.rest = self.rest.saturating_sub(1);
+        if expected > SINGLES_MAX && self.rest == 0 {
+            self.expected = expected.min(BATCH_EVENTS_MAX);
+            self.until = Some(now + GATHER_MAX);
+        } else {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        self.until = None;
+    }
+
+    /// Whether to wait a little longer, with so many waiting now.
+    fn holds(&mut self, waiting: usize, now: Instant) -> bool {
+        let Some(until) = self.until else { return false };
+        if waiting < self.expected && now < until {
+            return true;
+        }
+        if waiting < self.expected / 2 {
+            self.rest = GATHER_REST;
+        }
+        self.end();
+        false
+    }
+}
+
+impl Refusal {
+    /// What the refusal of a single event means.
+    fn single(&self) -> AppendError {
+        let reason = self.description.clone();
+        match self.err_code {
+            MESSAGE_TOO_LARGE => AppendError::TooLarge,
+            STORE_FAILED => AppendError::Full { reason },
+            DUPLICATE_IN_PROCESS => AppendError::Unknown,
+            TOO_MANY_REQUESTS => AppendError::Overloaded,
+            code if FULL.contains(&code) => AppendError::Full { reason },
+            _ => AppendError::Unavailable { reason },
+        }
+    }
+}
+
+/// What is stored beside the body.
+fn headers(entry: &Entry) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let mut id = Uuid::encode_buffer();
+    headers.insert(ID, &*entry.id.as_hyphenated().encode_lower(&mut id));
+    headers.insert(DIGEST, format!("{:032x}", entry.digest));
+    for (name, value) in &entry.headers {
+        // A line break would begin another header.
+        if value.contains(char::is_control) {
+            headers.insert(*name, value.replace(char::is_control, ""));
+        } else {
+            headers.insert(*name, value.as_str());
+        }
+    }
+    headers
+}
+
+async fn wait_for(catch_up: &mut Option<CatchUp>) -> Result<JournalEnd, ReadError> {
+    match catch_up {
+        Some(reading) => reading.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads which events the journal has after `from`, or, if nothing has been read yet, as far back as the server knows duplicates.
+async fn read_end(link: Link, metrics: Arc<Metrics>, from: Option<u64>) -> Result<JournalEnd, ReadError> {
+    let info = link.stream().get_info().await.map_err(ReadError::unavailable)?;
+    let to = info.state.last_sequence;
+    let mut events = Vec::new();
+    // More than is remembered need not be read.
+    let earliest = Start::After(to.saturating_sub(known::reach()));
+    let start = match from {
+        Some(from) if from >= to => return Ok(JournalEnd { events, to }),
+        Some(from) => Start::After(from.max(to.saturating_sub(known::reach()))),
+        None => Start::Since(OffsetDateTime::now_utc() - CATCH_UP_WINDOW),
+    };
+    let mut reader = Reader::open(&link, &metrics, Plan::headers(start)).await?;
+    if reader.pending_at_open() > known::reach() {
+        reader = Reader::open(&link, &metrics, Plan::headers(earliest)).await?;
+    }
+    if reader.pending_at_open() == 0 {
+        return Ok(JournalEnd { events, to });
+    }
+    loop {
+        for event in reader.next(BATCH_EVENTS_MAX).await? {
+            if let Some(id) = event.id() {
+                events.push((
+                    id,
+                    Recorded {
+                        sequence: event.sequence,
+                        digest: event.digest(),
+                    },
+                ));
+            }
+            if event.sequence >= to || event.pending == 0 {
+                return Ok(JournalEnd {
+                    events,
+                    to: to.max(event.sequence),
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! What an acknowledgement of the running servers means.
+//!
+//! The stream's configuration says how many copies there are; only the servers themselves know
+//! whether they sync their disks before they acknowledge, and they say so on their monitoring port.
+//! What cannot be read counts as the weakest.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType};
+use serde::Deserialize;
+
+use super::Config;
+
+/// Longest wait for a monitoring port.
+const MONITOR_TIMEOUT: Duration = Duration::from_secs(2);
+/// Oldest server with atomic batches that refuse duplicates.
+const OLDEST_SERVER: (u32, u32) = (2, 12);
+/// Shortest time for which a retry must be known as one by the server.
+const DUPLICATE_WINDOW_MIN: Duration = Duration::from_mins(2);
+
+/// What has happened to an event when its append is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// One server has it in memory: it survives the end of the server process, not of the machine.
+    Memory,
+    /// Most of the replicas have it in memory: it survives the loss of a minority of the machines.
+    Quorum,
+    /// One server has it on disk.
+    Disk,
+    /// Most of the replicas have it on disk.
+    DiskQuorum,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory",
+            Self::Quorum => "quorum",
+            Self::Disk => "disk",
+            Self::DiskQuorum => "disk-quorum",
+        })
+    }
+}
+
+/// What one server says of itself on `/varz`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Server {
+    #[serde(rename = "server_name")]
+    name: String,
+    version: String,
+    #[serde(default)]
+    jetstream: ServerJetStream,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+struct ServerJetStream {
+    #[serde(default)]
+    config: ServerStorage,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+struct ServerStorage {
+    /// Absent where it is off.
+    #[serde(default)]
+    sync_always: bool,
+}
+
+/// What the monitoring ports said, and what is wrong with those that said nothing.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Servers {
+    pub(super) known: Vec<Server>,
+    pub(super) unread: Vec<String>,
+}
+
+/// Asks every monitoring port, all at once.
+pub(super) async fn ask(http: &reqwest::Client, urls: &[String]) -> Servers {
+    let answers = futures::future::join_all(urls.iter().map(|url| ask_one(http, url))).await;
+    let mut servers = Servers::default();
+    for (url, answer) in urls.iter().zip(answers) {
+        match answer {
+            Ok(server) => servers.known.push(server),
+            Err(error) => {
+                let error = error.without_url();
+                servers.unread.push(format!("the monitoring address {url} cannot be read ({error}), so whether that server syncs its disk is not known"));
+            }
+        }
+    }
+    servers
+}
+
+async fn ask_one(http: &reqwest::Client, url: &str) -> Result<Server, reqwest::Error> {
+    let url = format!("{}/varz", url.trim().trim_end_matches('/'));
+    http.get(url)
+        .timeout(MONITOR_TIMEOUT)
+        .send()
+        .await?
+        .error_for_status()?
+        .json()
+        .await
+}
+
+/// Compares the running stream and servers with what is promised.
+///
+/// Returns what an acknowledgement means, and every reason why that or anything else is weaker than promised.
+pub(super) fn judge(info: &Info, servers: &Servers, config: &Config) -> (Durability, Vec<String>) {
+    let stream = &info.config;
+    let mut weaker = servers.unread.clone();
+    let synced = check_servers(info, servers, &mut weaker) && servers.unread.is_empty();
+    let kept = stream.storage == StorageType::File && stream.persist_mode != Some(PersistenceMode::Async);
+    let durability = match (stream.num_replicas > 1, synced && kept) {
+        (true, true) => Durability::DiskQuorum,
+        (true, false) => Durability::Quorum,
+        (false, true) => Durability::Disk,
+        (false, false) => Durability::Memory,
+    };
+    let mut expect = |holds: bool, reason: &str| {
+        if !holds {
+            weaker.push(reason.to_owned());
+        }
+    };
+    expect(
+        stream.storage == StorageType::File,
+        "the stream is kept in memory, not in files",
+    );
+    expect(
+        stream.persist_mode != Some(PersistenceMode::Async),
+        "the stream acknowledges before it writes (persist_mode is async)",
+    );
+    expect(
+        stream.num_replicas >= config.replicas,
+        &format!(
+            "the stream has {} replicas, EZOUT_NATS_REPLICAS asks for {}",
+            stream.num_replicas, config.replicas
+        ),
+    );
+    expect(
+        stream.retention == RetentionPolicy::Limits,
+        "the stream's retention is not limits, so reading may delete",
+    );
+    expect(
+        stream.discard == DiscardPolicy::New,
+        "the stream makes room by deleting old events (discard is not new)",
+    );
+    expect(
+        stream.max_age.is_zero(),
+        "the stream deletes events by age (max_age is not 0)",
+    );
+    expect(
+        stream.max_messages_per_subject <= 0,
+        "the stream bounds the events of a shop (max_msgs_per_subject)",
+    );
+    expect(stream.deny_delete, "the stream allows deletes (deny_delete is off)");
+    expect(stream.deny_purge, "the stream allows purges (deny_purge is off)");
+    expect(
+        !stream.allow_rollup,
+        "the stream allows rollups, which purge (allow_rollup_hdrs is on)",
+    );
+    expect(!stream.no_ack, "the stream does not acknowledge (no_ack is on)");
+    expect(
+        stream.allow_direct,
+        "the stream allows no direct gets (allow_direct is off)",
+    );
+    expect(
+        stream.allow_atomic_publish,
+        "the stream allows no atomic batches, so appending is slow (allow_atomic is off)",
+    );
+    expect(
+        stream.duplicate_window >= DUPLICATE_WINDOW_MIN,
+        "the stream forgets retries too soon (duplicate_window is under 2 minutes)",
+    );
+    (durability, weaker)
+}
+
+/// Whether every server that holds the stream is known to sync its disk; adds what is wrong.
+fn check_servers(info: &Info, servers: &Servers, weaker: &mut Vec<String>) -> bool {
+    let mut synced = !servers.known.is_empty();
+    for server in &servers.known {
+        if !server.jetstream.config.sync_always {
+            synced = false;
+            weaker.push(format!(
+                "server {} acknowledges before its disk is synced: set jetstream.sync_interval to always",
+                server.name
+            ));
+        }
+        if version(&server.version).is_none_or(|version| version < OLDEST_SERVER) {
+            weaker.push(format!(
+                "server {} is version {}, which is older than {}.{}",
+                server.name, server.version, OLDEST_SERVER.0, OLDEST_SERVER.1
+            ));
+        }
+    }
+    let named: BTreeSet<&str> = servers.known.iter().map(|server| server.name.as_str()).collect();
+    let cluster = info.cluster.iter();
+    let holders = cluster.flat_map(|cluster| {
+        cluster
+            .leader
+            .iter()
+            .chain(cluster.replicas.iter().map(|peer| &peer.name))
+    });
+    for holder in holders {
+        // An unread address has been reported and may be this very server.
+        if !named.contains(holder.as_str()) && servers.unread.is_empty() {
+            synced = false;
+            weaker.push(format!(
+                "server {holder} holds the journal but has no address in EZOUT_NATS_MONITOR_URL"
+            ));
+        }
+    }
+    synced
+}
+
+/// Major and minor version.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.trim_start_matches('v').split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_by_number() {
+        assert_eq!(version("2.15.1"), Some((2, 15)));
+        assert_eq!(version("v2.9.0-beta"), Some((2, 9)));
+        assert!(version("2.9.0") < Some(OLDEST_SERVER));
+        assert_eq!(version("dev"), None);
+    }
+
+    #[test]
+    fn a_server_that_does_not_say_that_it_syncs_does_not() {
+        let server: Server = serde_json::from_str(
+            r#"{"server_name":"a","version":"2.15.1","jetstream":{"config":{"sync_interval":120000000000}}}"#,
+        )
+        .unwrap();
+        assert!(!server.jetstream.config.sync_always);
+    }
+}

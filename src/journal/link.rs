@@ -1,0 +1,122 @@
+//! The connection to NATS: it stays up by itself, and tells at once when it is lost and when it is back.
+//!
+//! Nothing is promised about what was being sent when a connection was lost.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, context::ContextBuilder};
+use async_nats::{ConnectOptions, Event, ServerAddr};
+use tokio::sync::watch;
+
+use super::STREAM;
+
+/// Longest pause before the next attempt to connect.
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Longest wait for the answer to a request about the stream or a consumer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Messages that may wait for the connection's own task: several batches, so that a writer is not held up within one.
+const CONNECTION_QUEUE: usize = 8192;
+
+/// Why there can be no connection, ever.
+#[derive(Debug, thiserror::Error)]
+#[error("EZOUT_NATS_URL is not a list of NATS addresses")]
+pub struct LinkError(#[source] Box<dyn std::error::Error + Send + Sync>);
+
+/// Whether there is a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Status {
+    /// Connected now.
+    pub(super) up: bool,
+    /// Connections so far: what was sent on an earlier one may never be answered.
+    pub(super) generation: u64,
+}
+
+/// The connection, shared by all parts of the journal.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    client: async_nats::Client,
+    context: jetstream::Context,
+    stream: jetstream::stream::Stream<()>,
+    status: watch::Receiver<Status>,
+}
+
+impl Link {
+    /// Begins to connect and returns at once.
+    pub(super) async fn start(urls: &str) -> Result<Self, LinkError> {
+        let (sender, status) = watch::channel(Status::default());
+        let servers: Vec<ServerAddr> = urls
+            .split(',')
+            .map(|url| url.trim().parse::<ServerAddr>())
+            .collect::<Result<_, _>>()
+            .map_err(|error| LinkError(error.into()))?;
+        let client = ConnectOptions::new()
+            .name("ezout")
+            .retry_on_initial_connect()
+            .connection_timeout(Duration::from_secs(2))
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .client_capacity(CONNECTION_QUEUE)
+            .ping_interval(Duration::from_secs(5))
+            .reconnect_delay_callback(|attempts| {
+                let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
+                Duration::from_millis(20)
+                    .saturating_mul(attempts)
+                    .min(RECONNECT_PAUSE_MAX)
+            })
+            .event_callback(move |event| {
+                match event {
+                    Event::Connected => sender.send_modify(|status| {
+                        *status = Status {
+                            up: true,
+                            generation: status.generation + 1,
+                        };
+                    }),
+                    Event::Disconnected | Event::Closed => sender.send_modify(|status| status.up = false),
+                    Event::SlowConsumer(_) => tracing::warn!("a NATS subscription fell behind and lost messages"),
+                    Event::ServerError(error) => tracing::warn!(%error, "the NATS server complained"),
+                    Event::ClientError(error) => tracing::debug!(%error, "no connection to NATS"),
+                    Event::LameDuckMode | Event::Draining => {}
+                }
+                std::future::ready(())
+            })
+            .connect(servers)
+            .await
+            .map_err(|error| LinkError(error.into()))?;
+        let context = ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
+        // Asks nothing of the server, so it does not wait for one.
+        let stream = context
+            .get_stream_no_info(STREAM)
+            .await
+            .map_err(|error| LinkError(error.into()))?;
+        Ok(Self {
+            client,
+            context,
+            stream,
+            status,
+        })
+    }
+
+    /// The connection itself.
+    pub(super) fn client(&self) -> async_nats::Client {
+        self.client.clone()
+    }
+
+    /// Requests about streams.
+    pub(super) fn context(&self) -> &jetstream::Context {
+        &self.context
+    }
+
+    /// The journal's stream, whether or not it is there.
+    pub(super) fn stream(&self) -> &jetstream::stream::Stream<()> {
+        &self.stream
+    }
+
+    /// Every loss and return of the connection.
+    pub(super) fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Whether there is a connection now.
+    pub(super) fn is_up(&self) -> bool {
+        self.status.borrow().up && self.client.connection_state() == async_nats::connection::State::Connected
+    }
+}

@@ -1,0 +1,251 @@
+//! Opens the journal, creates it where there is none, and watches that it stays what it should be.
+//!
+//! A journal is created at the start of a process only. If it vanishes under a running process, all
+//! checkpoints and receipts speak of a stream that is gone, and what to do is for a person to decide.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::stream::{Config as StreamConfig, Info};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::durability;
+use super::link::{Link, Status};
+use super::{Config, Facts, STREAM, State};
+use crate::core::retry::Backoff;
+use crate::metrics::Metrics;
+
+/// Time between two looks at an open journal.
+const RECHECK: Duration = Duration::from_secs(15);
+/// Metadata key of the epoch.
+const EPOCH: &str = "ezout_epoch";
+/// Metadata key of the number of partitions.
+const PARTITIONS: &str = "ezout_partitions";
+/// What the server puts up with where a stream sets no bound, in bytes.
+const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// The stream's configuration, as operators read it too.
+const CONFIG_JSON: &str = include_str!("../../nats/checkout.json");
+
+/// The epoch that is recorded in a stream.
+pub(super) fn epoch_of(config: &StreamConfig) -> Option<Uuid> {
+    config.metadata.get(EPOCH)?.parse().ok()
+}
+
+/// The configuration of a new journal.
+fn new_stream(config: &Config) -> StreamConfig {
+    let mut stream: StreamConfig =
+        serde_json::from_str(CONFIG_JSON).expect("nats/checkout.json is a stream configuration");
+    stream.num_replicas = config.replicas;
+    stream.metadata.insert(EPOCH.to_owned(), Uuid::new_v4().to_string());
+    stream
+        .metadata
+        .insert(PARTITIONS.to_owned(), config.partitions.to_string());
+    stream
+}
+
+/// The task that knows what the journal is.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    config: Config,
+    link: Link,
+    http: reqwest::Client,
+    metrics: Arc<Metrics>,
+    state: watch::Sender<State>,
+    recheck: Arc<Notify>,
+    /// The journal that this process has opened; it must stay this one.
+    opened: Option<Uuid>,
+}
+
+impl Upkeep {
+    pub(super) fn new(config: Config, link: Link, metrics: Arc<Metrics>) -> (Self, watch::Receiver<State>) {
+        let (state, receiver) = watch::channel(State::Unavailable {
+            reason: "connecting to NATS".to_owned(),
+        });
+        let upkeep = Self {
+            config,
+            link,
+            http: reqwest::Client::new(),
+            metrics,
+            state,
+            recheck: Arc::default(),
+            opened: None,
+        };
+        (upkeep, receiver)
+    }
+
+    /// Rings for a look at the journal at once.
+    pub(super) fn recheck(&self) -> Arc<Notify> {
+        Arc::clone(&self.recheck)
+    }
+
+    /// Watches until `stop`.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut status = self.link.status();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        loop {
+            let now = *status.borrow_and_update();
+            let state = if now.up {
+                self.look().await
+            } else {
+                State::Unavailable { reason: lost(now) }
+            };
+            let pause = match &state {
+                State::Open(_) => {
+                    backoff.reset();
+                    RECHECK
+                }
+                State::Unavailable { .. } => backoff.next_pause(),
+            };
+            self.tell(state);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = status.changed() => {}
+                () = self.recheck.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn tell(&self, state: State) {
+        let open = matches!(state, State::Open(_));
+        self.metrics.journal_open.set(i64::from(open));
+        let weaknesses = if let State::Open(facts) = &state {
+            facts.weaker.len()
+        } else {
+            0
+        };
+        self.metrics
+            .journal_weaknesses
+            .set(i64::try_from(weaknesses).unwrap_or(i64::MAX));
+        self.state.send_if_modified(|current| {
+            if *current == state {
+                return false;
+            }
+            match &state {
+                State::Open(facts) if facts.weaker.is_empty() => {
+                    tracing::info!(epoch = %facts.epoch, durability = %facts.durability, "the journal is open");
+                }
+                State::Open(facts) => {
+                    let reasons = facts.weaker.join("; ");
+                    tracing::warn!(epoch = %facts.epoch, durability = %facts.durability, "the journal is weaker than promised: {reasons}");
+                }
+                State::Unavailable { reason } => tracing::warn!("the journal is unavailable: {reason}"),
+            }
+            *current = state;
+            true
+        });
+    }
+
+    /// Looks at the stream and its servers once.
+    async fn look(&mut self) -> State {
+        let (info, servers) = tokio::join!(self.find(), durability::ask(&self.http, &self.config.monitor_urls));
+        let info = match info {
+            Ok(info) => info,
+            Err(reason) => return State::Unavailable { reason },
+        };
+        match self.identify(&info) {
+            Ok((epoch, partitions)) => {
+                self.opened = Some(epoch);
+                let (durability, weaker) = durability::judge(&info, &servers, &self.config);
+                State::Open(Facts {
+                    epoch,
+                    partitions,
+                    replicas: info.config.num_replicas,
+                    durability,
+                    weaker,
+                    atomic: info.config.allow_atomic_publish,
+                    message_bytes_max: usize::try_from(info.config.max_message_size)
+                        .ok()
+                        .filter(|size| *size > 0)
+                        .unwrap_or(MESSAGE_BYTES_MAX),
+                })
+            }
+            Err(reason) => State::Unavailable { reason },
+        }
+    }
+
+    /// Asks for the stream; creates it if there is none and this process has not seen it before.
+    async fn find(&self) -> Result<Info, String> {
+        match self.link.context().get_stream(STREAM).await {
+            Ok(stream) => return Ok(stream.cached_info().clone()),
+            Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND) =>
+                {}
+            Err(error) => return Err(no_answer(&error)),
+        }
+        if self.opened.is_some() {
+            return Err(format!(
+                "the journal {STREAM} is gone: restore it, or restart to begin a new one"
+            ));
+        }
+        match self.link.context().create_stream(new_stream(&self.config)).await {
+            Ok(stream) => Ok(stream.cached_info().clone()),
+            // Another process was faster; its journal is as good.
+            Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST) => {
+                self.link.stream().get_info().await.map_err(|error| no_answer(&error))
+            }
+            Err(error) => Err(format!("the stream {STREAM} cannot be created: {error}")),
+        }
+    }
+
+    /// Reads whose journal it is, and that it is still the one that was opened.
+    fn identify(&self, info: &Info) -> Result<(Uuid, u16), String> {
+        let stream = &info.config;
+        let epoch = epoch_of(stream).ok_or_else(|| {
+            format!("the stream {STREAM} has no {EPOCH} in its metadata, so it is no journal of ours: rename or remove it, or add a UUID as {EPOCH} and its number of partitions as {PARTITIONS}")
+        })?;
+        if self.opened.is_some_and(|opened| opened != epoch) {
+            return Err(format!(
+                "the journal {STREAM} was replaced by another one (epoch {epoch}): restore the old one, or restart to go on with the new one"
+            ));
+        }
+        let partitions = stream
+            .metadata
+            .get(PARTITIONS)
+            .and_then(|text| text.parse().ok())
+            .filter(|partitions| *partitions > 0);
+        let partitions =
+            partitions.ok_or_else(|| format!("the stream {STREAM} has no usable {PARTITIONS} in its metadata"))?;
+        let expected = new_stream(&self.config).subjects;
+        if stream.subjects != expected {
+            return Err(format!(
+                "the stream {STREAM} has the subjects {:?}, not {expected:?}",
+                stream.subjects
+            ));
+        }
+        Ok((epoch, partitions))
+    }
+}
+
+/// `JetStream` is there but says nothing, or something unexpected.
+fn no_answer(error: &dyn std::error::Error) -> String {
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("JetStream does not answer for the stream {STREAM}: {error}{cause}")
+}
+
+/// Why there is no journal while there is no connection.
+fn lost(status: Status) -> String {
+    let text = if status.generation == 0 {
+        "NATS cannot be reached yet"
+    } else {
+        "the connection to NATS is lost"
+    };
+    text.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_streams_that_operators_read_are_valid() {
+        let journal: StreamConfig = serde_json::from_str(CONFIG_JSON).unwrap();
+        assert_eq!(journal.name, STREAM);
+        assert!(journal.deny_delete && journal.deny_purge && journal.allow_atomic_publish && journal.allow_direct);
+        assert_eq!(journal.duplicate_window, Duration::from_mins(5));
+    }
+}

@@ -1,0 +1,304 @@
+//! Projecting: the journal's events into baskets and updates, by those who hold the leases.
+//!
+//! Processes share the partitions evenly by leases in MongoDB. Whoever holds one reads its partition
+//! from its checkpoint in order, a step at a time; what a step does is in [`step`]. A process that
+//! dies loses its leases within [`LEASE_TTL`], and one that only slept finds each of its writes refused.
+
+mod parked;
+mod partition;
+mod step;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::event::ActionIdMeaning;
+use crate::journal::{self, Facts, Journal};
+use crate::metrics::Metrics;
+use crate::updates::Updates;
+use crate::views::{self, Lease, LeaseId, ViewError, Views};
+use partition::Partition;
+
+/// How long a lease outlives the last sign of life of its owner.
+const LEASE_TTL: Duration = Duration::from_secs(5);
+/// How often a process gives a sign of life and looks whether the partitions are shared evenly.
+const KEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a partition that is handed over may take to end its step.
+const HANDOVER_GRACE: Duration = Duration::from_secs(2);
+
+/// What a projector needs; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Where events come from.
+    pub journal: Journal,
+    /// Where baskets go.
+    pub views: Views,
+    /// Where updates go.
+    pub updates: Updates,
+    /// The process's series.
+    pub metrics: Arc<Metrics>,
+    /// What `action_id` means.
+    pub action_id: ActionIdMeaning,
+}
+
+/// How projecting goes, for the readiness of the process.
+#[derive(Debug, Clone, Default)]
+pub struct Status(Arc<Mutex<BTreeMap<u16, String>>>);
+
+impl Status {
+    /// Why partitions owned here have halted, by partition; empty when all is well.
+    pub fn halted(&self) -> BTreeMap<u16, String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, partition: u16, halted: Option<String>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match halted {
+            Some(reason) => all.insert(partition, reason),
+            None => all.remove(&partition),
+        };
+    }
+}
+
+/// A partition that is projected by a task of this process.
+struct Owned {
+    lease: Lease,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// Projects as many partitions as are this process's share, until `stop`.
+///
+/// Waits for the journal and for MongoDB, and goes on by itself after any failure of them. When it
+/// is told to stop it ends its steps and gives its leases back, so that others take over at once.
+pub async fn run(parts: Parts, status: Status, stop: CancellationToken) {
+    let me = LeaseId::unique();
+    let Some(facts) = stop.run_until_cancelled(ready(&parts)).await else {
+        return;
+    };
+    // A subscriber may ask for the stream before there is a first update; else the first update makes it.
+    if let Err(error) = parts.updates.prepare().await {
+        tracing::warn!("the stream of updates is not there yet: {error}");
+    }
+    let mut keeper = Keeper {
+        me,
+        parts,
+        status,
+        facts,
+        owned: HashMap::new(),
+        renewed: Instant::now(),
+        failing: false,
+    };
+    let mut interval = tokio::time::interval(KEEP_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(interval.tick()).await.is_some() {
+        keeper.tick().await;
+    }
+    keeper.end().await;
+}
+
+/// Waits until the journal and the views are there.
+async fn ready(parts: &Parts) -> Facts {
+    let mut views = parts.views.state();
+    let mut journal = parts.journal.state();
+    loop {
+        let open = match &*journal.borrow_and_update() {
+            journal::State::Open(facts) => Some(facts.clone()),
+            journal::State::Unavailable { .. } => None,
+        };
+        let migrated = *views.borrow_and_update() == views::State::Open;
+        if let (Some(facts), true) = (open, migrated) {
+            return facts;
+        }
+        let changed = tokio::select! {
+            changed = journal.changed() => changed,
+            changed = views.changed() => changed,
+        };
+        if changed.is_err() {
+            // Both end only with the process.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+struct Keeper {
+    me: LeaseId,
+    parts: Parts,
+    status: Status,
+    facts: Facts,
+    owned: HashMap<u16, Owned>,
+    renewed: Instant,
+    failing: bool,
+}
+
+impl Keeper {
+    async fn tick(&mut self) {
+        let started = Instant::now();
+        match self.keep().await {
+            Ok(()) => {
+                self.renewed = started;
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("leases are kept again");
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!("leases cannot be kept: {}", crate::core::error_chain(&error));
+                }
+                if self.renewed.elapsed() > LEASE_TTL {
+                    // Others may own them by now.
+                    let all: Vec<u16> = self.owned.keys().copied().collect();
+                    for partition in all {
+                        self.lose(partition);
+                    }
+                }
+            }
+        }
+        self.parts
+            .metrics
+            .leases_held
+            .set(i64::try_from(self.owned.len()).unwrap_or(i64::MAX));
+    }
+
+    async fn keep(&mut self) -> Result<(), ViewError> {
+        let views = self.parts.views.clone();
+        let members = views.join(&self.me, LEASE_TTL).await?;
+        let share = share(usize::from(self.facts.partitions), &members, &self.me);
+        let held = views.renew(&self.me, LEASE_TTL).await?;
+
+        let lost: Vec<u16> = self
+            .owned
+            .keys()
+            .copied()
+            .filter(|owned| held.iter().all(|lease| lease.partition != *owned))
+            .collect();
+        for partition in lost {
+            self.lose(partition);
+        }
+        self.owned.retain(|_, owned| !owned.task.is_finished());
+        for lease in &held {
+            self.own(*lease);
+        }
+        let surplus: Vec<u16> = self.owned.keys().copied().skip(share).collect();
+        for partition in surplus {
+            self.hand_over(partition).await?;
+        }
+        if self.owned.len() < share {
+            if held.is_empty() {
+                views.prepare_leases(self.facts.partitions).await?;
+            }
+            let acquired = views.acquire(&self.me, LEASE_TTL, share - self.owned.len()).await?;
+            if !acquired.is_empty() {
+                tracing::info!(leases = ?acquired, "acquired {} partitions of {}", acquired.len(), self.facts.partitions);
+            }
+            for lease in acquired {
+                self.parts.metrics.lease_changes.with_label_values(&["acquired"]).inc();
+                self.own(lease);
+            }
+        }
+        let parked = views.count_parked().await?;
+        self.parts
+            .metrics
+            .parked_events
+            .set(i64::try_from(parked).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    fn own(&mut self, lease: Lease) {
+        if self
+            .owned
+            .get(&lease.partition)
+            .is_some_and(|owned| owned.lease.fence <= lease.fence && !owned.stop.is_cancelled())
+        {
+            return;
+        }
+        let stop = CancellationToken::new();
+        let partition = Partition::new(
+            self.parts.clone(),
+            self.status.clone(),
+            self.me.clone(),
+            lease,
+            stop.clone(),
+        );
+        let task = tokio::spawn(partition.run());
+        self.owned.insert(lease.partition, Owned { lease, stop, task });
+    }
+
+    fn lose(&mut self, partition: u16) {
+        if let Some(owned) = self.owned.remove(&partition) {
+            owned.stop.cancel();
+            self.parts.metrics.lease_changes.with_label_values(&["lost"]).inc();
+            tracing::warn!(partition, "lost partition {partition}");
+        }
+    }
+
+    async fn hand_over(&mut self, partition: u16) -> Result<(), ViewError> {
+        if let Some(owned) = self.owned.remove(&partition) {
+            owned.stop.cancel();
+            // Ending the step first spares the next owner from doing it again; the fence makes it safe either way.
+            let _ = tokio::time::timeout(HANDOVER_GRACE, owned.task).await;
+            self.parts.metrics.lease_changes.with_label_values(&["released"]).inc();
+            tracing::info!(partition, "released partition {partition}");
+        }
+        self.parts.views.release(&self.me, partition).await
+    }
+
+    async fn end(mut self) {
+        let owned: Vec<Owned> = self.owned.drain().map(|(_, owned)| owned).collect();
+        for owned in &owned {
+            owned.stop.cancel();
+        }
+        let ends = futures::future::join_all(owned.into_iter().map(|owned| owned.task));
+        let _ = tokio::time::timeout(HANDOVER_GRACE, ends).await;
+        let leave = tokio::time::timeout(HANDOVER_GRACE, self.parts.views.leave(&self.me));
+        if !matches!(leave.await, Ok(Ok(()))) {
+            tracing::warn!(
+                "leases could not be given back; they expire within {} s",
+                LEASE_TTL.as_secs()
+            );
+        }
+        self.parts.metrics.leases_held.set(0);
+    }
+}
+
+/// How many partitions are this member's: all shares together are all partitions, and no two differ by more than one.
+fn share(partitions: usize, members: &[LeaseId], me: &LeaseId) -> usize {
+    let count = members.len().max(1);
+    let place = members.iter().position(|member| member == me).unwrap_or(count);
+    partitions / count + usize::from(place < partitions % count)
+}
+
+/// Waits for a change of the journal's state to open, and answers its facts.
+async fn journal_open(state: &mut watch::Receiver<journal::State>) -> Facts {
+    loop {
+        if let journal::State::Open(facts) = &*state.borrow_and_update() {
+            return facts.clone();
+        }
+        if state.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_even_and_cover_every_partition() {
+        for (partitions, count) in [(16, 1), (16, 2), (16, 3), (16, 5), (16, 16), (16, 20), (1, 3)] {
+            let mut members: Vec<LeaseId> = (0..count).map(|_| LeaseId::unique()).collect();
+            members.sort();
+            let shares: Vec<usize> = members.iter().map(|me| share(partitions, &members, me)).collect();
+            assert_eq!(shares.iter().sum::<usize>(), partitions);
+            assert!(
+                shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1,
+                "{shares:?}"
+            );
+        }
+    }
+}

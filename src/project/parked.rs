@@ -1,0 +1,52 @@
+//! Parked events about which a person decided: the owner of the partition does it, since only it writes baskets.
+
+use std::collections::BTreeSet;
+
+use super::step::{Fold, Retried, StepError};
+use crate::core::id::BasketId;
+use crate::views::{ParkedEvent, ParkedState};
+
+/// Applies what is to be applied and takes note of what is dropped. Between saving the basket and forgetting the parked events the power
+/// may go; they are then applied again, which finds them in the basket.
+pub(super) async fn retry(fold: &mut Fold, partition: u16) -> Result<(), StepError> {
+    let views = fold.parts.views.clone();
+    let marked = views.decided(partition).await?;
+    let baskets: BTreeSet<BasketId> = marked.iter().filter_map(basket_of).collect();
+    for id in baskets {
+        let events = views.parked_of(id).await?;
+        let retried = fold.apply_parked(id, &events).await?;
+        let (mut applied, mut dropped) = (Vec::new(), Vec::new());
+        for (event, outcome) in retried {
+            match outcome {
+                Retried::Applied => applied.push(event),
+                Retried::Dropped => dropped.push(event),
+                Retried::ParkedAgain(reason) => views.park_again(&event, &reason).await?,
+            }
+        }
+        tracing::info!(
+            "of the parked events of basket {id}, {} were applied and {} dropped",
+            applied.len(),
+            dropped.len()
+        );
+        views.note_dropped(&dropped).await?;
+        views.unpark(&applied).await?;
+    }
+    // An event that names no basket has nowhere to go.
+    for event in marked.iter().filter(|event| basket_of(event).is_none()) {
+        if event.state == ParkedState::Drop {
+            views.note_dropped(std::slice::from_ref(&event.id)).await?;
+        } else {
+            views
+                .park_again(
+                    &event.id,
+                    &format!("{}; it names no basket, so it can only be dropped", event.reason),
+                )
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+fn basket_of(event: &ParkedEvent) -> Option<BasketId> {
+    BasketId::parse(event.basket.as_deref()?).ok()
+}

@@ -1,0 +1,21 @@
+//! The commands beside the service, one file each, and the servers that some of them start.
+
+pub mod dev;
+pub mod migrate;
+pub mod parked;
+pub mod servers;
+pub mod simulate;
+pub mod tail;
+
+use std::io::Write as _;
+
+/// Tells the person at the terminal. A terminal that was closed is no reason to stop in disorder.
+pub fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// Tells the person at the terminal what went wrong.
+pub fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}

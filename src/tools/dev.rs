@@ -1,0 +1,389 @@
+//! `ezout dev`: the whole system on this machine with one command, for trying it and for working on it.
+//!
+//! Starts nats-server and mongod as children with their data in one folder, runs the service beside them in this
+//! process, restarts a server that dies, and stops everything on Ctrl-C. A second start finds the data again.
+//! It listens on loopback only and is not for production.
+
+mod ports;
+
+use std::{
+    fs::{self, File, TryLockError},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use tokio::{
+    select,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::servers::{Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, ServersError};
+use super::{say, simulate};
+use crate::app::{self, Role};
+use crate::config::ServiceOptions;
+
+/// A server that ran this long had started well; what ends it later is a new problem.
+const RAN_WELL: Duration = Duration::from_mins(1);
+const BACKOFF_MIN: Duration = Duration::from_millis(250);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// Options of `ezout dev`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Let simulated shoppers shop.
+    #[arg(long)]
+    pub demo: bool,
+    /// Folder for the data and the logs of the servers; one `ezout dev` at a time uses it.
+    #[arg(long, env = "EZOUT_DATA", value_name = "FOLDER", default_value = ".ezout")]
+    pub data: PathBuf,
+    /// The servers' programs.
+    #[command(flatten)]
+    pub binaries: BinaryOptions,
+}
+
+/// Where everything is expected, taken from the service's own options so that service and servers agree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// `EZOUT_NATS_URL`.
+    pub nats_url: String,
+    /// `EZOUT_NATS_MONITOR_URL`.
+    pub nats_monitor_url: String,
+    /// `EZOUT_MONGODB_URI`.
+    pub mongodb_uri: String,
+    /// `EZOUT_HTTP_ADDR`.
+    pub http: SocketAddr,
+    /// `EZOUT_ADMIN_ADDR`.
+    pub admin: SocketAddr,
+}
+
+/// Lets the service say once that it is ready; the banner is printed then.
+#[derive(Debug)]
+pub struct Ready(oneshot::Sender<()>);
+
+impl Ready {
+    /// Says that the service answers requests.
+    pub fn report(self) {
+        // Nobody listens any more when we are stopping.
+        let _ = self.0.send(());
+    }
+}
+
+/// Runs everything until Ctrl-C, SIGTERM or SIGHUP.
+///
+/// # Errors
+/// When the data folder is in use, a port is taken, a server cannot be had or started, or the service fails.
+/// The message says what to do.
+pub async fn run(args: Args, service: ServiceOptions) -> anyhow::Result<()> {
+    let addresses = Addresses {
+        nats_url: service.journal.nats_url.clone(),
+        nats_monitor_url: service.journal.monitor_urls.join(","),
+        mongodb_uri: service.views.uri.clone(),
+        http: service.http.http_addr,
+        admin: service.http.admin_addr,
+    };
+    let shoppers = args
+        .demo
+        .then(|| simulate::Args::demo(format!("http://{}", addresses.http)));
+    supervise(&args, &addresses, async |ready: Ready, stop: CancellationToken| {
+        let shopping = async {
+            match shoppers {
+                Some(shoppers) => simulate::shop(&shoppers, stop.clone(), |_| {}).await.map(|_| ()),
+                None => Ok(()),
+            }
+        };
+        let service = app::run(service, Role::Serve, || ready.report(), stop.clone());
+        tokio::try_join!(service, shopping).map(|_| ())
+    })
+    .await
+}
+
+/// Runs everything until Ctrl-C, SIGTERM or SIGHUP, or until the service ends by itself.
+///
+/// `serve` is started when both servers are ready. It reports that it is ready, returns soon after the token is
+/// cancelled, and lives with servers that go away and come back. The servers are stopped after it has returned,
+/// mongod before nats-server, and none of them is left behind whatever happens.
+///
+/// # Errors
+/// When the data folder is in use, a port is taken, a server cannot be had or started, or the service fails.
+/// The message says what to do.
+pub async fn supervise<S>(args: &Args, addresses: &Addresses, serve: S) -> anyhow::Result<()>
+where
+    S: AsyncFnOnce(Ready, CancellationToken) -> anyhow::Result<()>,
+{
+    let mut stop = StopSignals::listen()?;
+    let binaries = Binaries::find(&args.binaries)?;
+    let _lock = lock(&args.data)?;
+    let (nats, monitor, mongod) = ports::check(addresses)?;
+    let logs = args.data.join("logs");
+    let nats = NatsOptions {
+        port: Some(nats),
+        monitor_port: Some(monitor),
+        log: logs.join("nats-server.log"),
+        ..NatsOptions::in_folder(&args.data.join("nats"))
+    };
+    let mongod = MongodOptions {
+        port: Some(mongod),
+        log: logs.join("mongod.log"),
+        ..MongodOptions::in_folder(&args.data.join("mongod"))
+    };
+
+    let started = select! {
+        started = start(&binaries, nats, mongod) => started?,
+        // The servers that were started are killed by being dropped; what they acknowledged is on disk.
+        () = stop.received() => return Ok(()),
+    };
+    let (mut nats, mut mongod) = started;
+
+    let outcome = select! {
+        outcome = run_service(args, addresses, &binaries, &mut stop, serve) => outcome,
+        () = watch("nats-server", &mut nats) => unreachable!("it is watched for ever"),
+        () = watch("mongod", &mut mongod) => unreachable!("it is watched for ever"),
+    };
+    if matches!(outcome, Ok(Ended::InHaste)) {
+        say("stopped at once");
+        return Ok(());
+    }
+    say("stopping mongod and nats-server (Ctrl-C again to stop at once)");
+    select! {
+        () = async { mongod.stop().await; nats.stop().await; } => say("stopped"),
+        () = stop.received() => say("stopped at once"),
+    }
+    outcome.map(|_| ())
+}
+
+/// Starts both servers at once, and says how long each took.
+async fn start(binaries: &Binaries, nats: NatsOptions, mongod: MongodOptions) -> anyhow::Result<(NatsServer, Mongod)> {
+    say("waiting for nats-server and mongod");
+    let nats = timed("nats-server", NatsServer::start(&binaries.nats_server, nats));
+    let mongod = timed("mongod", Mongod::start(&binaries.mongod, mongod));
+    Ok(tokio::try_join!(nats, mongod)?)
+}
+
+async fn timed<T>(name: &str, start: impl Future<Output = Result<T, ServersError>>) -> Result<T, ServersError> {
+    let begin = Instant::now();
+    let server = start.await?;
+    say(&format!("{name} is ready after {:.2} s", begin.elapsed().as_secs_f64()));
+    Ok(server)
+}
+
+/// How the service came to its end without failing.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    InOrder,
+    InHaste,
+}
+
+async fn run_service<S>(
+    args: &Args,
+    addresses: &Addresses,
+    binaries: &Binaries,
+    stop: &mut StopSignals,
+    serve: S,
+) -> anyhow::Result<Ended>
+where
+    S: AsyncFnOnce(Ready, CancellationToken) -> anyhow::Result<()>,
+{
+    say("waiting for the service");
+    let (ready, mut is_ready) = oneshot::channel();
+    let cancel = CancellationToken::new();
+    let mut service = Box::pin(serve(Ready(ready), cancel.clone()));
+    loop {
+        select! {
+            ended = &mut service => return ended.map(|()| Ended::InOrder).context("the service ended"),
+            // Disabled for good once it has answered; a service that never reports is only not announced.
+            Ok(()) = &mut is_ready, if !is_ready.is_terminated() => say(&banner(args, addresses, binaries)),
+            () = stop.received() => break,
+        }
+    }
+    say("stopping the service (Ctrl-C again to stop at once)");
+    cancel.cancel();
+    select! {
+        ended = &mut service => ended.map(|()| Ended::InOrder).context("the service did not stop in order"),
+        () = stop.received() => Ok(Ended::InHaste),
+    }
+}
+
+/// A server that can end by itself and be started again.
+trait Restart {
+    async fn exited(&mut self) -> ExitStatus;
+    async fn restart(&mut self) -> Result<(), ServersError>;
+}
+
+impl Restart for NatsServer {
+    async fn exited(&mut self) -> ExitStatus {
+        self.exited().await
+    }
+    async fn restart(&mut self) -> Result<(), ServersError> {
+        self.restart().await
+    }
+}
+
+impl Restart for Mongod {
+    async fn exited(&mut self) -> ExitStatus {
+        self.exited().await
+    }
+    async fn restart(&mut self) -> Result<(), ServersError> {
+        self.restart().await
+    }
+}
+
+/// Starts the server again whenever it ends, for ever, and ever more slowly while that does not help.
+async fn watch(name: &str, server: &mut impl Restart) {
+    let mut backoff = BACKOFF_MIN;
+    let mut started = Instant::now();
+    loop {
+        let status = server.exited().await;
+        if started.elapsed() >= RAN_WELL {
+            backoff = BACKOFF_MIN;
+        }
+        say(&format!(
+            "{name} ended by itself ({status}); it is started again in {:.1} s",
+            backoff.as_secs_f64()
+        ));
+        sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+        started = Instant::now();
+        match server.restart().await {
+            Ok(()) => say(&format!("{name} is ready again")),
+            Err(error) => say(&format!("{:#}", anyhow::Error::new(error))),
+        }
+    }
+}
+
+/// What asks us to stop: Ctrl-C, a service manager, a terminal that was closed.
+pub struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl StopSignals {
+    /// Begins to listen.
+    pub fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits until one of them comes.
+    pub async fn received(&mut self) {
+        select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
+/// Takes the data folder for this process. The system gives it back when we end, however that happens.
+fn lock(data: &Path) -> anyhow::Result<File> {
+    fs::create_dir_all(data).with_context(|| format!("cannot create the data folder {}", data.display()))?;
+    let path = data.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another `ezout dev` uses the data in {}; stop it first, or name another folder with EZOUT_DATA",
+            data.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// The shop of the example event.
+const EXAMPLE_SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
+const EXAMPLE_EVENT: &str = r#"{"session_id":"4e29b2d3-7c8a-446e-a4e1-d8e2a51c0e94","shop_id":"123e4567-e89b-42d3-a456-426614174000","shopper_id":"ab29b2d3-7c8a-446e-a4e1-d8e2a51c0e94","action_id":101,"create_time":"2023-12-18T10:30:00.000Z","action":"ADD","product_name":"FUJI Apples","product_id":500100,"product_price":3.50,"UPC":"042100005264","category_id":"fruit","basket_total":12.18}"#;
+
+/// What to open and what to try, for somebody who has never seen this.
+fn banner(args: &Args, addresses: &Addresses, binaries: &Binaries) -> String {
+    let Addresses {
+        http,
+        admin,
+        nats_url,
+        mongodb_uri,
+        ..
+    } = addresses;
+    let program = own_program();
+    let shoppers = if args.demo {
+        "Simulated shoppers are shopping."
+    } else {
+        "`make demo` lets simulated shoppers shop."
+    };
+    let resgate = match &binaries.resgate {
+        Some(path) => format!(
+            "Resgate is at {}; start it with: {} --nats {nats_url}",
+            path.display(),
+            path.display()
+        ),
+        None => "Resgate was not found and is not needed: live data comes over SSE.".to_owned(),
+    };
+    let data = args.data.display();
+    format!(
+        r"
+EzOut is running. {shoppers}
+
+  merchant web app   http://{http}/
+  health             http://{admin}/readyz
+  metrics            http://{admin}/metrics
+  NATS, MongoDB      {nats_url}  {mongodb_uri}
+
+Send an event, as a shopper's phone does:
+
+  curl -i http://{http}/publish/{EXAMPLE_SHOP} \
+    -H 'content-type: application/json' \
+    -d '{EXAMPLE_EVENT}'
+
+Watch that shop's updates:
+
+  {program} tail {EXAMPLE_SHOP}
+
+The data is in {data}/ and is there again at the next start; logs are in {data}/logs/.
+{resgate}
+Not for production. Ctrl-C stops everything.
+"
+    )
+}
+
+/// How to call this program from the working directory.
+fn own_program() -> String {
+    let Ok(program) = std::env::current_exe() else {
+        return "ezout".to_owned();
+    };
+    let here = std::env::current_dir().unwrap_or_default();
+    program.strip_prefix(here).unwrap_or(&program).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EXAMPLE_EVENT, EXAMPLE_SHOP, lock};
+
+    #[test]
+    fn the_example_event_is_of_the_example_shop() {
+        let event: serde_json::Value = serde_json::from_str(EXAMPLE_EVENT).unwrap();
+        assert_eq!(event["shop_id"], EXAMPLE_SHOP);
+        assert!(!EXAMPLE_EVENT.contains('\''), "it is printed between single quotes");
+    }
+
+    #[test]
+    fn one_process_at_a_time_has_the_data_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = lock(folder.path()).unwrap();
+        assert!(
+            lock(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("another `ezout dev`")
+        );
+        drop(first);
+        lock(folder.path()).unwrap();
+    }
+}

@@ -1,0 +1,134 @@
+//! `ezout parked`: events that could not be applied, and what a person decides about them.
+
+use anyhow::{Context as _, bail};
+use mongodb::bson::doc;
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::core::event::rfc3339;
+use crate::core::id::BasketId;
+use crate::tools::say;
+use crate::views::{self, ParkedEvent, ParkedState, Views};
+
+/// Most events that are listed at a time.
+const LISTED_MAX: i64 = 1_000;
+
+/// Options of `ezout parked`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Where the views are.
+    #[command(flatten)]
+    pub views: views::Config,
+}
+
+/// What to do about parked events.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Command {
+    /// List the events that wait, in the order of the journal.
+    List {
+        /// Those that were dropped as well.
+        #[arg(long)]
+        dropped: bool,
+    },
+    /// Show one event whole.
+    Show {
+        /// Its place in the journal.
+        sequence: u64,
+    },
+    /// Apply events again, say after an update of this program: one session's, or all.
+    Retry {
+        /// The basket as `list` shows it (`shop.session`), or `all`.
+        basket: String,
+    },
+    /// Decide that an event never counts; the later events of its session are applied.
+    Drop {
+        /// Its place in the journal.
+        sequence: u64,
+    },
+}
+
+/// Carries out one decision; the projector acts on it within seconds.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let views = Views::start(&args.views, &tasks, stop.clone()).await?;
+    let outcome = carry_out(&views, args.command).await;
+    stop.cancel();
+    outcome
+}
+
+async fn carry_out(views: &Views, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::List { dropped } => {
+            let events = views.list_parked(dropped, LISTED_MAX).await?;
+            if events.is_empty() {
+                say("no event is parked");
+            }
+            for event in events {
+                let basket = event.basket.as_deref().unwrap_or("unknown basket");
+                say(&format!(
+                    "{:>10}  {:7}  {basket}  {}",
+                    event.sequence,
+                    event.state.word(),
+                    event.reason
+                ));
+            }
+        }
+        Command::Show { sequence } => say(&shown(&find(views, sequence).await?)),
+        Command::Retry { basket } => {
+            let matching = if basket == "all" {
+                doc! {}
+            } else {
+                let id = BasketId::parse(&basket).with_context(|| {
+                    format!("{basket:?} is neither `all` nor a basket as `ezout parked list` shows it")
+                })?;
+                doc! { "basket": id.to_string() }
+            };
+            let count = views.mark_parked(matching, ParkedState::Retry).await?;
+            say(&format!(
+                "{count} events will be applied again by the projector within seconds; those that fail again are back in `ezout parked list`"
+            ));
+        }
+        Command::Drop { sequence } => {
+            let event = find(views, sequence).await?;
+            views.mark_parked(doc! { "_id": &event.id }, ParkedState::Drop).await?;
+            let later = match &event.basket {
+                Some(basket) => views.mark_parked(doc! { "basket": basket }, ParkedState::Retry).await?,
+                None => 0,
+            };
+            say(&format!(
+                "event {sequence} never counts from now on; {later} later events of its session will be applied within seconds"
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn find(views: &Views, sequence: u64) -> anyhow::Result<ParkedEvent> {
+    let events = views.list_parked(true, i64::MAX).await?;
+    let found = events
+        .into_iter()
+        .find(|event| u64::try_from(event.sequence) == Ok(sequence));
+    match found {
+        Some(event) => Ok(event),
+        None => bail!("no event {sequence} is parked; `ezout parked list` shows those that are"),
+    }
+}
+
+fn shown(event: &ParkedEvent) -> String {
+    let recorded_at =
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(event.recorded_at.timestamp_millis()) * 1_000_000);
+    format!(
+        "sequence     {}\nstate        {}\nbasket       {}\nreason       {}\nsubject      {}\nrecorded at  {}\nbody         {}",
+        event.sequence,
+        event.state.word(),
+        event.basket.as_deref().unwrap_or("unknown"),
+        event.reason,
+        event.subject,
+        recorded_at.map(rfc3339).unwrap_or_default(),
+        String::from_utf8_lossy(&event.body.bytes),
+    )
+}

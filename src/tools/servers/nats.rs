@@ -1,0 +1,337 @@
+//! nats-server as a child, alone or as three in a cluster, with the settings in `nats/` that production uses too.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
+
+use futures::future::try_join_all;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{ServersError, child::Child, free_port};
+
+const SERVER_CONF: &str = include_str!("../../../nats/server.conf");
+const CLUSTER_CONF: &str = include_str!("../../../nats/cluster.conf");
+
+/// The one setting that a benchmark may weaken.
+const SYNC_ALWAYS: &str = "sync_interval: always";
+const SYNC_LAZY: &str = "sync_interval: \"2m\"";
+
+/// It starts in some 20 ms; a large journal on a slow disk takes longer to recover.
+const READY: Duration = Duration::from_mins(1);
+const STOP: Duration = Duration::from_secs(10);
+
+/// How to start a nats-server.
+#[derive(Debug, Clone)]
+pub struct NatsOptions {
+    /// Folder of its data and settings; created where it is missing.
+    pub data: PathBuf,
+    /// Port for clients; None takes a free one.
+    pub port: Option<u16>,
+    /// Port for monitoring over HTTP; None takes a free one.
+    pub monitor_port: Option<u16>,
+    /// Its place in a cluster of three; None is a server alone.
+    pub cluster: Option<ClusterMember>,
+    /// Flush to disk before each acknowledgement, as in production. Only a benchmark has reason to say false.
+    pub sync_always: bool,
+    /// File that its output is appended to.
+    pub log: PathBuf,
+}
+
+impl NatsOptions {
+    /// A server alone on free ports, durable, with everything below one folder.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self {
+            data: folder.to_owned(),
+            port: None,
+            monitor_port: None,
+            cluster: None,
+            sync_always: true,
+            log: folder.join("nats-server.log"),
+        }
+    }
+}
+
+/// One server of a cluster of three.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterMember {
+    /// Its name, unique in the cluster and the same at each start.
+    pub name: String,
+    /// Port on which it listens for the others.
+    pub port: u16,
+    /// Ports on which the two others listen.
+    pub others: [u16; 2],
+}
+
+/// A nats-server that is our child. Dropping it kills it.
+#[derive(Debug)]
+pub struct NatsServer {
+    binary: PathBuf,
+    options: NatsOptions,
+    port: u16,
+    monitor_port: u16,
+    http: reqwest::Client,
+    child: Child,
+}
+
+impl NatsServer {
+    /// Starts a server and waits until it serves clients and has recovered its streams.
+    ///
+    /// # Errors
+    /// When it cannot be started, ends (its last lines are in the error: a port that is taken, a disk that is full),
+    /// or is not ready within a minute.
+    pub async fn start(binary: &Path, options: NatsOptions) -> Result<Self, ServersError> {
+        let mut server = Self::launch(binary, options).await?;
+        server.ready().await?;
+        Ok(server)
+    }
+
+    /// Starts three servers as one cluster, each in a folder of its own below `root`, and waits until they have
+    /// elected a leader and all follow it.
+    ///
+    /// # Errors
+    /// As for `start`; the servers that did start are killed.
+    pub async fn start_cluster(binary: &Path, root: &Path) -> Result<[Self; 3], ServersError> {
+        let ports = [free_port()?, free_port()?, free_port()?];
+        let launches = (0..3).map(|index| {
+            let name = format!("n{}", index + 1);
+            let folder = root.join(&name);
+            let others = [ports[(index + 1) % 3], ports[(index + 2) % 3]];
+            let options = NatsOptions {
+                cluster: Some(ClusterMember {
+                    name,
+                    port: ports[index],
+                    others,
+                }),
+                ..NatsOptions::in_folder(&folder)
+            };
+            Self::launch(binary, options)
+        });
+        // None of them is ready before the others run.
+        let mut servers = try_join_all(launches).await?;
+        try_join_all(servers.iter_mut().map(Self::ready)).await?;
+        Ok(<[Self; 3]>::try_from(servers).expect("three were started"))
+    }
+
+    /// The address for clients.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The address of the monitoring routes, such as `/varz`.
+    pub fn monitor_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.monitor_port)
+    }
+
+    /// The port for clients.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// The file that its output goes to.
+    pub fn log(&self) -> &Path {
+        &self.options.log
+    }
+
+    /// Waits until the server ends by itself. May be dropped and called again.
+    pub async fn exited(&mut self) -> ExitStatus {
+        self.child.exited().await
+    }
+
+    /// Ends the server at once, as a crash of its process would (SIGKILL).
+    pub async fn kill(&mut self) {
+        self.child.kill().await;
+    }
+
+    /// Starts the server again on the same ports with the same data; one that still runs is killed first.
+    ///
+    /// # Errors
+    /// As for `start`. It may be tried again.
+    pub async fn restart(&mut self) -> Result<(), ServersError> {
+        self.relaunch().await?;
+        self.ready().await
+    }
+
+    /// As `restart`, without waiting: a server of a cluster is ready only with another one.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub async fn relaunch(&mut self) -> Result<(), ServersError> {
+        self.child.kill().await;
+        self.child = spawn(&self.binary, &self.options, self.port, self.monitor_port).await?;
+        Ok(())
+    }
+
+    /// Stops the server in order: SIGTERM, and SIGKILL if that takes more than ten seconds.
+    pub async fn stop(mut self) {
+        self.child.stop(STOP).await;
+    }
+
+    /// Freezes the server (SIGSTOP): its connections stay open and nothing answers.
+    pub fn pause(&mut self) {
+        self.child.signal(Signal::STOP);
+    }
+
+    /// Lets a frozen server run on (SIGCONT).
+    pub fn resume(&mut self) {
+        self.child.signal(Signal::CONT);
+    }
+
+    async fn launch(binary: &Path, options: NatsOptions) -> Result<Self, ServersError> {
+        let port = options.port.map_or_else(free_port, Ok)?;
+        let monitor_port = options.monitor_port.map_or_else(free_port, Ok)?;
+        let child = spawn(binary, &options, port, monitor_port).await?;
+        // A proxy of the environment has no business on loopback.
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(1))
+            .build();
+        let http = http.expect("a client without TLS can be built");
+        Ok(Self {
+            binary: binary.to_owned(),
+            options,
+            port,
+            monitor_port,
+            http,
+            child,
+        })
+    }
+
+    /// Waits until the server is ready for clients and for `JetStream`.
+    ///
+    /// # Errors
+    /// When it ends, or is not ready within a minute.
+    pub async fn ready(&mut self) -> Result<(), ServersError> {
+        // Written by this very process when it listens; another one that has our port would be no proof.
+        let ports = ports_folder(&self.options.data).join(format!(
+            "{}_{}.ports",
+            self.binary.file_name().unwrap_or(OsStr::new("nats-server")).display(),
+            self.child.pid()
+        ));
+        let monitor = format!("http://127.0.0.1:{}", self.monitor_port);
+        let clustered = self.options.cluster.is_some();
+        let http = self.http.clone();
+        let is_ready = async || {
+            if !ports.exists() {
+                return Ok(Some("it does not listen yet".to_owned()));
+            }
+            if let Some(problem) = unhealthy(&http, &monitor).await {
+                return Ok(Some(problem));
+            }
+            Ok(if clustered {
+                without_leader(&http, &monitor).await
+            } else {
+                None
+            })
+        };
+        self.child.ready(READY, is_ready).await
+    }
+}
+
+async fn spawn(binary: &Path, options: &NatsOptions, port: u16, monitor_port: u16) -> Result<Child, ServersError> {
+    let conf = write_settings(options)?;
+    let configure = |command: &mut std::process::Command| {
+        command.arg("--config").arg(conf);
+        command.args([
+            "--addr",
+            "127.0.0.1",
+            "--port",
+            &port.to_string(),
+            "--http_port",
+            &monitor_port.to_string(),
+        ]);
+        command.arg("--store_dir").arg(&options.data);
+        command.arg("--ports_file_dir").arg(ports_folder(&options.data));
+        if let Some(member) = &options.cluster {
+            let [one, two] = member.others;
+            command
+                .env("EZOUT_NATS_NAME", &member.name)
+                .env("EZOUT_NATS_CLUSTER_LISTEN", format!("127.0.0.1:{}", member.port))
+                .env("EZOUT_NATS_ROUTE_1", format!("nats://127.0.0.1:{one}"))
+                .env("EZOUT_NATS_ROUTE_2", format!("nats://127.0.0.1:{two}"));
+        }
+    };
+    Child::spawn("nats-server", binary, configure, &options.log).await
+}
+
+fn ports_folder(data: &Path) -> PathBuf {
+    data.join("ports")
+}
+
+/// Writes the settings into the data folder, and answers the file to start with.
+fn write_settings(options: &NatsOptions) -> Result<PathBuf, ServersError> {
+    let ports = ports_folder(&options.data);
+    // A killed server leaves its ports file, and process ids come round again.
+    let _ = fs::remove_dir_all(&ports);
+    fs::create_dir_all(&ports).map_err(|source| ServersError::Prepare { path: ports, source })?;
+
+    let write = |name: &str, text: &str| {
+        let path = options.data.join(name);
+        match fs::write(&path, text) {
+            Ok(()) => Ok(path),
+            Err(source) => Err(ServersError::Prepare { path, source }),
+        }
+    };
+    let alone = if options.sync_always {
+        SERVER_CONF.to_owned()
+    } else {
+        SERVER_CONF.replace(SYNC_ALWAYS, SYNC_LAZY)
+    };
+    let server = write("server.conf", &alone)?;
+    if options.cluster.is_some() {
+        write("cluster.conf", CLUSTER_CONF)
+    } else {
+        Ok(server)
+    }
+}
+
+/// What the server says is wrong with itself, if anything.
+async fn unhealthy(http: &reqwest::Client, monitor: &str) -> Option<String> {
+    match http.get(format!("{monitor}/healthz")).send().await {
+        Ok(answer) if answer.status().is_success() => None,
+        Ok(answer) => Some(format!("it says {}", answer.text().await.unwrap_or_default().trim())),
+        Err(_) => Some("its monitoring port does not answer".to_owned()),
+    }
+}
+
+/// What the cluster still lacks, if anything: a leader, and three servers that follow it.
+async fn without_leader(http: &reqwest::Client, monitor: &str) -> Option<String> {
+    let answer = async {
+        let body = http
+            .get(format!("{monitor}/jsz"))
+            .send()
+            .await
+            .ok()?
+            .bytes()
+            .await
+            .ok()?;
+        serde_json::from_slice::<Value>(&body).ok()
+    };
+    let cluster = answer
+        .await
+        .map(|mut state| state["meta_cluster"].take())
+        .unwrap_or_default();
+    if cluster["leader"].as_str().is_none_or(str::is_empty) {
+        return Some("the cluster has no leader".to_owned());
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SERVER_CONF, SYNC_ALWAYS};
+
+    #[test]
+    fn the_settings_flush_before_each_acknowledgement() {
+        assert!(SERVER_CONF.lines().any(|line| line.trim() == SYNC_ALWAYS));
+    }
+}

@@ -1,0 +1,326 @@
+//! The updates: one message for each event, on `updates.store.{shop}`.
+//!
+//! The stream `UPDATES` takes them on `upd.{partition}.{shop}` and the server republishes each, once
+//! stored, to `updates.store.{shop}`. Every publish names the shop's last update that it follows, so
+//! whatever is repeated after a crash, and whoever wakes up after losing its lease, a subscriber sees
+//! each event's update once and in the order of the journal.
+//!
+//! Updates of one shop go out one after the other, since each names its predecessor; those of
+//! different shops go side by side.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::context::{Context, ContextBuilder, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{Config, PersistenceMode, Stream};
+use bytes::Bytes;
+use tokio::sync::Mutex;
+
+use crate::core::failpoint;
+use crate::core::id::ShopId;
+use crate::metrics::Metrics;
+
+/// Name of the stream.
+pub const STREAM: &str = "UPDATES";
+/// Header with the journal sequence of the event that the update tells of.
+const SEQUENCE: &str = "Ezout-Sequence";
+/// Header with the highest journal sequence of all updates of the shop up to this one. It differs
+/// from [`SEQUENCE`] only where a parked event was applied late.
+const THROUGH: &str = "Ezout-Through";
+/// How long an acknowledgement may take before the update is asked about again.
+const ACK_TIMEOUT: Duration = Duration::from_secs(3);
+/// Attempts at one update before the whole step is tried again.
+const ATTEMPTS_MAX: usize = 3;
+
+/// An update to publish.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// The event's place in the journal.
+    pub sequence: u64,
+    /// The message.
+    pub json: String,
+    /// Whether it tells of a parked event that was applied late, after updates of later events.
+    pub late: bool,
+}
+
+/// Why an update was not published; it may have been. Publishing it again is safe.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// NATS did not answer, or answered with an error.
+    #[error("nats did not {operation}: {reason}")]
+    Unavailable {
+        /// What was asked.
+        operation: &'static str,
+        /// Its words.
+        reason: String,
+    },
+    /// Somebody else publishes updates of this shop at the same time.
+    #[error("another projector publishes updates of the same shop")]
+    Contended,
+}
+
+fn unavailable(operation: &'static str) -> impl Fn(&dyn std::fmt::Display) -> UpdateError {
+    move |error| UpdateError::Unavailable {
+        operation,
+        reason: error.to_string(),
+    }
+}
+
+/// The shop's last update.
+#[derive(Debug, Clone, Copy, Default)]
+struct Last {
+    /// Its place in `UPDATES`; 0 where there is none.
+    place: u64,
+    /// The highest journal sequence that was published.
+    through: u64,
+}
+
+/// The stream of updates; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Updates {
+    context: Context,
+    metrics: Arc<Metrics>,
+    replicas: usize,
+    stream: Arc<Mutex<Option<Stream>>>,
+}
+
+impl Updates {
+    /// Uses a connection that may not be up yet; the stream is made when it is first needed.
+    pub fn new(client: async_nats::Client, replicas: usize, metrics: Arc<Metrics>) -> Self {
+        let context = ContextBuilder::new()
+            .timeout(ACK_TIMEOUT)
+            .ack_timeout(ACK_TIMEOUT)
+            .build(client);
+        Self {
+            context,
+            metrics,
+            replicas,
+            stream: Arc::default(),
+        }
+    }
+
+    /// The updates of one partition as seen by its owner, who knows nothing about them yet.
+    pub fn of_partition(&self, partition: u16) -> PartitionUpdates {
+        PartitionUpdates {
+            updates: self.clone(),
+            partition,
+            shops: HashMap::new(),
+        }
+    }
+
+    /// Makes the stream, where it is not there.
+    pub async fn prepare(&self) -> Result<(), UpdateError> {
+        self.stream().await.map(|_| ())
+    }
+
+    async fn stream(&self) -> Result<Stream, UpdateError> {
+        let mut known = self.stream.lock().await;
+        if let Some(stream) = &*known {
+            return Ok(stream.clone());
+        }
+        let failed = unavailable("open the stream of updates");
+        let stream = match self.context.get_stream(STREAM).await {
+            Ok(stream) => stream,
+            // Whoever else creates it at the same moment creates the same.
+            Err(_) => self
+                .context
+                .create_stream(config(self.replicas))
+                .await
+                .map_err(|error| failed(&error))?,
+        };
+        Ok(known.insert(stream).clone())
+    }
+}
+
+/// The stream as `nats/updates.json` states it, for this number of servers.
+fn config(replicas: usize) -> Config {
+    let mut config: Config =
+        serde_json::from_str(include_str!("../nats/updates.json")).expect("nats/updates.json is checked by a test");
+    config.num_replicas = replicas;
+    if replicas > 1 {
+        // The server knows asynchronous writes only for a single replica.
+        config.persist_mode = Some(PersistenceMode::Default);
+    }
+    config
+}
+
+/// The updates of one partition, published by its owner.
+#[derive(Debug)]
+pub struct PartitionUpdates {
+    updates: Updates,
+    partition: u16,
+    shops: HashMap<ShopId, Last>,
+}
+
+impl PartitionUpdates {
+    /// Looks up the last updates of these shops, as far as they are not known.
+    async fn learn(&mut self, shops: impl Iterator<Item = ShopId>) -> Result<(), UpdateError> {
+        let unknown: Vec<ShopId> = shops.filter(|shop| !self.shops.contains_key(shop)).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let stream = self.updates.stream().await?;
+        let partition = self.partition;
+        let lookups = unknown.into_iter().map(|shop| {
+            let stream = stream.clone();
+            async move { Ok((shop, last(&stream, partition, shop).await?)) }
+        });
+        let found = futures::future::join_all(lookups)
+            .await
+            .into_iter()
+            .collect::<Result<Vec<_>, UpdateError>>();
+        if found.is_err() {
+            self.updates.stream.lock().await.take();
+        }
+        self.shops.extend(found?);
+        Ok(())
+    }
+
+    /// The highest journal sequence whose update was published for each of these shops; 0 for none.
+    pub async fn through(
+        &mut self,
+        shops: impl Iterator<Item = ShopId> + Clone,
+    ) -> Result<HashMap<ShopId, u64>, UpdateError> {
+        self.learn(shops.clone()).await?;
+        Ok(shops
+            .map(|shop| (shop, self.shops.get(&shop).map_or(0, |last| last.through)))
+            .collect())
+    }
+
+    /// Publishes updates, those of each shop in the given order, and answers when all are stored.
+    /// An update that was published before is left out.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; any prefix of each shop's updates may be published.
+    pub async fn publish(&mut self, updates: HashMap<ShopId, Vec<Update>>) -> Result<(), UpdateError> {
+        self.learn(updates.keys().copied()).await?;
+        let (all, partition) = (self.updates.clone(), self.partition);
+        let shops = updates.into_iter().map(|(shop, updates)| {
+            let (all, mut last) = (all.clone(), self.shops.get(&shop).copied().unwrap_or_default());
+            async move {
+                let mut result = Ok(());
+                for update in updates {
+                    result = all.publish_one(partition, shop, &mut last, update).await;
+                    if result.is_err() {
+                        break;
+                    }
+                    failpoint::hit("after_one_update");
+                }
+                (shop, last, result)
+            }
+        });
+        let mut outcome = Ok(());
+        for (shop, last, result) in futures::future::join_all(shops).await {
+            match result {
+                Ok(()) => {
+                    self.shops.insert(shop, last);
+                }
+                Err(error) => {
+                    // What was stored is not known; it is looked up before the next attempt.
+                    self.shops.remove(&shop);
+                    outcome = Err(error);
+                }
+            }
+        }
+        outcome
+    }
+}
+
+impl Updates {
+    async fn publish_one(
+        &self,
+        partition: u16,
+        shop: ShopId,
+        last: &mut Last,
+        update: Update,
+    ) -> Result<(), UpdateError> {
+        let failed = unavailable("publish an update");
+        let body = Bytes::from(update.json);
+        for _ in 0..ATTEMPTS_MAX {
+            if !update.late && update.sequence <= last.through {
+                self.metrics.repeated_updates.inc();
+                return Ok(());
+            }
+            let through = last.through.max(update.sequence);
+            let mut headers = HeaderMap::new();
+            headers.insert(SEQUENCE, update.sequence.to_string());
+            headers.insert(THROUGH, through.to_string());
+            let mut message = PublishMessage::build()
+                .headers(headers)
+                .payload(body.clone())
+                .expected_last_subject_sequence(last.place);
+            if update.late {
+                // Its place in the order tells nothing about whether it was published before.
+                message = message.message_id(format!("late:{partition}:{}", update.sequence));
+            }
+            let subject = format!("upd.{partition}.{shop}");
+            let sent = async { self.context.send_publish(subject, message).await?.await };
+            match sent.await {
+                Ok(ack) => {
+                    if ack.duplicate {
+                        self.metrics.repeated_updates.inc();
+                    } else {
+                        *last = Last {
+                            place: ack.sequence,
+                            through,
+                        };
+                        self.metrics.published_updates.inc();
+                    }
+                    return Ok(());
+                }
+                // Either an earlier attempt was stored without our knowing, or another projector published.
+                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                    *last = self::last(&self.stream().await?, partition, shop).await?;
+                }
+                Err(error) => {
+                    self.stream.lock().await.take();
+                    return Err(failed(&error));
+                }
+            }
+        }
+        Err(UpdateError::Contended)
+    }
+}
+
+async fn last(stream: &Stream, partition: u16, shop: ShopId) -> Result<Last, UpdateError> {
+    let failed = unavailable("look up the last update");
+    // Not a direct get: a replica might not have the newest one yet.
+    let subject = format!("upd.{partition}.{shop}");
+    let message = match stream.get_last_raw_message_by_subject(&subject).await {
+        Ok(message) => message,
+        Err(error) => {
+            use async_nats::jetstream::stream::LastRawMessageErrorKind as Kind;
+            let none = match error.kind() {
+                Kind::NoMessageFound => true,
+                Kind::JetStream(error) => error.error_code() == async_nats::jetstream::ErrorCode::NO_MESSAGE_FOUND,
+                _ => false,
+            };
+            return if none { Ok(Last::default()) } else { Err(failed(&error)) };
+        }
+    };
+    let through = message
+        .headers
+        .get(THROUGH)
+        .and_then(|value| value.as_str().parse().ok());
+    let through = through.ok_or_else(|| failed(&"a stored update has no place in the journal"))?;
+    Ok(Last {
+        place: message.sequence,
+        through,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stream_is_as_its_file_states() {
+        let single = config(1);
+        assert_eq!(single.name, STREAM);
+        assert_eq!(single.persist_mode, Some(PersistenceMode::Async));
+        assert_eq!(config(3).persist_mode, Some(PersistenceMode::Default));
+    }
+}

@@ -1,0 +1,398 @@
+//! The launcher: real servers that start, crash, come back with their data, and are never left behind.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{Ipv4Addr, TcpListener},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream;
+use bson::doc;
+use ezout::tools::{
+    dev,
+    servers::{
+        Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, ServersError, free_port, is_free,
+    },
+};
+use mongodb::Client;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Long enough for a busy machine; nothing takes it that works.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn binaries() -> Binaries {
+    Binaries::find(&BinaryOptions::from_environment()).expect("the tests need both servers")
+}
+
+#[test]
+fn a_program_that_is_too_old_or_absent_is_refused_by_name() {
+    let folder = TempDir::new().unwrap();
+    let old = folder.path().join("nats-server");
+    fs::write(&old, "#!/bin/sh\necho nats-server: v2.9.10\n").unwrap();
+    fs::set_permissions(&old, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let absent = folder.path().join("mongod");
+
+    let check = |options: BinaryOptions, expect: &[&str]| {
+        let message = Binaries::find(&options).unwrap_err().to_string();
+        assert!(expect.iter().all(|part| message.contains(part)), "{message}");
+    };
+    let named = BinaryOptions::from_environment();
+    check(
+        BinaryOptions {
+            nats_server_bin: Some(old),
+            ..named.clone()
+        },
+        &["EZOUT_NATS_SERVER_BIN", "2.9", "2.12"],
+    );
+    check(
+        BinaryOptions {
+            mongod_bin: Some(absent),
+            ..named
+        },
+        &["EZOUT_MONGOD_BIN", "cannot be run"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_keeps_what_it_acknowledged_through_kill_and_restart() {
+    let folder = TempDir::new().unwrap();
+    let mut server = NatsServer::start(&binaries().nats_server, NatsOptions::in_folder(folder.path()))
+        .await
+        .unwrap();
+    let url = server.url();
+
+    let jetstream = jetstream::new(async_nats::connect(&url).await.unwrap());
+    let config = jetstream::stream::Config {
+        name: "S".into(),
+        subjects: vec!["s.>".into()],
+        ..Default::default()
+    };
+    jetstream.create_stream(config).await.unwrap();
+    for _ in 0..10 {
+        publish(&jetstream).await.unwrap();
+    }
+    let first = server.pid();
+    server.kill().await;
+    assert!(is_free(server.port()));
+
+    server.restart().await.unwrap();
+    assert_eq!(server.url(), url);
+    assert_ne!(server.pid(), first);
+    let jetstream = jetstream::new(async_nats::connect(&url).await.unwrap());
+    assert_eq!(
+        jetstream.get_stream("S").await.unwrap().cached_info().state.messages,
+        10
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_flushes_before_it_acknowledges_unless_a_benchmark_says_otherwise() {
+    let binary = binaries().nats_server;
+    for sync_always in [true, false] {
+        let folder = TempDir::new().unwrap();
+        let options = NatsOptions {
+            sync_always,
+            ..NatsOptions::in_folder(folder.path())
+        };
+        let server = NatsServer::start(&binary, options).await.unwrap();
+        let answer = reqwest::get(format!("{}/varz", server.monitor_url())).await.unwrap();
+        let varz: serde_json::Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+        assert_eq!(
+            varz["jetstream"]["config"]["sync_always"].as_bool().unwrap_or(false),
+            sync_always
+        );
+    }
+}
+
+async fn publish(jetstream: &jetstream::Context) -> Result<(), jetstream::context::PublishError> {
+    jetstream.publish("s.a", "x".into()).await?.await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_three_stores_on_three_and_survives_one() {
+    let folder = TempDir::new().unwrap();
+    let mut servers = NatsServer::start_cluster(&binaries().nats_server, folder.path())
+        .await
+        .unwrap();
+    let urls = servers.each_ref().map(NatsServer::url);
+    let jetstream = jetstream::new(async_nats::connect(&urls[..]).await.unwrap());
+    let config = jetstream::stream::Config {
+        name: "S".into(),
+        subjects: vec!["s.>".into()],
+        num_replicas: 3,
+        ..Default::default()
+    };
+    jetstream.create_stream(config).await.unwrap();
+    publish(&jetstream).await.unwrap();
+
+    // Whichever server led the stream, it goes on with two, and the third finds its place again.
+    for server in &mut servers {
+        server.kill().await;
+        let begin = Instant::now();
+        while let Err(error) = publish(&jetstream).await {
+            assert!(begin.elapsed() < PATIENCE, "two of three do not suffice: {error}");
+        }
+        server.restart().await.unwrap();
+    }
+    let stored = jetstream.get_stream("S").await.unwrap().cached_info().state.messages;
+    assert!(stored >= 4, "{stored}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mongod_keeps_its_data_through_kill_and_when_its_port_changes() {
+    let folder = TempDir::new().unwrap();
+    let binary = binaries().mongod;
+    let mut mongod = Mongod::start(&binary, MongodOptions::in_folder(folder.path()))
+        .await
+        .unwrap();
+    let baskets = |client: &Client| client.database("test").collection::<bson::Document>("baskets");
+
+    let client = Client::with_uri_str(mongod.uri()).await.unwrap();
+    baskets(&client).insert_one(doc! { "_id": 1 }).await.unwrap();
+    mongod.kill().await;
+    mongod.restart().await.unwrap();
+    baskets(&client).insert_one(doc! { "_id": 2 }).await.unwrap();
+    let old_port = mongod.port();
+    mongod.stop().await;
+
+    let mongod = Mongod::start(&binary, MongodOptions::in_folder(folder.path()))
+        .await
+        .unwrap();
+    assert_ne!(mongod.port(), old_port);
+    let client = Client::with_uri_str(mongod.uri()).await.unwrap();
+    assert_eq!(baskets(&client).count_documents(doc! {}).await.unwrap(), 2);
+    // A change stream needs a primary of a set.
+    baskets(&client).watch().await.unwrap();
+    mongod.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_taken_is_said_in_the_servers_own_words() {
+    let folder = TempDir::new().unwrap();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port().unwrap())).unwrap();
+    let port = Some(taken.local_addr().unwrap().port());
+    let programs = binaries();
+
+    let options = NatsOptions {
+        port,
+        ..NatsOptions::in_folder(folder.path())
+    };
+    let error = NatsServer::start(&programs.nats_server, options).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ServersError::Exited {
+                name: "nats-server",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(error.to_string().contains("address already in use"), "{error}");
+
+    let options = MongodOptions {
+        port,
+        ..MongodOptions::in_folder(&folder.path().join("mongod"))
+    };
+    let error = Mongod::start(&programs.mongod, options).await.unwrap_err();
+    assert!(matches!(error, ServersError::Exited { name: "mongod", .. }), "{error}");
+    assert!(error.to_string().contains("Address already in use"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_is_noticed_and_a_paused_server_can_be_stopped() {
+    let folder = TempDir::new().unwrap();
+    let mut server = NatsServer::start(&binaries().nats_server, NatsOptions::in_folder(folder.path()))
+        .await
+        .unwrap();
+    let still_runs = tokio::time::timeout(Duration::from_millis(50), server.exited()).await;
+    assert!(still_runs.is_err());
+    send(server.pid(), Signal::KILL);
+    assert!(!server.exited().await.success());
+
+    server.restart().await.unwrap();
+    server.pause();
+    let begin = Instant::now();
+    server.stop().await;
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "it was woken to stop in order"
+    );
+}
+
+/// The other side of the tests below: a process of its own that runs `ezout dev` with a service that does nothing.
+#[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the way to tell the process that it is the other side"
+)]
+async fn the_other_side_runs_dev() {
+    let Some(data) = std::env::var_os(DEV_DATA) else {
+        return;
+    };
+    let http = (Ipv4Addr::LOCALHOST, free_port().unwrap()).into();
+    let addresses = dev::Addresses {
+        nats_url: format!("nats://127.0.0.1:{}", free_port().unwrap()),
+        nats_monitor_url: format!("http://127.0.0.1:{}", free_port().unwrap()),
+        mongodb_uri: format!("mongodb://127.0.0.1:{}/?replicaSet=rs0", free_port().unwrap()),
+        http,
+        admin: (Ipv4Addr::LOCALHOST, free_port().unwrap()).into(),
+    };
+    let args = dev::Args {
+        demo: false,
+        data: data.into(),
+        binaries: BinaryOptions::from_environment(),
+    };
+    let serve = async |ready: dev::Ready, cancel: tokio_util::sync::CancellationToken| {
+        ready.report();
+        cancel.cancelled().await;
+        Ok(())
+    };
+    if let Err(error) = dev::supervise(&args, &addresses, serve).await {
+        let _ = writeln!(std::io::stdout(), "refused: {error:#}");
+    }
+}
+
+const DEV_DATA: &str = "EZOUT_TEST_DEV_DATA";
+
+/// `ezout dev` in a process of its own, and what it says.
+struct Dev {
+    process: Child,
+    said: mpsc::Receiver<String>,
+}
+
+impl Dev {
+    fn start(data: &Path) -> Self {
+        let mut process = Command::new(std::env::current_exe().expect("a test binary has a path"))
+            .args(["--exact", "servers::the_other_side_runs_dev", "--nocapture"])
+            .env(DEV_DATA, data)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the test binary can be run again");
+        let (lines, said) = mpsc::channel();
+        let out = BufReader::new(process.stdout.take().expect("it is piped"));
+        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+        Self { process, said }
+    }
+
+    fn says(&self, part: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut before = String::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self
+                .said
+                .recv_timeout(left)
+                .unwrap_or_else(|_| panic!("never said {part:?}, only:\n{before}"));
+            if line.contains(part) {
+                return;
+            }
+            before += &(line + "\n");
+        }
+    }
+
+    /// The servers that it started, by name and process id.
+    fn servers(&self) -> Vec<(String, u32)> {
+        let stats = fs::read_dir("/proc")
+            .expect("these tests need /proc")
+            .flatten()
+            .filter_map(|process| {
+                let stat = fs::read_to_string(process.path().join("stat")).ok()?;
+                let (before, after) = stat.rsplit_once(") ")?;
+                let (pid, name) = before.split_once(" (")?;
+                let parent: u32 = after.split(' ').nth(1)?.parse().ok()?;
+                if parent != self.process.id() {
+                    return None;
+                }
+                Some((name.to_owned(), pid.parse().ok()?))
+            });
+        let mut servers: Vec<_> = stats.collect();
+        servers.sort();
+        servers
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn send(pid: u32, signal: Signal) {
+    let pid = pid
+        .try_into()
+        .ok()
+        .and_then(Pid::from_raw)
+        .expect("a process id is positive");
+    kill_process(pid, signal).expect("our own processes can be signalled");
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "it never came true that {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Whether a process has ended, if nobody has noticed yet too.
+fn is_gone(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+}
+
+#[test]
+fn dev_starts_a_server_again_and_stops_all_in_order() {
+    let folder = TempDir::new().unwrap();
+    let mut dev = Dev::start(folder.path());
+    dev.says("EzOut is running");
+    let servers = dev.servers();
+    let [(mongod, mongod_pid), (nats, nats_pid)] = &servers[..] else {
+        panic!("two servers, not {servers:?}")
+    };
+    assert_eq!([mongod, nats], ["mongod", "nats-server"]);
+
+    send(*nats_pid, Signal::KILL);
+    dev.says("nats-server ended by itself");
+    dev.says("nats-server is ready again");
+
+    Dev::start(folder.path()).says("refused: another `ezout dev` uses the data");
+    assert!(!is_gone(*mongod_pid), "the first one runs on");
+
+    send(dev.process.id(), Signal::INT);
+    dev.says("stopped");
+    assert!(dev.process.wait().unwrap().success());
+    assert!(is_gone(*mongod_pid));
+    assert!(
+        fs::read_to_string(folder.path().join("logs/nats-server.log"))
+            .unwrap()
+            .contains("Server Exiting")
+    );
+}
+
+#[test]
+fn the_servers_of_a_dev_that_is_killed_die_with_it() {
+    if Command::new("setpriv").arg("--version").output().is_err() {
+        // Only Linux can promise this, and only with util-linux.
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let mut dev = Dev::start(folder.path());
+    dev.says("EzOut is running");
+    let servers = dev.servers();
+    assert_eq!(servers.len(), 2, "{servers:?}");
+    send(servers[0].1, Signal::STOP);
+    dev.process.kill().unwrap();
+    dev.process.wait().unwrap();
+    wait_until("both servers are gone", || servers.iter().all(|(_, pid)| is_gone(*pid)));
+
+    let again = Dev::start(folder.path());
+    again.says("EzOut is running");
+}
