@@ -33,6 +33,7 @@ pub use self::append::{EVENT_BYTES_MAX, LINES_BYTES_MAX, LINES_MAX};
 
 /// Where the process listens.
 #[derive(Debug, Clone, clap::Args)]
+// Named after the struct, the groups of all the `Config`s would have one name.
 #[group(skip)]
 pub struct Config {
     /// Address and port of the HTTP API. Without it: port 8000, for clients on this machine only.

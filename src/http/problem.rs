@@ -69,7 +69,7 @@ codes! {
     InvalidSession = "invalid_session", UNPROCESSABLE_ENTITY, "The session is not a UUID";
     /// The path names one shop and the event another. Send the event to its own shop; nothing was recorded.
     ShopMismatch = "shop_mismatch", UNPROCESSABLE_ENTITY, "The event is of another shop";
-    /// The journal has another event of the same shop, session, number and time. It stays; nothing was recorded.
+    /// The journal has this action of this session already, and there it says something else. It stays; nothing was recorded.
     /// Sending the event again will not help.
     Conflict = "conflict", CONFLICT, "Another event has this identity";
     /// A query parameter is not known here. Leave it out.
@@ -217,7 +217,7 @@ impl From<AppendError> for Problem {
             AppendError::Conflict { sequence } => Self::new(
                 Code::Conflict,
                 format!(
-                    "event {sequence} of the journal has the same shop, session, action_id and create_time but says something else; it stays, and this one was not recorded"
+                    "event {sequence} of the journal is the same action of the same session but says something else; it stays, and this one was not recorded"
                 ),
             )
             .with_sequence(sequence),

@@ -224,10 +224,10 @@ async fn a_journal_that_is_away_says_when_to_try_again_and_nothing_of_itself() {
 
 #[tokio::test]
 async fn a_shop_in_the_path_that_is_no_uuid_is_refused() {
+    // A bare `>` is no URI, and hyper refuses it before any route.
     for shop in [
         ".",
         "*",
-        ">",
         "%20",
         "%00",
         "a%2Fb",
@@ -235,7 +235,7 @@ async fn a_shop_in_the_path_that_is_no_uuid_is_refused() {
         "..%2Fx",
         "%ff",
         "%3E",
-        "shop.>",
+        "shop.%3E",
         "123e4567-e89b-42d3-a456-42661417400*",
         "%7B123e4567-e89b-42d3-a456-426614174000%7D",
         "123e4567-e89b-42d3-a456-426614174000%20",

@@ -1,3 +1,7 @@
 //! The integration tests: everything real, one binary, servers shared where a test allows it.
+#![expect(unreachable_pub, reason = "nothing is outside of a test binary")]
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod append;
 mod servers;
+mod support;

@@ -1,0 +1,280 @@
+//! Real servers and real processes for the tests.
+//!
+//! [`system`] is one whole system that the tests of this binary share, each with its own shops.
+//! [`Stack`] is a pair of servers of a test's own, for tests that kill, stop or damage them.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use ezout::tools::servers::{Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, free_port};
+use mongodb::bson::{Document, doc};
+use serde_json::Value;
+use tokio::process::{Child, Command};
+use tokio::sync::OnceCell;
+
+/// How long a condition may take to come true. Far beyond what it takes, so that a slow machine fails no test.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` gives a value, asking again every few milliseconds.
+pub async fn wait_for<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what} did not come true within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A nats-server and a mongod with data of their own.
+pub struct Stack {
+    pub nats: NatsServer,
+    pub mongod: Mongod,
+    folder: PathBuf,
+    // Removed when the stack is dropped; a failed test keeps it.
+    _data: Option<tempfile::TempDir>,
+}
+
+impl Stack {
+    /// Starts both servers on free ports.
+    pub async fn start() -> Self {
+        let data = tempfile::Builder::new().prefix("ezout-it-").tempdir().expect("a folder for the servers' data");
+        let folder = data.path().to_owned();
+        let binaries = binaries();
+        let nats = NatsServer::start(&binaries.nats_server, NatsOptions::in_folder(&folder.join("nats")));
+        let mongod = Mongod::start(&binaries.mongod, MongodOptions::in_folder(&folder.join("mongod")));
+        let (nats, mongod) = tokio::try_join!(nats, mongod).expect("the servers start");
+        Self { nats, mongod, folder, _data: Some(data) }
+    }
+
+    /// The folder of the servers' data and of the processes' logs.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Keeps the folder when the stack is dropped, for looking into it.
+    pub fn keep_folder(&mut self) {
+        if let Some(data) = self._data.take() {
+            let _ = data.keep();
+        }
+    }
+
+    /// Starts a role of the service against these servers.
+    pub async fn service(&self, role: &str) -> Service {
+        self.service_with(role, &[]).await
+    }
+
+    /// Starts a role with more environment variables.
+    pub async fn service_with(&self, role: &str, environment: &[(&str, &str)]) -> Service {
+        let service = self.launch(role, environment);
+        service.wait_ready().await;
+        service
+    }
+
+    /// Starts a role without waiting for it.
+    pub fn launch(&self, role: &str, environment: &[(&str, &str)]) -> Service {
+        let mut all = HashMap::from([
+            ("EZOUT_NATS_URL", self.nats.url()),
+            ("EZOUT_NATS_MONITOR_URL", self.nats.monitor_url()),
+            ("EZOUT_MONGODB_URI", self.mongod.uri()),
+        ]);
+        all.extend(environment.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        Service::launch(role, &self.folder, all)
+    }
+
+    /// The views' database.
+    pub async fn database(&self) -> mongodb::Database {
+        mongodb::Client::with_uri_str(self.mongod.uri()).await.expect("a connection string").database("ezout")
+    }
+
+    /// A connection to NATS.
+    pub async fn nats_client(&self) -> async_nats::Client {
+        async_nats::connect(self.nats.url()).await.expect("nats-server is there")
+    }
+
+    /// JetStream on that connection.
+    pub async fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(self.nats_client().await)
+    }
+}
+
+/// Where the servers' programs are; a test run without them fails.
+pub fn binaries() -> Binaries {
+    Binaries::find(&BinaryOptions::from_environment()).expect("`make servers` brings the servers")
+}
+
+/// A process of the service.
+pub struct Service {
+    child: Child,
+    http: u16,
+    admin: u16,
+    pub log: PathBuf,
+}
+
+impl Service {
+    fn launch(role: &str, folder: &Path, environment: HashMap<&str, String>) -> Self {
+        let (http, admin) = (free_port().expect("a port"), free_port().expect("a port"));
+        let log = folder.join(format!("{role}-{admin}.log"));
+        let file = std::fs::File::create(&log).expect("a log file");
+        // The process dies with the thread that started it, so that a test run that is killed leaves none behind.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_ezout"), role])
+            .envs(environment)
+            .env("EZOUT_HTTP_ADDR", format!("127.0.0.1:{http}"))
+            .env("EZOUT_ADMIN_ADDR", format!("127.0.0.1:{admin}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the service starts");
+        Self { child, http, admin, log }
+    }
+
+    /// Base address of the API.
+    pub fn http_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http)
+    }
+
+    /// Base address of health and metrics.
+    pub fn admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin)
+    }
+
+    /// The process's number.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the process was not waited for")
+    }
+
+    /// Waits until the process says that it is ready.
+    pub async fn wait_ready(&self) {
+        wait_for(&format!("readiness (log in {})", self.log.display()), async || {
+            let answer = reqwest::get(format!("{}/readyz", self.admin_url())).await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+    }
+
+    /// What the process says about its readiness.
+    pub async fn readiness(&self) -> Option<Value> {
+        reqwest::get(format!("{}/readyz", self.admin_url())).await.ok()?.json().await.ok()
+    }
+
+    /// The value of a series, by its name and labels as they are printed.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let text = reqwest::get(format!("{}/metrics", self.admin_url())).await.ok()?.text().await.ok()?;
+        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    /// Ends the process as a power cut does.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.expect("the process is ours");
+    }
+
+    /// Asks the process to end, and waits until it has.
+    pub async fn stop(&mut self) -> std::process::ExitStatus {
+        self.signal(rustix::process::Signal::TERM);
+        self.child.wait().await.expect("the process is ours")
+    }
+
+    /// Waits until the process ends by itself.
+    pub async fn exited(&mut self) -> std::process::ExitStatus {
+        self.child.wait().await.expect("the process is ours")
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process number");
+        rustix::process::kill_process(pid, signal).expect("the process is ours");
+    }
+
+    /// Posts an event to the original route.
+    pub async fn publish(&self, shop: &str, event: &Value) -> reqwest::Response {
+        let request = reqwest::Client::new().post(format!("{}/publish/{shop}", self.http_url()));
+        request.json(event).send().await.expect("the API answers")
+    }
+
+    /// The basket of a session, once the views are as new as `sequence`.
+    pub async fn basket(&self, shop: &str, session: &str, sequence: u64) -> Value {
+        let url = format!("{}/v1/shops/{shop}/sessions/{session}/basket?min_sequence={sequence}", self.http_url());
+        wait_for("the basket", async || {
+            let answer = reqwest::get(&url).await.ok()?;
+            if answer.status().is_success() { answer.json().await.ok() } else { None }
+        })
+        .await
+    }
+}
+
+/// One whole system for all tests that need nothing of their own.
+pub struct System {
+    pub stack: Stack,
+    pub service: Service,
+}
+
+impl System {
+    pub fn http_url(&self) -> String {
+        self.service.http_url()
+    }
+
+    pub fn admin_url(&self) -> String {
+        self.service.admin_url()
+    }
+
+    pub fn nats_url(&self) -> String {
+        self.stack.nats.url()
+    }
+
+    pub fn mongodb_uri(&self) -> String {
+        self.stack.mongod.uri()
+    }
+
+    /// A shop that no other test uses.
+    pub fn shop(&self) -> String {
+        uuid::Uuid::new_v4().to_string()
+    }
+}
+
+/// The system that the tests share; it ends with the process.
+pub async fn system() -> &'static System {
+    static SYSTEM: OnceCell<System> = OnceCell::const_new();
+    SYSTEM
+        .get_or_init(|| async {
+            // The processes die with the thread that started them, and their handles need its runtime.
+            let (started, ready) = tokio::sync::oneshot::channel();
+            std::thread::spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(async {
+                    let stack = Stack::start().await;
+                    let service = stack.service("serve").await;
+                    assert!(started.send(System { stack, service }).is_ok(), "the first test waits");
+                    std::future::pending::<()>().await;
+                });
+            });
+            ready.await.expect("the shared system starts")
+        })
+        .await
+}
+
+/// An event in the original form, ready to be changed.
+pub fn event(shop: &str, session: &str, action_id: i64, action: &str, product_id: i64, price: f64, claimed: f64) -> Value {
+    serde_json::json!({
+        "session_id": session, "shop_id": shop, "shopper_id": "ab29b2d3-7c8a-446e-a4e1-d8e2a51c0e94", "action_id": action_id,
+        "create_time": format!("2023-12-18T10:{:02}:{:02}.000Z", action_id / 60 % 60, action_id % 60), "action": action,
+        "product_name": format!("product {product_id}"), "product_id": product_id, "product_price": price,
+        "UPC": "042100005264", "category_id": "fruit", "basket_total": claimed,
+    })
+}
+
+/// A fresh session id.
+pub fn session() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// A document of the views.
+pub async fn document(database: &mongodb::Database, shop: &str, session: &str) -> Option<Document> {
+    database.collection("baskets").find_one(doc! { "_id": format!("{shop}.{session}") }).await.expect("mongod answers")
+}
