@@ -74,12 +74,13 @@ impl Views {
             .map(|write| statement(*write, epoch, fence).into())
             .collect();
         let expected = long(updates.len());
+        let inserts = long(writes.iter().filter(|write| write.stored.is_none()).count());
         let command = doc! { "update": "baskets", "updates": updates, "ordered": false, "writeConcern": durable() };
         let answer = write_command(&self.database, "write baskets", command).await?;
-        // An insert that finds a document matches without changing it; it counts among `n` only.
-        let changed = answer.get_i32("nModified").map(i64::from).unwrap_or(0);
+        // An insert that finds a document counts among `n`, but not among those that were upserted.
+        let found = answer.get_i32("n").map(i64::from).unwrap_or(0);
         let inserted = answer.get_array("upserted").map_or(0, |upserted| long(upserted.len()));
-        Ok(if changed + inserted == expected {
+        Ok(if found == expected && inserted == inserts {
             Saved::All
         } else {
             Saved::Stale

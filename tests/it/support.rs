@@ -25,7 +25,10 @@ pub async fn wait_for<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<
         if let Some(value) = condition().await {
             return value;
         }
-        assert!(begun.elapsed() < PATIENCE, "{what} did not come true within {PATIENCE:?}");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{what} did not come true within {PATIENCE:?}"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -42,13 +45,21 @@ pub struct Stack {
 impl Stack {
     /// Starts both servers on free ports.
     pub async fn start() -> Self {
-        let data = tempfile::Builder::new().prefix("ezout-it-").tempdir().expect("a folder for the servers' data");
+        let data = tempfile::Builder::new()
+            .prefix("ezout-it-")
+            .tempdir()
+            .expect("a folder for the servers' data");
         let folder = data.path().to_owned();
         let binaries = binaries();
         let nats = NatsServer::start(&binaries.nats_server, NatsOptions::in_folder(&folder.join("nats")));
         let mongod = Mongod::start(&binaries.mongod, MongodOptions::in_folder(&folder.join("mongod")));
         let (nats, mongod) = tokio::try_join!(nats, mongod).expect("the servers start");
-        Self { nats, mongod, folder, _data: Some(data) }
+        Self {
+            nats,
+            mongod,
+            folder,
+            _data: Some(data),
+        }
     }
 
     /// The folder of the servers' data and of the processes' logs.
@@ -88,12 +99,17 @@ impl Stack {
 
     /// The views' database.
     pub async fn database(&self) -> mongodb::Database {
-        mongodb::Client::with_uri_str(self.mongod.uri()).await.expect("a connection string").database("ezout")
+        mongodb::Client::with_uri_str(self.mongod.uri())
+            .await
+            .expect("a connection string")
+            .database("ezout")
     }
 
     /// A connection to NATS.
     pub async fn nats_client(&self) -> async_nats::Client {
-        async_nats::connect(self.nats.url()).await.expect("nats-server is there")
+        async_nats::connect(self.nats.url())
+            .await
+            .expect("nats-server is there")
     }
 
     /// JetStream on that connection.
@@ -132,7 +148,12 @@ impl Service {
             .kill_on_drop(true)
             .spawn()
             .expect("the service starts");
-        Self { child, http, admin, log }
+        Self {
+            child,
+            http,
+            admin,
+            log,
+        }
     }
 
     /// Base address of the API.
@@ -161,13 +182,24 @@ impl Service {
 
     /// What the process says about its readiness.
     pub async fn readiness(&self) -> Option<Value> {
-        reqwest::get(format!("{}/readyz", self.admin_url())).await.ok()?.json().await.ok()
+        reqwest::get(format!("{}/readyz", self.admin_url()))
+            .await
+            .ok()?
+            .json()
+            .await
+            .ok()
     }
 
     /// The value of a series, by its name and labels as they are printed.
     pub async fn metric(&self, series: &str) -> Option<f64> {
-        let text = reqwest::get(format!("{}/metrics", self.admin_url())).await.ok()?.text().await.ok()?;
-        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+        let text = reqwest::get(format!("{}/metrics", self.admin_url()))
+            .await
+            .ok()?
+            .text()
+            .await
+            .ok()?;
+        text.lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
     }
 
     /// Ends the process as a power cut does.
@@ -188,7 +220,10 @@ impl Service {
 
     /// Sends a signal.
     pub fn signal(&self, signal: rustix::process::Signal) {
-        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process number");
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .expect("a process number");
         rustix::process::kill_process(pid, signal).expect("the process is ours");
     }
 
@@ -200,10 +235,17 @@ impl Service {
 
     /// The basket of a session, once the views are as new as `sequence`.
     pub async fn basket(&self, shop: &str, session: &str, sequence: u64) -> Value {
-        let url = format!("{}/v1/shops/{shop}/sessions/{session}/basket?min_sequence={sequence}", self.http_url());
+        let url = format!(
+            "{}/v1/shops/{shop}/sessions/{session}/basket?min_sequence={sequence}",
+            self.http_url()
+        );
         wait_for("the basket", async || {
             let answer = reqwest::get(&url).await.ok()?;
-            if answer.status().is_success() { answer.json().await.ok() } else { None }
+            if answer.status().is_success() {
+                answer.json().await.ok()
+            } else {
+                None
+            }
         })
         .await
     }
@@ -246,7 +288,10 @@ pub async fn system() -> &'static System {
             // The processes die with the thread that started them, and their handles need its runtime.
             let (started, ready) = tokio::sync::oneshot::channel();
             std::thread::spawn(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .expect("a runtime");
                 runtime.block_on(async {
                     let stack = Stack::start().await;
                     let service = stack.service("serve").await;
@@ -260,7 +305,15 @@ pub async fn system() -> &'static System {
 }
 
 /// An event in the original form, ready to be changed.
-pub fn event(shop: &str, session: &str, action_id: i64, action: &str, product_id: i64, price: f64, claimed: f64) -> Value {
+pub fn event(
+    shop: &str,
+    session: &str,
+    action_id: i64,
+    action: &str,
+    product_id: i64,
+    price: f64,
+    claimed: f64,
+) -> Value {
     serde_json::json!({
         "session_id": session, "shop_id": shop, "shopper_id": "ab29b2d3-7c8a-446e-a4e1-d8e2a51c0e94", "action_id": action_id,
         "create_time": format!("2023-12-18T10:{:02}:{:02}.000Z", action_id / 60 % 60, action_id % 60), "action": action,
@@ -276,5 +329,9 @@ pub fn session() -> String {
 
 /// A document of the views.
 pub async fn document(database: &mongodb::Database, shop: &str, session: &str) -> Option<Document> {
-    database.collection("baskets").find_one(doc! { "_id": format!("{shop}.{session}") }).await.expect("mongod answers")
+    database
+        .collection("baskets")
+        .find_one(doc! { "_id": format!("{shop}.{session}") })
+        .await
+        .expect("mongod answers")
 }

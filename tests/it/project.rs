@@ -1,0 +1,403 @@
+//! Projecting: events that cannot be applied, journals that are not what they were, stores that go away.
+
+use std::path::Path;
+use std::process::Output;
+
+use async_nats::HeaderMap;
+use mongodb::bson::{Document, doc};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::support::{Service, Stack, document, event, session, system, wait_for};
+
+fn sequence(answer: &reqwest::Response) -> u64 {
+    answer.headers()["ezout-sequence"].to_str().unwrap().parse().unwrap()
+}
+
+async fn sent(service: &Service, shop: &str, event: &Value) -> u64 {
+    let answer = service.publish(shop, event).await;
+    assert_eq!(answer.status(), 200);
+    sequence(&answer)
+}
+
+#[tokio::test]
+async fn a_session_whose_action_ids_are_codes_folds_right() {
+    let system = system().await;
+    let (shop, session) = (system.shop(), session());
+    let acts = [
+        ("ADD", 1, 3.5, 3.5),
+        ("ADD", 2, 2.0, 5.5),
+        ("REMOVE", 1, 3.5, 2.0),
+        ("ADD", 3, 1.25, 3.25),
+        ("REMOVE", 2, 2.0, 1.25),
+    ];
+    let mut last = 0;
+    for (second, (action, product, price, claimed)) in acts.into_iter().enumerate() {
+        let mut event = event(
+            &shop,
+            &session,
+            if action == "ADD" { 101 } else { 102 },
+            action,
+            product,
+            price,
+            claimed,
+        );
+        event["create_time"] = json!(format!("2023-12-18T10:30:{second:02}.000Z"));
+        last = sent(&system.service, &shop, &event).await;
+    }
+    let basket = system.service.basket(&shop, &session, last).await;
+    assert_eq!(
+        (&basket["total"], &basket["item_count"], &basket["verdict"]),
+        (&json!(1.25), &json!(1), &json!("ok"))
+    );
+    assert_eq!(basket["lines"].as_array().unwrap().len(), 1);
+    let kinds: Vec<_> = basket["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| &finding["kind"])
+        .collect();
+    assert_eq!(kinds, ["repeated_action_id", "repeated_action_id"]);
+}
+
+/// Puts bytes into the journal as no API of ours would.
+async fn poison(stack: &Stack, shop: &str, session: &str, body: &str) -> u64 {
+    let shop_id = ezout::core::id::ShopId::parse(shop).unwrap();
+    let subject = format!("checkout.{}.{shop}", ezout::core::id::partition_of(shop_id, 16));
+    let mut headers = HeaderMap::new();
+    headers.insert("ce-subject", session);
+    let jetstream = stack.jetstream().await;
+    let ack = jetstream
+        .publish_with_headers(subject, headers, body.to_owned().into())
+        .await
+        .unwrap();
+    ack.await.unwrap().sequence
+}
+
+async fn ezout(stack: &Stack, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ezout"));
+    command
+        .args(arguments)
+        .env("EZOUT_MONGODB_URI", stack.mongod.uri())
+        .env("EZOUT_NATS_URL", stack.nats.url());
+    command.output().await.unwrap()
+}
+
+fn printed(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+async fn a_poisoned_session_waits_for_a_person_and_others_go_on() {
+    let system = system().await;
+    let (shop, bad, good) = (system.shop(), session(), session());
+    let add = |session: &str, id| event(&shop, session, id, "ADD", 5, 3.5, 3.5);
+    sent(&system.service, &shop, &add(&bad, 1)).await;
+    let poisoned = poison(&system.stack, &shop, &bad, "{\"shop_id\":").await;
+    let after = sent(&system.service, &shop, &add(&bad, 2)).await;
+    let other = sent(&system.service, &shop, &add(&good, 1)).await;
+
+    let basket = system.service.basket(&shop, &good, other).await;
+    assert_eq!(basket["item_count"], 1);
+    let basket = system.service.basket(&shop, &bad, after).await;
+    assert_eq!(
+        (&basket["item_count"], &basket["parked_since"]),
+        (&json!(1), &json!(poisoned))
+    );
+
+    let list = printed(&ezout(&system.stack, &["parked", "list"]).await);
+    assert!(list.contains(&format!("{poisoned}  parked   {shop}.{bad}")), "{list}");
+    assert!(
+        list.contains(&format!(
+            "{after}  parked   {shop}.{bad}  event {poisoned} of the same session is parked"
+        )),
+        "{list}"
+    );
+    let shown = printed(&ezout(&system.stack, &["parked", "show", &poisoned.to_string()]).await);
+    assert!(shown.contains("{\"shop_id\":"), "{shown}");
+
+    // Applying it again cannot help; it is back with its reason, and so is the session.
+    printed(&ezout(&system.stack, &["parked", "retry", &format!("{shop}.{bad}")]).await);
+    wait_for("the poison is parked again", async || {
+        let list = printed(&ezout(&system.stack, &["parked", "list"]).await);
+        list.contains(&format!("{poisoned}  parked ")).then_some(())
+    })
+    .await;
+
+    let dropped = printed(&ezout(&system.stack, &["parked", "drop", &poisoned.to_string()]).await);
+    assert!(dropped.contains("1 later events"), "{dropped}");
+    wait_for("the later event is applied", async || {
+        let basket = system.service.basket(&shop, &bad, after).await;
+        (basket["item_count"] == 2 && basket["parked_since"].is_null()).then_some(())
+    })
+    .await;
+    assert!(!printed(&ezout(&system.stack, &["parked", "list"]).await).contains(&bad));
+    assert!(
+        printed(&ezout(&system.stack, &["parked", "list", "--dropped"]).await)
+            .contains(&format!("{poisoned}  dropped"))
+    );
+    let unknown = ezout(&system.stack, &["parked", "show", "999999999"]).await;
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("no event 999999999 is parked"));
+}
+
+#[tokio::test]
+async fn events_whose_shop_or_type_is_not_known_are_parked() {
+    let system = system().await;
+    let (shop, session) = (system.shop(), session());
+    let of_another_shop = event(&system.shop(), &session, 1, "ADD", 5, 3.5, 3.5).to_string();
+    let place = poison(&system.stack, &shop, &session, &of_another_shop).await;
+    let database = system.stack.database().await;
+    let parked = wait_for("the event is parked", async || {
+        let parked = database.collection::<Document>("parked_events");
+        parked
+            .find_one(doc! { "sequence": i64::try_from(place).unwrap() })
+            .await
+            .unwrap()
+    })
+    .await;
+    assert!(parked.get_str("reason").unwrap().contains("recorded for another one"));
+    assert_eq!(parked.get_str("basket").unwrap(), format!("{shop}.{session}"));
+}
+
+/// Documents of all baskets without the fence, which tells of leases and not of events.
+async fn pictures(database: &mongodb::Database) -> Vec<Document> {
+    use futures::TryStreamExt;
+    let baskets = database.collection::<Document>("baskets");
+    let found = baskets
+        .find(doc! {})
+        .projection(doc! { "fence": 0 })
+        .sort(doc! { "_id": 1 })
+        .await
+        .unwrap();
+    found.try_collect().await.unwrap()
+}
+
+async fn shop_a_little(service: &Service, shop: &str) -> u64 {
+    let (first, second) = (session(), session());
+    let mut last = 0;
+    for id in [1, 2, 5, 3, 4, 4] {
+        last = last.max(sent(service, shop, &event(shop, &first, id, "ADD", id % 3, 1.5, 1.5)).await);
+        last = last.max(
+            sent(
+                service,
+                shop,
+                &event(shop, &second, id, if id > 3 { "REMOVE" } else { "ADD" }, 7, 2.0, 4.0),
+            )
+            .await,
+        );
+    }
+    last
+}
+
+#[tokio::test]
+async fn views_can_be_dropped_and_come_back_to_the_same_bytes() {
+    let stack = Stack::start().await;
+    let mut service = stack.service("serve").await;
+    let database = stack.database().await;
+    let shop = session();
+    let last = shop_a_little(&service, &shop).await;
+    caught_up(&database, last).await;
+    let before = pictures(&database).await;
+    assert_eq!(before.len(), 2);
+    let updates = update_count(&stack).await;
+    assert!(service.stop().await.success());
+
+    for collection in ["baskets", "checkpoints", "leases", "migrations"] {
+        database.collection::<Document>(collection).drop().await.unwrap();
+    }
+    let service = stack.service("serve").await;
+    caught_up(&database, last).await;
+    assert_eq!(pictures(&database).await, before);
+    assert_eq!(update_count(&stack).await, updates, "updates were sent again");
+    drop(service);
+}
+
+async fn update_count(stack: &Stack) -> u64 {
+    stack
+        .jetstream()
+        .await
+        .get_stream("UPDATES")
+        .await
+        .unwrap()
+        .cached_info()
+        .state
+        .messages
+}
+
+/// Waits until a checkpoint has reached this place.
+async fn caught_up(database: &mongodb::Database, sequence: u64) {
+    let query = doc! { "sequence": { "$gte": i64::try_from(sequence).unwrap() } };
+    wait_for("the checkpoint", async || {
+        database
+            .collection::<Document>("checkpoints")
+            .find_one(query.clone())
+            .await
+            .unwrap()
+    })
+    .await;
+}
+
+async fn halted(service: &Service, reason: &str) {
+    wait_for(&format!("halting because {reason:?}"), async || {
+        service.readiness().await?.to_string().contains(reason).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn another_journal_in_the_place_of_the_old_one_halts_the_projector() {
+    let stack = Stack::start().await;
+    let mut service = stack.service("serve").await;
+    let database = stack.database().await;
+    let shop = session();
+    let last = shop_a_little(&service, &shop).await;
+    caught_up(&database, last).await;
+    let before = pictures(&database).await;
+
+    stack.jetstream().await.delete_stream("CHECKOUT").await.unwrap();
+    halted(&service, "CHECKOUT is gone").await;
+    assert_eq!(
+        service
+            .publish(&shop, &event(&shop, &session(), 1, "ADD", 1, 1.0, 1.0))
+            .await
+            .status(),
+        503
+    );
+    service.stop().await;
+
+    // A new process makes a new journal, which must not look like an old one that has nothing new.
+    let service = stack.launch("serve", &[]);
+    halted(&service, "the journal is another one").await;
+    assert_eq!(service.metric("ezout_halted_partitions").await, Some(1.0));
+    let fresh = sent(&service, &shop, &event(&shop, &session(), 1, "ADD", 1, 1.0, 1.0)).await;
+    assert_eq!(fresh, 1);
+    halted(&service, "the journal is another one").await;
+    assert_eq!(pictures(&database).await, before);
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(from)
+        .arg(to)
+        .status()
+        .unwrap();
+    assert!(copied.success());
+}
+
+#[tokio::test]
+async fn a_journal_restored_from_an_older_copy_halts_the_projector_until_it_is_whole_again() {
+    let mut stack = Stack::start().await;
+    let mut service = stack.service("serve").await;
+    let shop = session();
+    let kept = stack.folder().join("kept");
+    let (nats, older) = (stack.folder().join("nats"), stack.folder().join("older"));
+    shop_a_little(&service, &shop).await;
+    stack.nats.kill().await;
+    copy(&nats, &older);
+    stack.nats.restart().await.unwrap();
+    service.wait_ready().await;
+    let last = shop_a_little(&service, &shop).await;
+    caught_up(&stack.database().await, last).await;
+    assert!(service.stop().await.success());
+
+    stack.nats.kill().await;
+    std::fs::rename(&nats, &kept).unwrap();
+    copy(&older, &nats);
+    stack.nats.restart().await.unwrap();
+    let service = stack.launch("serve", &[]);
+    halted(&service, "events are lost").await;
+
+    stack.nats.kill().await;
+    std::fs::remove_dir_all(&nats).unwrap();
+    std::fs::rename(&kept, &nats).unwrap();
+    stack.nats.restart().await.unwrap();
+    service.wait_ready().await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said_and_everything_goes_on_when_it_is_back() {
+    let mut stack = Stack::start().await;
+    stack.nats.kill().await;
+    stack.mongod.kill().await;
+    let service = stack.launch("serve", &[]);
+    let shop = session();
+    let add = |id| event(&shop, &shop, id, "ADD", 5, 1.0, 1.0);
+    halted(&service, "NATS").await;
+    halted(&service, "mongodb").await;
+    let answer = service.publish(&shop, &add(1)).await;
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+    let problem: Value = answer.json().await.unwrap();
+    assert_eq!(problem["code"], "journal_unavailable");
+
+    stack.nats.restart().await.unwrap();
+    // Without MongoDB events are recorded all the same.
+    wait_for("recording without MongoDB", async || {
+        service
+            .publish(&shop, &add(1))
+            .await
+            .status()
+            .is_success()
+            .then_some(())
+    })
+    .await;
+    stack.mongod.restart().await.unwrap();
+    service.wait_ready().await;
+
+    stack.mongod.kill().await;
+    let last = sent(&service, &shop, &add(2)).await;
+    stack.mongod.restart().await.unwrap();
+    let basket = service.basket(&shop, &shop, last).await;
+    assert_eq!(basket["item_count"], 2);
+    let database = stack.database().await;
+    let document = document(&database, &shop, &shop).await.unwrap();
+    assert_eq!(document.get_array("actions").unwrap().len(), 2);
+    assert_eq!(update_count(&stack).await, 2);
+}
+
+#[tokio::test]
+async fn baskets_folded_with_another_meaning_of_action_ids_are_not_mixed() {
+    let stack = Stack::start().await;
+    let mut service = stack.service("serve").await;
+    let shop = session();
+    let last = sent(&service, &shop, &event(&shop, &shop, 1, "ADD", 5, 1.0, 1.0)).await;
+    caught_up(&stack.database().await, last).await;
+    assert!(service.stop().await.success());
+    let service = stack.launch("serve", &[("EZOUT_ACTION_ID", "number")]);
+    halted(&service, "EZOUT_ACTION_ID=auto").await;
+}
+
+#[tokio::test]
+async fn migrations_are_applied_once_however_many_apply_them() {
+    let stack = Stack::start().await;
+    let all = futures::future::join_all((0..3).map(|_| ezout(&stack, &["migrate"]))).await;
+    for output in &all {
+        printed(output);
+    }
+    assert_eq!(
+        printed(&ezout(&stack, &["migrate"]).await),
+        "every migration is applied already\n"
+    );
+    let database = stack.database().await;
+    let indexes = database
+        .collection::<Document>("parked_events")
+        .list_index_names()
+        .await
+        .unwrap();
+    assert!(indexes.contains(&"by_partition_and_state".to_owned()), "{indexes:?}");
+    // The validator keeps a document readable.
+    let refused = database
+        .collection::<Document>("baskets")
+        .insert_one(doc! { "_id": "x" })
+        .await;
+    assert!(refused.unwrap_err().to_string().contains("failed validation"));
+    let applied = database.collection::<Document>("migrations");
+    applied
+        .update_one(doc! { "_id": "0001_baskets" }, doc! { "$set": { "digest": "other" } })
+        .await
+        .unwrap();
+    let changed = ezout(&stack, &["migrate"]).await;
+    assert!(String::from_utf8_lossy(&changed.stderr).contains("was changed after it was applied"));
+}
