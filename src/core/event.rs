@@ -380,7 +380,7 @@ fn with_decimals(time: OffsetDateTime, format: &[BorrowedFormatItem<'_>], zone: 
     let time = time.to_offset(UtcOffset::UTC);
     let mut text = time.format(format).expect("a valid time has all of these parts");
     let microsecond = time.microsecond();
-    if milliseconds && microsecond % 1_000 == 0 && microsecond != 0 {
+    if milliseconds && microsecond.is_multiple_of(1_000) && microsecond != 0 {
         let _ = write!(text, ".{:03}", microsecond / 1_000);
     } else if microsecond != 0 {
         let _ = write!(text, ".{microsecond:06}");

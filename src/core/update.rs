@@ -1,5 +1,7 @@
 //! The message on `updates.store.{shop}` that tells of one event and of the basket after it.
 
+use std::fmt::Write as _;
+
 use crate::core::basket::Basket;
 use crate::core::event::{Recorded, original_time};
 
@@ -14,12 +16,13 @@ pub fn update_json(recorded: &Recorded, basket: &Basket) -> String {
     let mut json = event.twelve_fields(&original_time(event.create_time));
     json.pop();
     if event.quantity != 1 {
-        json.push_str(&format!(",\"quantity\":{}", event.quantity));
+        let _ = write!(json, ",\"quantity\":{}", event.quantity);
     }
     let claimed = state
         .claimed_total
         .map_or_else(|| "null".to_owned(), |claimed| claimed.to_string());
-    json.push_str(&format!(
+    let _ = write!(
+        json,
         ",\"sequence\":{},\"basket\":{{\"status\":\"{}\",\"item_count\":{},\"total\":{},\"claimed_total\":{claimed},\"verdict\":\"{}\",\"finding_count\":{},\"version\":{}}}}}",
         recorded.sequence,
         state.status.word(),
@@ -28,7 +31,7 @@ pub fn update_json(recorded: &Recorded, basket: &Basket) -> String {
         verdict_word(basket),
         state.finding_count,
         basket.version(),
-    ));
+    );
     json
 }
 

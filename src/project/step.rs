@@ -255,7 +255,8 @@ impl Fold {
             && sequence >= since
         {
             let reason = format!("event {since} of the same session is parked");
-            return self.keep_parked(raw, Some(id), reason, collected);
+            self.keep_parked(raw, Some(id), reason, collected);
+            return Ok(());
         }
         if sequence <= basket.sequence() {
             let counted = basket
@@ -308,16 +309,11 @@ impl Fold {
             return Ok(());
         }
         tracing::warn!(event.sequence = raw.sequence, "parked event {}: {reason}", raw.sequence);
-        self.keep_parked(raw, basket, reason, collected)
+        self.keep_parked(raw, basket, reason, collected);
+        Ok(())
     }
 
-    fn keep_parked(
-        &mut self,
-        raw: &RawEvent,
-        basket: Option<BasketId>,
-        reason: String,
-        collected: &mut Collected,
-    ) -> Result<(), StepError> {
+    fn keep_parked(&mut self, raw: &RawEvent, basket: Option<BasketId>, reason: String, collected: &mut Collected) {
         collected.parked.push(ParkedEvent {
             id: ParkedEvent::id(&self.epoch, raw.sequence),
             partition: i32::from(self.partition),
@@ -337,7 +333,6 @@ impl Fold {
                 collected.touched.insert(id);
             }
         }
-        Ok(())
     }
 
     /// Writes the baskets that changed.

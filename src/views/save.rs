@@ -78,7 +78,7 @@ impl Views {
         let command = doc! { "update": "baskets", "updates": updates, "ordered": false, "writeConcern": durable() };
         let answer = write_command(&self.database, "write baskets", command).await?;
         // An insert that finds a document counts among `n`, but not among those that were upserted.
-        let found = answer.get_i32("n").map(i64::from).unwrap_or(0);
+        let found = answer.get_i32("n").map_or(0, i64::from);
         let inserted = answer.get_array("upserted").map_or(0, |upserted| long(upserted.len()));
         Ok(if found == expected && inserted == inserts {
             Saved::All

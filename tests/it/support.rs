@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
 
 /// How long a condition may take to come true. Far beyond what it takes, so that a slow machine fails no test.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits until `condition` gives a value, asking again every few milliseconds.
 pub async fn wait_for<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
@@ -38,8 +38,8 @@ pub struct Stack {
     pub nats: NatsServer,
     pub mongod: Mongod,
     folder: PathBuf,
-    // Removed when the stack is dropped; a failed test keeps it.
-    _data: Option<tempfile::TempDir>,
+    // Removed when the stack is dropped.
+    data: Option<tempfile::TempDir>,
 }
 
 impl Stack {
@@ -58,7 +58,7 @@ impl Stack {
             nats,
             mongod,
             folder,
-            _data: Some(data),
+            data: Some(data),
         }
     }
 
@@ -69,7 +69,7 @@ impl Stack {
 
     /// Keeps the folder when the stack is dropped, for looking into it.
     pub fn keep_folder(&mut self) {
-        if let Some(data) = self._data.take() {
+        if let Some(data) = self.data.take() {
             let _ = data.keep();
         }
     }
@@ -270,11 +270,8 @@ impl System {
         self.stack.nats.url()
     }
 
-    pub fn mongodb_uri(&self) -> String {
-        self.stack.mongod.uri()
-    }
-
     /// A shop that no other test uses.
+    #[expect(clippy::unused_self, reason = "it reads as the system's")]
     pub fn shop(&self) -> String {
         uuid::Uuid::new_v4().to_string()
     }

@@ -28,7 +28,7 @@ fn fault(code: &'static str, detail: impl Into<String>) -> Fault {
 
 /// The fields that are still unread, and the faults of those that were read.
 pub(super) struct Fields<'a> {
-    fields: Vec<(Cow<'a, str>, &'a RawValue)>,
+    unread: Vec<(Cow<'a, str>, &'a RawValue)>,
     errors: Vec<FieldError>,
     strictness: Strictness,
 }
@@ -38,15 +38,15 @@ impl<'a> Fields<'a> {
         let Object(fields) =
             serde_json::from_slice(body).map_err(|error| EventError::NotAnObject(error.to_string()))?;
         Ok(Self {
-            fields,
+            unread: fields,
             errors: Vec::new(),
             strictness,
         })
     }
 
     fn take(&mut self, name: &str) -> Option<&'a RawValue> {
-        let place = self.fields.iter().position(|(field, _)| field == name)?;
-        Some(self.fields.swap_remove(place).1)
+        let place = self.unread.iter().position(|(field, _)| field == name)?;
+        Some(self.unread.swap_remove(place).1)
     }
 
     fn fail(&mut self, name: &str, fault: Fault) {
@@ -101,7 +101,7 @@ impl<'a> Fields<'a> {
     /// Ends the reading with the fields that nobody asked for, by name.
     pub(super) fn finish(mut self) -> Result<Vec<(String, String)>, EventError> {
         if self.strictness == Strictness::Strict {
-            for (name, _) in std::mem::take(&mut self.fields) {
+            for (name, _) in std::mem::take(&mut self.unread) {
                 self.fail(&name, fault("unknown_field", "is not a field of an event"));
             }
         }
@@ -109,7 +109,7 @@ impl<'a> Fields<'a> {
             return Err(EventError::Fields(self.errors));
         }
         let mut unknown: Vec<_> = self
-            .fields
+            .unread
             .into_iter()
             .map(|(name, value)| (name.into_owned(), minified(value.get())))
             .collect();
