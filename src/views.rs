@@ -29,7 +29,7 @@ pub use checkpoints::Checkpoint;
 pub use document::{BasketView, FoundView};
 pub use leases::{Lease, LeaseId};
 pub use migrate::{MigrateError, migrate};
-pub use parked::{ParkedEvent, ParkedState};
+pub use parked::{ParkedEvent, ParkedState, Which};
 pub use save::{Saved, Stored, Write};
 
 /// How long a command may take before it counts as failed.

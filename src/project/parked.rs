@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 
 use super::step::{Fold, Retried, StepError};
 use crate::core::id::BasketId;
-use crate::views::{ParkedEvent, ParkedState};
+use crate::views::ParkedState;
 
-/// Applies what is to be applied and takes note of what is dropped. Between saving the basket and forgetting the parked events the power
-/// may go; they are then applied again, which finds them in the basket.
+/// Applies what is to be applied and takes note of what is dropped.
+///
+/// Between saving the basket and forgetting the parked events the power may go; they are then
+/// applied again, which finds them in the basket.
 pub(super) async fn retry(fold: &mut Fold, partition: u16) -> Result<(), StepError> {
     let views = fold.parts.views.clone();
     let marked = views.decided(partition).await?;
-    let baskets: BTreeSet<BasketId> = marked.iter().filter_map(basket_of).collect();
+    let baskets: BTreeSet<BasketId> = marked.iter().filter_map(|event| event.basket).collect();
     for id in baskets {
         let events = views.parked_of(id).await?;
         let retried = fold.apply_parked(id, &events).await?;
@@ -32,7 +34,7 @@ pub(super) async fn retry(fold: &mut Fold, partition: u16) -> Result<(), StepErr
         views.unpark(&applied).await?;
     }
     // An event that names no basket has nowhere to go.
-    for event in marked.iter().filter(|event| basket_of(event).is_none()) {
+    for event in marked.iter().filter(|event| event.basket.is_none()) {
         if event.state == ParkedState::Drop {
             views.note_dropped(std::slice::from_ref(&event.id)).await?;
         } else {
@@ -45,8 +47,4 @@ pub(super) async fn retry(fold: &mut Fold, partition: u16) -> Result<(), StepErr
         }
     }
     Ok(())
-}
-
-fn basket_of(event: &ParkedEvent) -> Option<BasketId> {
-    BasketId::parse(event.basket.as_deref()?).ok()
 }

@@ -9,7 +9,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 use lru::LruCache;
-use mongodb::bson::DateTime;
 use time::OffsetDateTime;
 
 use super::Parts;
@@ -24,6 +23,9 @@ use crate::views::{Checkpoint, ParkedEvent, ParkedState, Saved, Stored, ViewErro
 
 /// Most actions that a partition's baskets in memory hold together. Only the baskets of a step are needed.
 const CACHED_ACTIONS_MAX: usize = 20_000;
+
+/// Header with the type of an event (`CloudEvents` 1.0).
+const EVENT_TYPE: &str = "ce-type";
 
 /// Why a step was not done. It may have been done in part; doing it again is safe.
 #[derive(Debug, thiserror::Error)]
@@ -316,14 +318,15 @@ impl Fold {
     fn keep_parked(&mut self, raw: &RawEvent, basket: Option<BasketId>, reason: String, collected: &mut Collected) {
         collected.parked.push(ParkedEvent {
             id: ParkedEvent::id(&self.epoch, raw.sequence),
-            partition: i32::from(self.partition),
-            sequence: i64::try_from(raw.sequence).unwrap_or(i64::MAX),
-            basket: basket.map(|basket| basket.to_string()),
+            partition: self.partition,
+            sequence: raw.sequence,
+            basket,
             reason,
             state: ParkedState::Parked,
             subject: raw.subject.clone(),
-            recorded_at: DateTime::from_millis(milliseconds(raw.recorded_at)),
-            body: ParkedEvent::body(&raw.body),
+            event_type: raw.header(EVENT_TYPE).map(str::to_owned),
+            recorded_at: in_milliseconds(raw.recorded_at),
+            body: raw.body.to_vec(),
         });
         collected.count("parked");
         if let Some(id) = basket {
@@ -411,7 +414,7 @@ impl Fold {
         let mut retried = Vec::new();
         let mut still_parked = None;
         for event in events {
-            let sequence = u64::try_from(event.sequence).unwrap_or(0);
+            let sequence = event.sequence;
             match event.state {
                 ParkedState::Retry => {}
                 ParkedState::Drop => {
@@ -424,13 +427,12 @@ impl Fold {
                     break;
                 }
             }
-            let recorded_at =
-                OffsetDateTime::from_unix_timestamp_nanos(i128::from(event.recorded_at.timestamp_millis()) * 1_000_000);
-            let recorded = decode_body(&event.body.bytes, &event.subject).map(|decoded| Recorded {
-                sequence,
-                recorded_at: recorded_at.unwrap_or(OffsetDateTime::UNIX_EPOCH),
-                event: decoded,
-            });
+            let recorded =
+                decode_parts(event.event_type.as_deref(), &event.body, &event.subject).map(|decoded| Recorded {
+                    sequence,
+                    recorded_at: event.recorded_at,
+                    event: decoded,
+                });
             let outcome = match recorded {
                 Err(reason) => Err(reason),
                 Ok(recorded) if recorded.event.basket() != id => Err("it belongs to another basket".to_owned()),
@@ -507,22 +509,21 @@ fn as_of(basket: &Basket, sequence: u64, meaning: crate::core::event::ActionIdMe
 
 /// Reads an event of the journal, or says why it cannot be read.
 fn decode(raw: &RawEvent) -> Result<Recorded, String> {
-    if let Some(kind) = raw.header("ce-type")
-        && kind != ACTION_TYPE
-    {
-        return Err(format!("this version does not know events of type {kind:?}"));
-    }
-    let event = decode_body(&raw.body, &raw.subject)?;
-    // The views keep milliseconds; an event folded now must equal the same one read back.
-    let recorded_at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds(raw.recorded_at)) * 1_000_000);
+    let event = decode_parts(raw.header(EVENT_TYPE), &raw.body, &raw.subject)?;
     Ok(Recorded {
         sequence: raw.sequence,
-        recorded_at: recorded_at.unwrap_or(raw.recorded_at),
+        recorded_at: in_milliseconds(raw.recorded_at),
         event,
     })
 }
 
-fn decode_body(body: &[u8], subject: &str) -> Result<Event, String> {
+/// An event without a type is an action: only our own API sets one.
+fn decode_parts(event_type: Option<&str>, body: &[u8], subject: &str) -> Result<Event, String> {
+    if let Some(event_type) = event_type
+        && event_type != ACTION_TYPE
+    {
+        return Err(format!("this version does not know events of type {event_type:?}"));
+    }
     let event = Event::parse(body, Strictness::Original).map_err(|error| error.to_string())?;
     if subject.rsplit('.').next() != Some(event.shop.to_string().as_str()) {
         return Err(format!(
@@ -541,8 +542,10 @@ fn basket_of(raw: &RawEvent) -> Option<BasketId> {
     })
 }
 
-fn milliseconds(time: OffsetDateTime) -> i64 {
-    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+/// The views keep milliseconds; an event folded now must equal the same one read back.
+fn in_milliseconds(time: OffsetDateTime) -> OffsetDateTime {
+    time.replace_nanosecond(u32::from(time.millisecond()) * 1_000_000)
+        .expect("fewer than a second's nanoseconds")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a few hundred events are exact in a double")]

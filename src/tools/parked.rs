@@ -1,15 +1,13 @@
 //! `ezout parked`: events that could not be applied, and what a person decides about them.
 
 use anyhow::{Context as _, bail};
-use mongodb::bson::doc;
-use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::core::event::rfc3339;
 use crate::core::id::BasketId;
 use crate::tools::say;
-use crate::views::{self, ParkedEvent, ParkedState, Views};
+use crate::views::{self, ParkedEvent, ParkedState, Views, Which};
 
 /// Most events that are listed at a time.
 const LISTED_MAX: i64 = 1_000;
@@ -68,7 +66,9 @@ async fn carry_out(views: &Views, command: Command) -> anyhow::Result<()> {
                 say("no event is parked");
             }
             for event in events {
-                let basket = event.basket.as_deref().unwrap_or("unknown basket");
+                let basket = event
+                    .basket
+                    .map_or_else(|| "unknown basket".to_owned(), |basket| basket.to_string());
                 say(&format!(
                     "{:>10}  {:7}  {basket}  {}",
                     event.sequence,
@@ -79,24 +79,26 @@ async fn carry_out(views: &Views, command: Command) -> anyhow::Result<()> {
         }
         Command::Show { sequence } => say(&shown(&find(views, sequence).await?)),
         Command::Retry { basket } => {
-            let matching = if basket == "all" {
-                doc! {}
+            let which = if basket == "all" {
+                Which::All
             } else {
                 let id = BasketId::parse(&basket).with_context(|| {
                     format!("{basket:?} is neither `all` nor a basket as `ezout parked list` shows it")
                 })?;
-                doc! { "basket": id.to_string() }
+                Which::OfBasket(id)
             };
-            let count = views.mark_parked(matching, ParkedState::Retry).await?;
+            let count = views.mark_parked(&which, ParkedState::Retry).await?;
             say(&format!(
                 "{count} events will be applied again by the projector within seconds; those that fail again are back in `ezout parked list`"
             ));
         }
         Command::Drop { sequence } => {
             let event = find(views, sequence).await?;
-            views.mark_parked(doc! { "_id": &event.id }, ParkedState::Drop).await?;
-            let later = match &event.basket {
-                Some(basket) => views.mark_parked(doc! { "basket": basket }, ParkedState::Retry).await?,
+            views
+                .mark_parked(&Which::One(event.id.clone()), ParkedState::Drop)
+                .await?;
+            let later = match event.basket {
+                Some(basket) => views.mark_parked(&Which::OfBasket(basket), ParkedState::Retry).await?,
                 None => 0,
             };
             say(&format!(
@@ -109,9 +111,7 @@ async fn carry_out(views: &Views, command: Command) -> anyhow::Result<()> {
 
 async fn find(views: &Views, sequence: u64) -> anyhow::Result<ParkedEvent> {
     let events = views.list_parked(true, i64::MAX).await?;
-    let found = events
-        .into_iter()
-        .find(|event| u64::try_from(event.sequence) == Ok(sequence));
+    let found = events.into_iter().find(|event| event.sequence == sequence);
     match found {
         Some(event) => Ok(event),
         None => bail!("no event {sequence} is parked; `ezout parked list` shows those that are"),
@@ -119,16 +119,16 @@ async fn find(views: &Views, sequence: u64) -> anyhow::Result<ParkedEvent> {
 }
 
 fn shown(event: &ParkedEvent) -> String {
-    let recorded_at =
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(event.recorded_at.timestamp_millis()) * 1_000_000);
     format!(
         "sequence     {}\nstate        {}\nbasket       {}\nreason       {}\nsubject      {}\nrecorded at  {}\nbody         {}",
         event.sequence,
         event.state.word(),
-        event.basket.as_deref().unwrap_or("unknown"),
+        event
+            .basket
+            .map_or_else(|| "unknown".to_owned(), |basket| basket.to_string()),
         event.reason,
         event.subject,
-        recorded_at.map(rfc3339).unwrap_or_default(),
-        String::from_utf8_lossy(&event.body.bytes),
+        rfc3339(event.recorded_at),
+        String::from_utf8_lossy(&event.body),
     )
 }

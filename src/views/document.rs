@@ -68,11 +68,13 @@ fn money(decimal: Decimal128) -> Result<Money, String> {
     Money::parse_sum(&text).map_err(|error| format!("{text}: {error}"))
 }
 
-fn date(time: OffsetDateTime) -> DateTime {
+/// A time as MongoDB keeps it, in whole milliseconds.
+pub(super) fn date(time: OffsetDateTime) -> DateTime {
     DateTime::from_millis(long(time.unix_timestamp_nanos() / 1_000_000))
 }
 
-fn time(date: DateTime) -> Option<OffsetDateTime> {
+/// A time read back.
+pub(super) fn time(date: DateTime) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(date.timestamp_millis()) * 1_000_000).ok()
 }
 

@@ -4,7 +4,9 @@ use futures::TryStreamExt;
 use mongodb::Collection;
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc, spec::BinarySubtype};
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
+use super::document::{date, long, time};
 use super::{ViewError, Views, durable, within, write_command};
 use crate::core::id::BasketId;
 
@@ -35,46 +37,106 @@ impl ParkedState {
 }
 
 /// An event that could not be applied.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParkedEvent {
     /// Epoch and sequence, which name it for ever.
-    #[serde(rename = "_id")]
     pub id: String,
     /// Its partition.
-    pub partition: i32,
+    pub partition: u16,
     /// Its place in the journal.
-    pub sequence: i64,
+    pub sequence: u64,
     /// Its basket; `None` where not even that can be told.
-    pub basket: Option<String>,
+    pub basket: Option<BasketId>,
     /// Why it is parked.
     pub reason: String,
     /// What is to become of it.
     pub state: ParkedState,
     /// Its subject in the journal.
     pub subject: String,
-    /// When the journal took it.
-    pub recorded_at: DateTime,
+    /// Its `ce-type`, if it has one.
+    pub event_type: Option<String>,
+    /// When the journal took it, in whole milliseconds.
+    pub recorded_at: OffsetDateTime,
     /// Its body as it is in the journal.
-    pub body: Binary,
+    pub body: Vec<u8>,
 }
 
 impl ParkedEvent {
-    /// The `_id` of the event at this place of this journal.
+    /// The id of the event at this place of this journal.
     pub fn id(epoch: &str, sequence: u64) -> String {
         format!("{epoch}:{sequence}")
     }
+}
 
-    /// Bytes in their stored form.
-    pub fn body(bytes: &[u8]) -> Binary {
-        Binary {
-            subtype: BinarySubtype::Generic,
-            bytes: bytes.to_vec(),
+/// Which parked events are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// All that are not dropped.
+    All,
+    /// Those of a basket that are not dropped.
+    OfBasket(BasketId),
+    /// The one with this id, if it is not dropped.
+    One(String),
+}
+
+/// A parked event in its stored form.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredEvent {
+    #[serde(rename = "_id")]
+    id: String,
+    partition: i32,
+    sequence: i64,
+    basket: Option<String>,
+    reason: String,
+    state: ParkedState,
+    subject: String,
+    event_type: Option<String>,
+    recorded_at: DateTime,
+    body: Binary,
+}
+
+impl StoredEvent {
+    fn of(event: &ParkedEvent) -> Self {
+        Self {
+            id: event.id.clone(),
+            partition: i32::from(event.partition),
+            sequence: long(event.sequence),
+            basket: event.basket.map(|basket| basket.to_string()),
+            reason: event.reason.clone(),
+            state: event.state,
+            subject: event.subject.clone(),
+            event_type: event.event_type.clone(),
+            recorded_at: date(event.recorded_at),
+            body: Binary {
+                subtype: BinarySubtype::Generic,
+                bytes: event.body.clone(),
+            },
         }
+    }
+
+    fn restore(self) -> Result<ParkedEvent, ViewError> {
+        let unreadable = |reason: &str| ViewError::Unreadable {
+            id: self.id.clone(),
+            reason: reason.to_owned(),
+        };
+        let basket = self.basket.as_deref().map(BasketId::parse).transpose();
+        Ok(ParkedEvent {
+            partition: u16::try_from(self.partition).map_err(|_| unreadable("its partition is out of range"))?,
+            sequence: u64::try_from(self.sequence).map_err(|_| unreadable("its sequence is out of range"))?,
+            basket: basket.map_err(|_| unreadable("its basket is none"))?,
+            recorded_at: time(self.recorded_at).ok_or_else(|| unreadable("recorded_at is out of range"))?,
+            id: self.id,
+            reason: self.reason,
+            state: self.state,
+            subject: self.subject,
+            event_type: self.event_type,
+            body: self.body.bytes,
+        })
     }
 }
 
 impl Views {
-    fn parked(&self) -> Collection<ParkedEvent> {
+    fn parked(&self) -> Collection<StoredEvent> {
         self.database.collection("parked_events")
     }
 
@@ -84,8 +146,8 @@ impl Views {
             return Ok(());
         }
         let statement = |event: &ParkedEvent| {
-            let fields =
-                mongodb::bson::serialize_to_document(event).expect("texts, numbers and bytes have a BSON form");
+            let fields = mongodb::bson::serialize_to_document(&StoredEvent::of(event))
+                .expect("texts, numbers and bytes have a BSON form");
             doc! { "q": { "_id": &event.id }, "u": { "$setOnInsert": fields }, "upsert": true }
         };
         let updates: Vec<Document> = events.iter().map(statement).collect();
@@ -100,7 +162,7 @@ impl Views {
         let parked = self.parked();
         let query =
             doc! { "_id": { "$in": ids }, "state": { "$in": [ParkedState::Drop.word(), ParkedState::Dropped.word()] } };
-        let found: Vec<ParkedEvent> = within("look for dropped events", async {
+        let found: Vec<StoredEvent> = within("look for dropped events", async {
             parked.find(query).await?.try_collect().await
         })
         .await?;
@@ -124,40 +186,49 @@ impl Views {
         let query = if dropped {
             doc! {}
         } else {
-            doc! { "state": { "$ne": ParkedState::Dropped.word() } }
+            not_dropped()
         };
         self.find_parked(query, limit).await
     }
 
     async fn find_parked(&self, query: Document, limit: i64) -> Result<Vec<ParkedEvent>, ViewError> {
         let parked = self.parked();
-        within("find parked events", async {
+        let limit = if limit == i64::MAX { 0 } else { limit };
+        let found: Vec<StoredEvent> = within("find parked events", async {
             parked
                 .find(query)
                 .sort(doc! { "sequence": 1 })
-                .limit(if limit == i64::MAX { 0 } else { limit })
+                .limit(limit)
                 .await?
                 .try_collect()
                 .await
         })
-        .await
+        .await?;
+        found.into_iter().map(StoredEvent::restore).collect()
     }
 
     /// How many events wait.
     pub async fn count_parked(&self) -> Result<u64, ViewError> {
         let parked = self.parked();
         within("count parked events", async {
-            parked
-                .count_documents(doc! { "state": { "$ne": ParkedState::Dropped.word() } })
-                .await
+            parked.count_documents(not_dropped()).await
         })
         .await
     }
 
-    /// Marks events that match with what is to become of them; dropped ones stay dropped. Answers how many.
-    pub async fn mark_parked(&self, matching: Document, state: ParkedState) -> Result<u64, ViewError> {
+    /// Marks events with what is to become of them. Answers how many.
+    pub async fn mark_parked(&self, which: &Which, state: ParkedState) -> Result<u64, ViewError> {
         let parked = self.parked();
-        let query = doc! { "$and": [matching, { "state": { "$nin": [ParkedState::Drop.word(), ParkedState::Dropped.word()] } }] };
+        let mut query = doc! { "state": { "$nin": [ParkedState::Drop.word(), ParkedState::Dropped.word()] } };
+        match which {
+            Which::All => {}
+            Which::OfBasket(basket) => {
+                query.insert("basket", basket.to_string());
+            }
+            Which::One(id) => {
+                query.insert("_id", id);
+            }
+        }
         let set = doc! { "$set": { "state": state.word() } };
         Ok(
             within("mark parked events", async { parked.update_many(query, set).await })
@@ -197,4 +268,8 @@ impl Views {
         within("unpark events", async { parked.delete_many(query).await }).await?;
         Ok(())
     }
+}
+
+fn not_dropped() -> Document {
+    doc! { "state": { "$ne": ParkedState::Dropped.word() } }
 }
