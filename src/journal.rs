@@ -7,8 +7,11 @@
 //!
 //! The journal never deletes, and never promises more than the running servers give.
 
+mod ack;
 mod append;
 mod durability;
+mod end;
+mod group;
 mod known;
 mod link;
 mod read;
@@ -26,7 +29,7 @@ use uuid::Uuid;
 use crate::core::id::ShopId;
 use crate::metrics::Metrics;
 
-pub use self::append::AppendError;
+pub use self::ack::AppendError;
 pub use self::durability::Durability;
 pub use self::link::LinkError;
 pub use self::read::{RawEvent, ReadError, Reader};
@@ -177,9 +180,8 @@ impl Journal {
         let link = Link::start(&config.nats_url).await?;
         let (requests, queue) = mpsc::channel(config.append_queue.max(1));
         let (upkeep, state) = Upkeep::new(config, link.clone(), Arc::clone(&metrics));
-        let recheck = upkeep.recheck();
+        let writer = Writer::new(link.clone(), &upkeep, state.clone(), queue, Arc::clone(&metrics));
         tasks.spawn(upkeep.run(stop.clone()));
-        let writer = Writer::new(link.clone(), state.clone(), queue, recheck, Arc::clone(&metrics));
         tasks.spawn(writer.run(stop));
         Ok(Self {
             link,

@@ -1,15 +1,11 @@
-//! The writer: one task that decides how waiting events reach the disk.
-//!
-//! On one server that syncs before it acknowledges, each single publish costs a sync and each atomic
-//! batch costs a few, whatever its size: few waiting events go singly, many go as one batch, and one
-//! batch at a time. On replicas the servers commit in groups by themselves, and without syncing there
-//! is nothing to share: there everything goes singly and pipelined.
+//! The writer: the one task of a process that appends to the journal.
 //!
 //! Every request is answered once: with a receipt when the server has acknowledged it, as unknown when
 //! no answer came. An event that is appended twice is recorded once, whoever appended it first.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
@@ -17,114 +13,30 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use serde::Deserialize;
-use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::known::{self, Known, Recorded};
+use super::ack::{Ack, AppendError, BATCH_HAS_DUPLICATE, Refusal, STORE_FAILED};
+use super::end::{JournalEnd, read_end};
+use super::group::{BATCH_EVENTS_MAX, Choice, Gather, Load, PIPELINE_MAX};
+use super::known::{Known, Recorded};
 use super::link::Link;
-use super::read::{self, Plan, RawEvent, ReadError, Reader, Start};
+use super::read::{self, RawEvent, ReadError};
+use super::upkeep::Upkeep;
 use super::{DIGEST, Durability, Entry, Facts, ID, Receipt, State};
 use crate::core::id::partition_of;
 use crate::metrics::Metrics;
 
 /// How long the server may take to acknowledge.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Events in flight up to which single publishes are faster than an atomic batch.
-///
-/// A batch costs what 13 to 32 single publishes cost, depending on the disk (1.9 ms to 0.14 ms on a fast
-/// one, 13 ms to 0.4 ms on a slow one), and a batch makes the first event wait for the last.
-const SINGLES_MAX: usize = 24;
-/// Events in one atomic batch; the server accepts no more.
-const BATCH_EVENTS_MAX: usize = 1_000;
 /// Bytes in one atomic batch: it is staged on the server's disk before it is committed.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Events in flight where everything goes singly.
-const PIPELINE_MAX: usize = 2_048;
 /// Events taken from the queue and not sent: enough for the next batch while one is under way.
 const WAITING_MAX: usize = 2 * BATCH_EVENTS_MAX;
-/// How long a batch waits for those who were just answered to come back with their next event.
-///
-/// Without it, clients that wait for each answer fall into two halves that commit in turns, at half the rate.
-const GATHER_MAX: Duration = Duration::from_millis(3);
-/// Batches that go without gathering after one that gathered in vain.
-const GATHER_REST: u32 = 16;
 /// Duplicates that are looked up one by one; more at once are found by reading the journal's end.
 const LOOKUPS_MAX: usize = 16;
-/// How long reading the journal's end may take.
-const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
-/// The journal's end begins here, at the first time: the server's own memory of duplicates, and a minute for clocks that differ.
-const CATCH_UP_WINDOW: Duration = Duration::from_mins(6);
-
-/// The server refused a batch since it holds an event that is recorded already.
-const BATCH_HAS_DUPLICATE: u64 = 10_201;
-/// The message is larger than the stream accepts.
-const MESSAGE_TOO_LARGE: u64 = 10_054;
-/// Memory, disk, account or stream is full. Checked before anything is stored.
-const FULL: [u64; 3] = [10_002, 10_023, 10_047];
-/// Storing failed, for want of room mostly. Of a batch, a part may be stored.
-const STORE_FAILED: u64 = 10_077;
-/// The same event is being stored by somebody else at this moment.
-const DUPLICATE_IN_PROCESS: u64 = 10_158;
-/// More requests than the server puts up with.
-const TOO_MANY_REQUESTS: u64 = 10_167;
-
-/// Why an event was not appended.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    /// The journal has another event of this identity.
-    #[error("event {sequence} of the journal has the same identity and another content")]
-    Conflict {
-        /// That event.
-        sequence: u64,
-    },
-    /// Too many events wait; nothing was sent. Try again later.
-    #[error("too many events are waiting to be appended")]
-    Overloaded,
-    /// The journal cannot be reached or is not what it should be; the event is not recorded. Try again later.
-    #[error("the journal is unavailable: {reason}")]
-    Unavailable {
-        /// Why.
-        reason: String,
-    },
-    /// No answer came: the event may be recorded, now or in a moment. Repeating it is safe and settles it.
-    #[error("the journal did not answer in time")]
-    Unknown,
-    /// The journal has no room; the event is not recorded.
-    #[error("the journal has no room: {reason}")]
-    Full {
-        /// In the server's words.
-        reason: String,
-    },
-    /// The event is larger than the journal accepts.
-    #[error("the event is too large for the journal")]
-    TooLarge,
-}
-
-impl AppendError {
-    /// The writer has ended or is about to.
-    pub(super) fn stopping() -> Self {
-        Self::Unavailable {
-            reason: "this process is stopping".to_owned(),
-        }
-    }
-
-    /// One word for metrics.
-    pub(super) fn outcome(&self) -> &'static str {
-        match self {
-            Self::Conflict { .. } => "conflict",
-            Self::Overloaded => "overloaded",
-            Self::Unavailable { .. } => "unavailable",
-            Self::Unknown => "unknown",
-            Self::Full { .. } => "full",
-            Self::TooLarge => "too_large",
-        }
-    }
-}
-
 type Answer = oneshot::Sender<Result<Receipt, AppendError>>;
 
 /// An event and who waits for it.
@@ -137,11 +49,8 @@ pub(super) struct Request {
 /// An event that is on its way.
 #[derive(Debug)]
 struct Pending {
-    id: Uuid,
-    digest: u128,
+    entry: Entry,
     subject: String,
-    headers: HeaderMap,
-    body: Bytes,
     answer: Answer,
 }
 
@@ -159,54 +68,8 @@ enum Flight {
     Batch { id: String, events: Vec<Pending> },
 }
 
-/// What the server says to a message.
-#[derive(Debug, Deserialize)]
-struct Ack {
-    #[serde(default)]
-    seq: u64,
-    #[serde(default)]
-    duplicate: bool,
-    batch: Option<String>,
-    #[serde(default)]
-    count: u64,
-    error: Option<Refusal>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Refusal {
-    err_code: u64,
-    #[serde(default)]
-    description: String,
-}
-
-/// The wait of a batch for those who are about to come back.
-#[derive(Debug, Default)]
-struct Gather {
-    /// As many as this will be waiting if all come back; 0 if nothing is being gathered.
-    expected: usize,
-    until: Option<Instant>,
-    /// Batches still to go without.
-    rest: u32,
-}
-
-/// The end of the journal, as read to find duplicates.
-#[derive(Debug)]
-struct JournalEnd {
-    events: Vec<(Uuid, Recorded)>,
-    /// No event up to here is missing.
-    to: u64,
-}
-
 type CatchUp = BoxFuture<'static, Result<JournalEnd, ReadError>>;
 type Lookup = BoxFuture<'static, (Pending, u64, Result<Option<RawEvent>, ReadError>)>;
-
-/// What to do with the waiting events now.
-#[derive(Debug, PartialEq, Eq)]
-enum Choice {
-    Wait,
-    Singles(usize),
-    Batch,
-}
 
 /// The writer's state; [`Writer::run`] is its task.
 pub(super) struct Writer {
@@ -215,6 +78,8 @@ pub(super) struct Writer {
     metrics: Arc<Metrics>,
     state: watch::Receiver<State>,
     recheck: Arc<Notify>,
+    /// The highest sequence that was acknowledged.
+    highest: Arc<AtomicU64>,
     requests: mpsc::Receiver<Request>,
     /// What is known of the journal; stays as it was while the journal is unavailable.
     facts: Option<Facts>,
@@ -225,6 +90,8 @@ pub(super) struct Writer {
     in_flight: HashMap<u64, Flight>,
     deadlines: VecDeque<(Instant, u64)>,
     batch_in_flight: bool,
+    /// Single events acknowledged since the last one was sent.
+    landed: usize,
     /// In the order of arrival.
     waiting: VecDeque<Pending>,
     /// Events that were in a batch that the server refused for an unknown reason: these go singly.
@@ -249,9 +116,9 @@ struct Unresolved {
 impl Writer {
     pub(super) fn new(
         link: Link,
+        upkeep: &Upkeep,
         state: watch::Receiver<State>,
         requests: mpsc::Receiver<Request>,
-        recheck: Arc<Notify>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let client = link.client();
@@ -261,13 +128,15 @@ impl Writer {
             client,
             metrics,
             state,
-            recheck,
+            recheck: upkeep.recheck(),
+            highest: upkeep.highest(),
             requests,
             facts: None,
             token: 0,
             in_flight: HashMap::new(),
             deadlines: VecDeque::new(),
             batch_in_flight: false,
+            landed: 0,
             waiting: VecDeque::new(),
             alone: VecDeque::new(),
             unresolved: Vec::new(),
@@ -343,7 +212,10 @@ impl Writer {
     /// When something is due though nothing happens.
     fn wake_at(&self) -> Instant {
         let deadline = self.deadlines.front().map(|(deadline, _)| *deadline);
-        let gathered = self.gather.until.filter(|_| !self.batch_in_flight);
+        let gathered = self
+            .gather
+            .until()
+            .filter(|_| !self.batch_in_flight && self.catch_up.is_none());
         let due = [deadline, gathered].into_iter().flatten().min();
         due.unwrap_or_else(|| Instant::now() + ACK_TIMEOUT)
     }
@@ -401,14 +273,7 @@ impl Writer {
         };
         let subject = format!("checkout.{}.{}", partition_of(entry.shop, facts.partitions), entry.shop);
         self.followers.insert(entry.id, Vec::new());
-        self.waiting.push_back(Pending {
-            id: entry.id,
-            digest: entry.digest,
-            subject,
-            headers: headers(&entry),
-            body: entry.body,
-            answer,
-        });
+        self.waiting.push_back(Pending { entry, subject, answer });
     }
 
     /// Sends what is to be sent now.
@@ -419,7 +284,20 @@ impl Writer {
             {
                 self.send_single(event).await;
             }
-            match self.choose(Instant::now()) {
+            // Reading the journal's end will show which of the waiting events are duplicates.
+            let Some(facts) = self
+                .facts
+                .as_ref()
+                .filter(|_| !self.batch_in_flight && self.catch_up.is_none())
+            else {
+                return;
+            };
+            let load = Load {
+                waiting: self.waiting.len(),
+                flying: self.in_flight.len(),
+                shared: facts.atomic && facts.durability == Durability::Disk,
+            };
+            match self.gather.choose(load, Instant::now()) {
                 Choice::Wait => return,
                 Choice::Singles(count) => {
                     for event in self.waiting.drain(..count).collect::<Vec<_>>() {
@@ -431,39 +309,12 @@ impl Writer {
         }
     }
 
-    fn choose(&mut self, now: Instant) -> Choice {
-        let Some(facts) = &self.facts else { return Choice::Wait };
-        let grouped = facts.atomic && facts.durability == Durability::Disk;
-        let waiting = self.waiting.len();
-        let flying = self.in_flight.len();
-        if waiting == 0 || self.batch_in_flight {
-            return Choice::Wait;
-        }
-        if !grouped {
-            let count = waiting.min(PIPELINE_MAX.saturating_sub(flying));
-            return if count == 0 {
-                Choice::Wait
-            } else {
-                Choice::Singles(count)
-            };
-        }
-        // Reading the journal's end will show which of these are duplicates.
-        if self.catch_up.is_some() || self.gather.holds(waiting, now) {
-            return Choice::Wait;
-        }
-        if waiting + flying <= SINGLES_MAX {
-            return Choice::Singles(waiting);
-        }
-        // The singles in flight will be back soon and belong to the batch.
-        if flying > 0 { Choice::Wait } else { Choice::Batch }
-    }
-
     async fn send_single(&mut self, event: Pending) {
         self.metrics.journal_publishes.with_label_values(&["single"]).inc();
-        let message = (event.subject.clone(), event.headers.clone(), event.body.clone());
+        self.landed = 0;
+        let (subject, headers, body) = event.message();
         let token = self.take_off(Flight::Single(event));
         let reply = format!("{}.{token}", self.inbox);
-        let (subject, headers, body) = message;
         if let Err(error) = self
             .client
             .publish_with_reply_and_headers(subject, reply, headers, body)
@@ -476,7 +327,7 @@ impl Writer {
     async fn send_batch(&mut self) {
         let mut bytes = 0;
         let count = self.waiting.iter().take(BATCH_EVENTS_MAX).take_while(|event| {
-            bytes += event.body.len();
+            bytes += event.entry.stored_bytes();
             bytes <= BATCH_BYTES_MAX
         });
         let count = count.count().max(1);
@@ -489,10 +340,7 @@ impl Writer {
             .journal_batch_events
             .observe(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
         let id = format!("{}-{}", self.inbox.trim_start_matches("_INBOX."), self.token + 1);
-        let messages: Vec<_> = events
-            .iter()
-            .map(|event| (event.subject.clone(), event.headers.clone(), event.body.clone()))
-            .collect();
+        let messages: Vec<_> = events.iter().map(Pending::message).collect();
         let token = self.take_off(Flight::Batch { id: id.clone(), events });
         self.batch_in_flight = true;
         for (n, (subject, mut headers, body)) in (1_usize..).zip(messages) {
@@ -526,8 +374,9 @@ impl Writer {
 
     fn land(&mut self, token: u64) -> Option<Flight> {
         let flight = self.in_flight.remove(&token)?;
-        if matches!(flight, Flight::Batch { .. }) {
-            self.batch_in_flight = false;
+        match flight {
+            Flight::Single(_) => self.landed += 1,
+            Flight::Batch { .. } => self.batch_in_flight = false,
         }
         // Acknowledgements come in order mostly, so this keeps the list short.
         while self
@@ -557,6 +406,11 @@ impl Writer {
         self.acknowledged(message);
         while let Some(Some(message)) = acks.next().now_or_never() {
             self.acknowledged(&message);
+        }
+        // Events that were held back for a batch wait for those just answered, or the two would go in turns for ever.
+        if self.in_flight.is_empty() && !self.waiting.is_empty() && self.landed > 0 {
+            self.gather
+                .begin(std::mem::take(&mut self.landed), self.waiting.len(), Instant::now());
         }
     }
 
@@ -588,7 +442,7 @@ impl Writer {
             (Flight::Batch { id, events }, None)
                 if ack.batch.as_deref() == Some(&id) && ack.count == events.len() as u64 && ack.seq >= ack.count =>
             {
-                self.gather.begin(events.len() + self.waiting.len(), Instant::now());
+                self.gather.begin(events.len(), self.waiting.len(), Instant::now());
                 for (sequence, event) in (ack.seq - ack.count + 1..).zip(events) {
                     self.recorded(event, sequence);
                 }
@@ -600,12 +454,13 @@ impl Writer {
 
     fn recorded(&mut self, event: Pending, sequence: u64) {
         self.known.insert(
-            event.id,
+            event.entry.id,
             Recorded {
                 sequence,
-                digest: Some(event.digest),
+                digest: Some(event.entry.digest),
             },
         );
+        self.highest.fetch_max(sequence, Ordering::AcqRel);
         let receipt = Receipt {
             sequence,
             duplicate: false,
@@ -616,8 +471,8 @@ impl Writer {
 
     /// The server has the event already, at `sequence`; whether it is the same one is to be seen.
     fn duplicate(&mut self, event: Pending, sequence: u64) {
-        if let Some(recorded) = self.known.get(event.id) {
-            let result = self.compare(recorded, event.digest);
+        if let Some(recorded) = self.known.get(event.entry.id) {
+            let result = self.compare(recorded, event.entry.digest);
             return self.answer(event, result);
         }
         if self.lookups.len() < LOOKUPS_MAX {
@@ -647,7 +502,7 @@ impl Writer {
                 },
                 &AppendError::Unknown,
             ),
-            code if FULL.contains(&code) => {
+            _ if refusal.is_full() => {
                 self.answer_flight(
                     Flight::Batch {
                         id: String::new(),
@@ -669,16 +524,8 @@ impl Writer {
 
     fn begin_catch_up(&mut self) {
         if self.catch_up.is_none() {
-            let reading = read_end(self.link.clone(), Arc::clone(&self.metrics), self.known.complete_to());
-            let reading = tokio::time::timeout(CATCH_UP_TIMEOUT, reading);
-            self.catch_up = Some(
-                async move {
-                    reading
-                        .await
-                        .unwrap_or_else(|_| Err(ReadError::unavailable("it takes too long")))
-                }
-                .boxed(),
-            );
+            self.catch_up =
+                Some(read_end(self.link.clone(), Arc::clone(&self.metrics), self.known.complete_to()).boxed());
         }
     }
 
@@ -697,10 +544,10 @@ impl Writer {
         let mut again = Vec::new();
         let mut found = false;
         for Unresolved { event, sequence } in std::mem::take(&mut self.unresolved) {
-            match (self.known.get(event.id), sequence) {
+            match (self.known.get(event.entry.id), sequence) {
                 (Some(recorded), _) => {
                     found = true;
-                    let result = self.compare(recorded, event.digest);
+                    let result = self.compare(recorded, event.entry.digest);
                     self.answer(event, result);
                 }
                 (None, Some(sequence)) => self.look_up(event, sequence),
@@ -717,9 +564,9 @@ impl Writer {
         }
         // Those that arrived in the meantime were not compared with what is known only now.
         for event in std::mem::take(&mut self.waiting) {
-            match self.known.get(event.id) {
+            match self.known.get(event.entry.id) {
                 Some(recorded) => {
-                    let result = self.compare(recorded, event.digest);
+                    let result = self.compare(recorded, event.entry.digest);
                     self.answer(event, result);
                 }
                 None => self.waiting.push_back(event),
@@ -742,8 +589,8 @@ impl Writer {
             sequence,
             digest: found.digest(),
         };
-        self.known.insert(event.id, recorded);
-        let result = self.compare(recorded, event.digest);
+        self.known.insert(event.entry.id, recorded);
+        let result = self.compare(recorded, event.entry.digest);
         self.answer(event, result);
     }
 
@@ -778,8 +625,8 @@ impl Writer {
 
     /// Answers an event and those who appended it too. Nobody may be listening any more.
     fn answer(&mut self, event: Pending, result: Result<Receipt, AppendError>) {
-        for follower in self.followers.remove(&event.id).unwrap_or_default() {
-            let result = match (&result, self.known.get(event.id)) {
+        for follower in self.followers.remove(&event.entry.id).unwrap_or_default() {
+            let result = match (&result, self.known.get(event.entry.id)) {
                 (_, Some(recorded)) => self.compare(recorded, follower.digest),
                 (Err(error), None) => Err(error.clone()),
                 (Ok(_), None) => Err(AppendError::Unknown),
@@ -841,111 +688,28 @@ impl Writer {
     }
 }
 
-impl Gather {
-    /// After a batch: those just answered may be back in a moment.
-    fn begin(&mut self, expected: usize, now: Instant) {
-        self.rest = self.rest.saturating_sub(1);
-        if expected > SINGLES_MAX && self.rest == 0 {
-            self.expected = expected.min(BATCH_EVENTS_MAX);
-            self.until = Some(now + GATHER_MAX);
-        } else {
-            self.end();
+impl Pending {
+    /// Subject, headers and body, as they are sent.
+    fn message(&self) -> (String, HeaderMap, Bytes) {
+        let entry = &self.entry;
+        let mut headers = HeaderMap::new();
+        headers.insert(ID, &*entry.id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+        headers.insert(DIGEST, format!("{:032x}", entry.digest));
+        for (name, value) in &entry.headers {
+            // A line break would begin another header.
+            if value.contains(char::is_control) {
+                headers.insert(*name, value.replace(char::is_control, ""));
+            } else {
+                headers.insert(*name, value.as_str());
+            }
         }
+        (self.subject.clone(), headers, entry.body.clone())
     }
-
-    fn end(&mut self) {
-        self.until = None;
-    }
-
-    /// Whether to wait a little longer, with so many waiting now.
-    fn holds(&mut self, waiting: usize, now: Instant) -> bool {
-        let Some(until) = self.until else { return false };
-        if waiting < self.expected && now < until {
-            return true;
-        }
-        if waiting < self.expected / 2 {
-            self.rest = GATHER_REST;
-        }
-        self.end();
-        false
-    }
-}
-
-impl Refusal {
-    /// What the refusal of a single event means.
-    fn single(&self) -> AppendError {
-        let reason = self.description.clone();
-        match self.err_code {
-            MESSAGE_TOO_LARGE => AppendError::TooLarge,
-            STORE_FAILED => AppendError::Full { reason },
-            DUPLICATE_IN_PROCESS => AppendError::Unknown,
-            TOO_MANY_REQUESTS => AppendError::Overloaded,
-            code if FULL.contains(&code) => AppendError::Full { reason },
-            _ => AppendError::Unavailable { reason },
-        }
-    }
-}
-
-/// What is stored beside the body.
-fn headers(entry: &Entry) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let mut id = Uuid::encode_buffer();
-    headers.insert(ID, &*entry.id.as_hyphenated().encode_lower(&mut id));
-    headers.insert(DIGEST, format!("{:032x}", entry.digest));
-    for (name, value) in &entry.headers {
-        // A line break would begin another header.
-        if value.contains(char::is_control) {
-            headers.insert(*name, value.replace(char::is_control, ""));
-        } else {
-            headers.insert(*name, value.as_str());
-        }
-    }
-    headers
 }
 
 async fn wait_for(catch_up: &mut Option<CatchUp>) -> Result<JournalEnd, ReadError> {
     match catch_up {
         Some(reading) => reading.await,
         None => std::future::pending().await,
-    }
-}
-
-/// Reads which events the journal has after `from`, or, if nothing has been read yet, as far back as the server knows duplicates.
-async fn read_end(link: Link, metrics: Arc<Metrics>, from: Option<u64>) -> Result<JournalEnd, ReadError> {
-    let info = link.stream().get_info().await.map_err(ReadError::unavailable)?;
-    let to = info.state.last_sequence;
-    let mut events = Vec::new();
-    // More than is remembered need not be read.
-    let earliest = Start::After(to.saturating_sub(known::reach()));
-    let start = match from {
-        Some(from) if from >= to => return Ok(JournalEnd { events, to }),
-        Some(from) => Start::After(from.max(to.saturating_sub(known::reach()))),
-        None => Start::Since(OffsetDateTime::now_utc() - CATCH_UP_WINDOW),
-    };
-    let mut reader = Reader::open(&link, &metrics, Plan::headers(start)).await?;
-    if reader.pending_at_open() > known::reach() {
-        reader = Reader::open(&link, &metrics, Plan::headers(earliest)).await?;
-    }
-    if reader.pending_at_open() == 0 {
-        return Ok(JournalEnd { events, to });
-    }
-    loop {
-        for event in reader.next(BATCH_EVENTS_MAX).await? {
-            if let Some(id) = event.id() {
-                events.push((
-                    id,
-                    Recorded {
-                        sequence: event.sequence,
-                        digest: event.digest(),
-                    },
-                ));
-            }
-            if event.sequence >= to || event.pending == 0 {
-                return Ok(JournalEnd {
-                    events,
-                    to: to.max(event.sequence),
-                });
-            }
-        }
     }
 }

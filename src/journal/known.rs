@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn the_oldest_leave_first() {
         let mut known = Known::default();
-        for n in 0..=KNOWN_MAX as u64 {
+        for n in 0..=(KNOWN_MAX as u64) {
             known.insert(Uuid::from_u128(u128::from(n)), recorded(n));
         }
         assert_eq!(known.len(), KNOWN_MAX);

@@ -4,6 +4,7 @@
 //! checkpoints and receipts speak of a stream that is gone, and what to do is for a person to decide.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
@@ -59,6 +60,8 @@ pub(super) struct Upkeep {
     recheck: Arc<Notify>,
     /// The journal that this process has opened; it must stay this one.
     opened: Option<Uuid>,
+    /// The highest sequence that was acknowledged or seen; the journal must never end before it.
+    highest: Arc<AtomicU64>,
 }
 
 impl Upkeep {
@@ -74,6 +77,7 @@ impl Upkeep {
             state,
             recheck: Arc::default(),
             opened: None,
+            highest: Arc::default(),
         };
         (upkeep, receiver)
     }
@@ -81,6 +85,11 @@ impl Upkeep {
     /// Rings for a look at the journal at once.
     pub(super) fn recheck(&self) -> Arc<Notify> {
         Arc::clone(&self.recheck)
+    }
+
+    /// Where to note the sequences that were acknowledged.
+    pub(super) fn highest(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.highest)
     }
 
     /// Watches until `stop`.
@@ -143,14 +152,20 @@ impl Upkeep {
 
     /// Looks at the stream and its servers once.
     async fn look(&mut self) -> State {
+        // Read before the stream is asked: what is acknowledged after the stream has answered is no loss.
+        let highest = self.highest.load(Ordering::Acquire);
         let (info, servers) = tokio::join!(self.find(), durability::ask(&self.http, &self.config.monitor_urls));
         let info = match info {
             Ok(info) => info,
             Err(reason) => return State::Unavailable { reason },
         };
-        match self.identify(&info) {
+        match self
+            .identify(&info)
+            .and_then(|identity| complete(&info, highest).map(|()| identity))
+        {
             Ok((epoch, partitions)) => {
                 self.opened = Some(epoch);
+                self.highest.fetch_max(info.state.last_sequence, Ordering::AcqRel);
                 let (durability, weaker) = durability::judge(&info, &servers, &self.config);
                 State::Open(Facts {
                     epoch,
@@ -219,6 +234,18 @@ impl Upkeep {
         }
         Ok((epoch, partitions))
     }
+}
+
+/// Compares the journal's end with what has been in it. A damaged file can make it end earlier, and new
+/// events would then take the sequences of those that are lost.
+fn complete(info: &Info, highest: u64) -> Result<(), String> {
+    let last = info.state.last_sequence;
+    if last >= highest {
+        return Ok(());
+    }
+    Err(format!(
+        "the journal {STREAM} ends at event {last} but had event {highest}: acknowledged events are lost; restore it, or restart to go on without them"
+    ))
 }
 
 /// `JetStream` is there but says nothing, or something unexpected.
