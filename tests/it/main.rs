@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod append;
+mod journal;
 mod project;
 mod servers;
 mod support;
+mod tidy;
