@@ -1,5 +1,7 @@
 //! Putting the service together, running it, and ending it in order.
 
+mod signals;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use crate::metrics::Metrics;
 use crate::project::{self, Parts, Status};
 use crate::updates::Updates;
 use crate::views::{self, Views};
+
+pub use signals::StopSignals;
 
 /// How long background tasks may take to end after they were told to.
 const STOP_GRACE: Duration = Duration::from_secs(5);

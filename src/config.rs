@@ -24,7 +24,12 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct LogOptions {
     /// What to log: a level, or levels by module such as `info,ezout::project=debug`.
-    #[arg(long = "log", env = "EZOUT_LOG", default_value = "info", global = true)]
+    #[arg(
+        long = "log",
+        env = "EZOUT_LOG",
+        default_value = "info,async_nats=warn",
+        global = true
+    )]
     pub filter: String,
     /// How log lines look: for people, or one JSON object a line.
     #[arg(long = "log-format", env = "EZOUT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]

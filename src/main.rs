@@ -61,7 +61,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
 
 async fn serve(options: ServiceOptions, role: Role) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    let mut signals = tools::dev::StopSignals::listen()?;
+    let mut signals = app::StopSignals::listen()?;
     let running = app::run(options, role, || tracing::info!("ready"), stop.clone());
     tokio::pin!(running);
     tokio::select! {

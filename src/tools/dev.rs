@@ -17,7 +17,6 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::{
     select,
-    signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
     time::{Instant, sleep},
 };
@@ -25,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::servers::{Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, ServersError};
 use super::{say, simulate};
-use crate::app::{self, Role};
+use crate::app::{self, Role, StopSignals};
 use crate::config::ServiceOptions;
 
 /// A server that ran this long had started well; what ends it later is a new problem.
@@ -256,34 +255,6 @@ async fn watch(name: &str, server: &mut impl Restart) {
     }
 }
 
-/// What asks us to stop: Ctrl-C, a service manager, a terminal that was closed.
-pub struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl StopSignals {
-    /// Begins to listen.
-    pub fn listen() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits until one of them comes.
-    pub async fn received(&mut self) {
-        select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
-        }
-    }
-}
-
 /// Takes the data folder for this process. The system gives it back when we end, however that happens.
 fn lock(data: &Path) -> anyhow::Result<File> {
     fs::create_dir_all(data).with_context(|| format!("cannot create the data folder {}", data.display()))?;
@@ -324,14 +295,14 @@ fn banner(args: &Args, addresses: &Addresses, binaries: &Binaries) -> String {
             path.display(),
             path.display()
         ),
-        None => "Resgate was not found and is not needed: live data comes over SSE.".to_owned(),
+        None => "Resgate was not found and is not needed.".to_owned(),
     };
     let data = args.data.display();
     format!(
         r"
 EzOut is running. {shoppers}
 
-  merchant web app   http://{http}/
+  in a browser       http://{http}/
   health             http://{admin}/readyz
   metrics            http://{admin}/metrics
   NATS, MongoDB      {nats_url}  {mongodb_uri}
