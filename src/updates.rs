@@ -15,7 +15,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::{Context, ContextBuilder, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{Config, PersistenceMode, Stream};
+use async_nats::jetstream::stream::{Config, Stream};
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
@@ -32,6 +32,10 @@ const SEQUENCE: &str = "Ezout-Sequence";
 const THROUGH: &str = "Ezout-Through";
 /// How long an acknowledgement may take before the update is asked about again.
 const ACK_TIMEOUT: Duration = Duration::from_secs(3);
+/// Updates up to which single publishes are faster than an atomic batch, which syncs the disk once for all.
+const SINGLES_MAX: usize = 8;
+/// Updates in one atomic batch; the server accepts no more.
+const BATCH_MAX: usize = 1_000;
 /// Attempts at one update before the whole step is tried again.
 const ATTEMPTS_MAX: usize = 3;
 
@@ -81,6 +85,7 @@ struct Last {
 /// The stream of updates; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Updates {
+    client: async_nats::Client,
     context: Context,
     metrics: Arc<Metrics>,
     replicas: usize,
@@ -93,8 +98,9 @@ impl Updates {
         let context = ContextBuilder::new()
             .timeout(ACK_TIMEOUT)
             .ack_timeout(ACK_TIMEOUT)
-            .build(client);
+            .build(client.clone());
         Self {
+            client,
             context,
             metrics,
             replicas,
@@ -140,10 +146,6 @@ fn config(replicas: usize) -> Config {
     let mut config: Config =
         serde_json::from_str(include_str!("../nats/updates.json")).expect("nats/updates.json is checked by a test");
     config.num_replicas = replicas;
-    if replicas > 1 {
-        // The server knows asynchronous writes only for a single replica.
-        config.persist_mode = Some(PersistenceMode::Default);
-    }
     config
 }
 
@@ -195,7 +197,9 @@ impl PartitionUpdates {
     ///
     /// # Errors
     /// [`UpdateError`]; any prefix of each shop's updates may be published.
-    pub async fn publish(&mut self, updates: HashMap<ShopId, Vec<Update>>) -> Result<(), UpdateError> {
+    pub async fn publish(&mut self, mut updates: HashMap<ShopId, Vec<Update>>) -> Result<(), UpdateError> {
+        self.learn(updates.keys().copied()).await?;
+        self.publish_batch(&mut updates).await;
         self.learn(updates.keys().copied()).await?;
         let (all, partition) = (self.updates.clone(), self.partition);
         let shops = updates.into_iter().map(|(shop, updates)| {
@@ -226,6 +230,83 @@ impl PartitionUpdates {
             }
         }
         outcome
+    }
+}
+
+impl PartitionUpdates {
+    /// Publishes many updates as one batch, so that the disk is synced once, and takes them out of `updates`.
+    /// Where the batch fails, or is not worth it, all stay and are published one by one.
+    async fn publish_batch(&mut self, updates: &mut HashMap<ShopId, Vec<Update>>) {
+        let mut batch: Vec<(ShopId, Update)> = Vec::new();
+        for (shop, updates) in updates.iter() {
+            let through = self.shops.get(shop).map_or(0, |last| last.through);
+            if updates.iter().all(|update| !update.late && update.sequence > through) {
+                batch.extend(updates.iter().map(|update| (*shop, update.clone())));
+            }
+        }
+        if batch.len() <= SINGLES_MAX || batch.len() > BATCH_MAX {
+            return;
+        }
+        let Some(last_place) = self.commit_batch(&batch).await else {
+            // What was stored is not known; it is looked up before each is tried by itself.
+            for (shop, _) in &batch {
+                self.shops.remove(shop);
+            }
+            return;
+        };
+        let published = u64::try_from(batch.len()).unwrap_or(u64::MAX);
+        self.updates.metrics.published_updates.inc_by(published);
+        for (place, (shop, update)) in (last_place + 1 - published..).zip(&batch) {
+            let through = update.sequence;
+            self.shops.insert(*shop, Last { place, through });
+            updates.remove(shop);
+        }
+        failpoint::hit("after_one_update");
+    }
+
+    /// Answers the place of the batch's last update, or nothing where it was refused or its fate is not known.
+    async fn commit_batch(&self, batch: &[(ShopId, Update)]) -> Option<u64> {
+        #[derive(serde::Deserialize)]
+        struct Ack {
+            seq: u64,
+            count: usize,
+        }
+        let client = &self.updates.client;
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let mut started = std::collections::HashSet::new();
+        for (n, (shop, update)) in (1_usize..).zip(batch) {
+            let mut headers = HeaderMap::new();
+            headers.insert(SEQUENCE, update.sequence.to_string());
+            headers.insert(THROUGH, update.sequence.to_string());
+            headers.insert(async_nats::header::NATS_BATCH_ID, id.as_str());
+            headers.insert(async_nats::header::NATS_BATCH_SEQUENCE, n.to_string());
+            if started.insert(*shop) {
+                let place = self.shops.get(shop).map_or(0, |last| last.place);
+                headers.insert(
+                    async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+                    place.to_string(),
+                );
+            }
+            let subject = format!("upd.{}.{shop}", self.partition);
+            let body = Bytes::from(update.json.clone());
+            if n < batch.len() {
+                client.publish_with_headers(subject, headers, body).await.ok()?;
+                continue;
+            }
+            headers.insert(
+                async_nats::header::NATS_BATCH_COMMIT,
+                async_nats::header::NATS_BATCH_COMMIT_FINAL,
+            );
+            let answer = client.request_with_headers(subject, headers, body);
+            let answer = tokio::time::timeout(ACK_TIMEOUT, answer).await.ok()?.ok()?;
+            let Ok(ack) = serde_json::from_slice::<Ack>(&answer.payload) else {
+                let refusal = String::from_utf8_lossy(&answer.payload);
+                tracing::debug!("a batch of updates was refused: {refusal}");
+                return None;
+            };
+            return (ack.count == batch.len()).then_some(ack.seq);
+        }
+        None
     }
 }
 
@@ -320,7 +401,9 @@ mod tests {
     fn the_stream_is_as_its_file_states() {
         let single = config(1);
         assert_eq!(single.name, STREAM);
-        assert_eq!(single.persist_mode, Some(PersistenceMode::Async));
-        assert_eq!(config(3).persist_mode, Some(PersistenceMode::Default));
+        // What is written later than it is acknowledged is lost when the server is killed, and nobody would tell it again.
+        assert_eq!(single.persist_mode, None);
+        assert!(single.allow_atomic_publish);
+        assert_eq!(config(3).num_replicas, 3);
     }
 }

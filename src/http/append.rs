@@ -20,6 +20,7 @@ use super::Api;
 use super::body::{self, MediaType};
 use super::problem::{Code, Problem};
 use crate::core::event::{Event, FieldError, Strictness};
+use crate::core::failpoint;
 use crate::core::id::ShopId;
 use crate::journal::{Entry, Receipt};
 
@@ -326,7 +327,9 @@ fn entry(api: &Api, shop: Option<ShopId>, body: &[u8], strictness: Strictness) -
 
 async fn record(api: &Api, entry: Entry) -> Result<Stored, Problem> {
     let (id, shop) = (entry.id, entry.shop);
+    failpoint::hit("before_append");
     let receipt = api.journal().append(entry).await?;
+    failpoint::hit("after_append");
     Ok(Stored { id, shop, receipt })
 }
 

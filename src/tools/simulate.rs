@@ -3,7 +3,7 @@
 //! Visits are realistic and seeded: products from a catalogue, removals, actions that come late,
 //! sends that are repeated, and now and then a total that the app got wrong.
 
-mod visit;
+pub mod visit;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

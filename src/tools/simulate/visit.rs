@@ -131,7 +131,8 @@ impl Phone {
         self.time += time::Duration::milliseconds(rng.i64(800..9_000));
         match action {
             "ADD" => self.claimed_cents += cents * i64::from(pieces),
-            "REMOVE" => self.claimed_cents -= cents * i64::from(pieces),
+            // What the app forgot to add up may be taken off again; no app shows a negative total.
+            "REMOVE" => self.claimed_cents = (self.claimed_cents - cents * i64::from(pieces)).max(0),
             _ => {}
         }
         if rng.f64() < 0.01 {

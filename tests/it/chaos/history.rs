@@ -1,0 +1,121 @@
+//! What was sent and seen during a run: all that the checker knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mongodb::bson::Document;
+use serde_json::Value;
+
+/// What makes two events the same one: shop, session, number, time as it was sent.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity {
+    pub shop: String,
+    pub session: String,
+    pub action_id: i64,
+    pub create_time: String,
+}
+
+impl Identity {
+    /// Reads it from a body, where it is one.
+    pub fn of(body: &Value) -> Option<Self> {
+        let text = |field: &str| Some(body.get(field)?.as_str()?.to_owned());
+        Some(Self {
+            shop: text("shop_id")?,
+            session: text("session_id")?,
+            action_id: body.get("action_id")?.as_i64()?,
+            create_time: text("create_time")?,
+        })
+    }
+}
+
+/// A receipt as a phone got it.
+#[derive(Debug, Clone, Copy)]
+pub struct Receipt {
+    pub sequence: u64,
+    pub duplicate: bool,
+    /// Which of the event's bodies it was given for.
+    pub body: usize,
+}
+
+/// Everything that phones know of one event.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// The bodies that were sent under this identity; more than one where a phone contradicted itself.
+    pub bodies: Vec<Value>,
+    pub receipts: Vec<Receipt>,
+    /// Requests, answered or not.
+    pub tries: u64,
+}
+
+/// What all phones did.
+#[derive(Debug, Clone, Default)]
+pub struct Phones {
+    pub events: BTreeMap<Identity, Told>,
+    /// By session, the sequences of events that were each acknowledged before the next was sent.
+    pub order: BTreeMap<String, Vec<u64>>,
+    /// Answers that no phone should get, in words.
+    pub surprises: Vec<String>,
+    pub conflicts: u64,
+    pub unanswered: u64,
+}
+
+impl Phones {
+    /// Notes that a body is about to be sent, and answers its place among those of its event.
+    pub fn sending(&mut self, identity: &Identity, body: &Value) -> usize {
+        let told = self.events.entry(identity.clone()).or_default();
+        told.tries += 1;
+        if let Some(place) = told.bodies.iter().position(|known| known == body) {
+            return place;
+        }
+        told.bodies.push(body.clone());
+        told.bodies.len() - 1
+    }
+
+    /// Notes a receipt.
+    pub fn acknowledged(&mut self, identity: &Identity, receipt: Receipt) {
+        let told = self.events.get_mut(identity).expect("it was sent");
+        told.receipts.push(receipt);
+    }
+}
+
+/// A message of the journal as it is stored.
+#[derive(Debug, Clone)]
+pub struct JournalEvent {
+    pub sequence: u64,
+    pub subject: String,
+    /// The session that its headers name.
+    pub session: Option<String>,
+    pub body: Vec<u8>,
+}
+
+/// A message of `UPDATES` as it is stored.
+#[derive(Debug, Clone)]
+pub struct StoredUpdate {
+    pub subject: String,
+    pub sequence: u64,
+    pub body: Value,
+}
+
+/// What a run left behind.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    pub phones: Phones,
+    /// In the order of the stream.
+    pub journal: Vec<JournalEvent>,
+    /// In the order of the stream.
+    pub updates: Vec<StoredUpdate>,
+    pub baskets: BTreeMap<String, Document>,
+    /// Place of each partition's checkpoint.
+    pub checkpoints: BTreeMap<i32, u64>,
+    /// Places of the events that wait among the parked ones.
+    pub parked: Vec<u64>,
+    /// By shop, the sequences that a subscriber heard, as they came.
+    pub heard: BTreeMap<String, Vec<u64>>,
+    /// Places of what the test itself wrote into the journal.
+    pub planted: BTreeSet<u64>,
+    /// Places of events that were parked and applied later, out of the order of their shop.
+    pub late: BTreeSet<u64>,
+    /// Places of parked events that were decided never to count.
+    pub dropped: BTreeSet<u64>,
+    /// What was seen to go wrong while it ran, such as a fence that fell.
+    pub seen: Vec<String>,
+}

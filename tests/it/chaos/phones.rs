@@ -1,0 +1,220 @@
+//! Phones: seeded visits over HTTP, every event repeated until it is answered for good.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ezout::core::event::Event;
+use ezout::core::money::Money;
+use ezout::tools::simulate::visit::{Visit, shop_of};
+use serde_json::Value;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use super::history::{Identity, Phones, Receipt};
+
+/// Longest that a phone waits for an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(8);
+/// Most events that a phone sends in one body.
+const LINES_MAX: usize = 6;
+
+/// What all phones of a run share.
+#[derive(Clone)]
+pub struct Network {
+    pub phones: Arc<Mutex<Phones>>,
+    /// Where the API is now; it moves when it is started again.
+    pub api: Arc<Mutex<String>>,
+    http: reqwest::Client,
+}
+
+/// What an answer means to the phone.
+enum Answer {
+    Recorded { sequence: u64, duplicate: bool },
+    Refused(u16),
+    Later,
+}
+
+impl Network {
+    pub fn new(api: String) -> Self {
+        let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_MAX).build();
+        Self {
+            phones: Arc::default(),
+            api: Arc::new(Mutex::new(api)),
+            http: http.unwrap(),
+        }
+    }
+
+    /// Shops with one phone after the other until `until`; ends when the last visit is answered for good.
+    pub async fn shop(&self, seed: u64, shops: u32, until: Instant) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        while Instant::now() < until {
+            let shop = shop_of(rng.u32(0..shops));
+            self.visit(&mut rng, shop, 5..90).await;
+        }
+    }
+
+    /// One visit, with a pause of so many milliseconds between two sends.
+    pub async fn visit(&self, rng: &mut fastrand::Rng, shop: ezout::core::id::ShopId, pause_ms: std::ops::Range<u64>) {
+        let start = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
+        let visit = Visit::new(rng, shop, start);
+        let events = mishaps(rng, visit);
+        let mut rest = &events[..];
+        while !rest.is_empty() {
+            let lines = if rng.f64() < 0.1 {
+                rng.usize(1..=LINES_MAX).min(rest.len())
+            } else {
+                1
+            };
+            let (now, later) = rest.split_at(lines);
+            if lines > 1 {
+                self.send_lines(rng, now).await;
+            } else {
+                self.send_one(rng, &now[0]).await;
+            }
+            rest = later;
+            tokio::time::sleep(Duration::from_millis(rng.u64(pause_ms.clone()))).await;
+        }
+    }
+
+    fn sending(&self, event: &Event) -> (Identity, usize) {
+        let body: Value = serde_json::from_str(&event.canonical_json()).unwrap();
+        let identity = Identity::of(&body).unwrap();
+        let place = self.phones.lock().unwrap().sending(&identity, &body);
+        (identity, place)
+    }
+
+    /// Repeats one event until it is answered for good.
+    async fn send_one(&self, rng: &mut fastrand::Rng, event: &Event) {
+        let original = rng.bool();
+        loop {
+            let (identity, body) = self.sending(event);
+            match self.post_one(event, original).await {
+                Answer::Later => {
+                    self.phones.lock().unwrap().unanswered += 1;
+                    tokio::time::sleep(Duration::from_millis(rng.u64(20..300))).await;
+                }
+                Answer::Refused(status) => return self.refused(&identity, status),
+                Answer::Recorded { sequence, duplicate } => {
+                    let mut phones = self.phones.lock().unwrap();
+                    let first = phones.events[&identity].receipts.is_empty();
+                    phones.acknowledged(
+                        &identity,
+                        Receipt {
+                            sequence,
+                            duplicate,
+                            body,
+                        },
+                    );
+                    if first {
+                        phones.order.entry(identity.session).or_default().push(sequence);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn refused(&self, identity: &Identity, status: u16) {
+        let mut phones = self.phones.lock().unwrap();
+        let contradicted = phones.events[identity].bodies.len() > 1;
+        phones.conflicts += 1;
+        if status != 409 || !contradicted {
+            phones.surprises.push(format!("{identity:?} was refused with {status}"));
+        }
+    }
+
+    async fn post_one(&self, event: &Event, original: bool) -> Answer {
+        let api = self.api.lock().unwrap().clone();
+        let url = if original {
+            format!("{api}/publish/{}", event.shop)
+        } else {
+            format!("{api}/v1/shops/{}/events", event.shop)
+        };
+        let request = self.http.post(url).header("content-type", "application/json");
+        let Ok(answer) = request.body(event.canonical_json()).send().await else {
+            return Answer::Later;
+        };
+        let status = answer.status();
+        if status.is_client_error() {
+            return Answer::Refused(status.as_u16());
+        }
+        if !status.is_success() {
+            return Answer::Later;
+        }
+        let header = |name: &str| Some(answer.headers().get(name)?.to_str().ok()?.to_owned());
+        let by_header = header("ezout-sequence").zip(header("ezout-duplicate"));
+        let receipt = match by_header {
+            Some((sequence, duplicate)) => sequence.parse().ok().map(|sequence| (sequence, duplicate == "true")),
+            None => answer.json::<Value>().await.ok().and_then(|json| {
+                let sequence = json.get("sequence")?.as_u64()?;
+                Some((sequence, json.get("duplicate")?.as_bool()?))
+            }),
+        };
+        receipt.map_or(Answer::Later, |(sequence, duplicate)| Answer::Recorded {
+            sequence,
+            duplicate,
+        })
+    }
+
+    /// Sends several events in one body; those that get no verdict for good are sent one by one after it.
+    async fn send_lines(&self, rng: &mut fastrand::Rng, events: &[Event]) {
+        let sent: Vec<_> = events.iter().map(|event| self.sending(event)).collect();
+        let verdicts = self.post_lines(events).await;
+        for (place, event) in events.iter().enumerate() {
+            let verdict = verdicts.as_ref().and_then(|verdicts| verdicts.get(place));
+            let word = verdict.and_then(|verdict| verdict["status"].as_str());
+            let (identity, body) = &sent[place];
+            match (word, verdict.and_then(|verdict| verdict["sequence"].as_u64())) {
+                (Some(word @ ("recorded" | "duplicate")), Some(sequence)) => {
+                    let receipt = Receipt {
+                        sequence,
+                        duplicate: word == "duplicate",
+                        body: *body,
+                    };
+                    self.phones.lock().unwrap().acknowledged(identity, receipt);
+                }
+                (Some("conflict"), _) => self.refused(identity, 409),
+                (Some("refused"), _) => self.refused(identity, 400),
+                _ => self.send_one(rng, event).await,
+            }
+        }
+    }
+
+    async fn post_lines(&self, events: &[Event]) -> Option<Vec<Value>> {
+        let api = self.api.lock().unwrap().clone();
+        let body: Vec<String> = events.iter().map(Event::canonical_json).collect();
+        let request = self.http.post(format!("{api}/v1/shops/{}/events", events[0].shop));
+        let request = request
+            .header("content-type", "application/x-ndjson")
+            .body(body.join("\n"));
+        let text = request.send().await.ok()?.text().await.ok()?;
+        text.lines().map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+/// The visit's events as they leave the phone: some phones number kinds instead of actions, some prices
+/// change during a visit, and some phones send an event again with another price.
+fn mishaps(rng: &mut fastrand::Rng, visit: Visit) -> Vec<Event> {
+    let codes = rng.f64() < 0.2;
+    let mut events: Vec<Event> = Vec::new();
+    for send in visit.sends {
+        let mut event = send.event;
+        if codes {
+            event.action_id = match event.action.as_str() {
+                "ADD" => 101,
+                "REMOVE" => 102,
+                _ => 103,
+            };
+        }
+        // The same event must look the same each time, so its own number decides.
+        if event.create_time.millisecond() % 16 == 3 {
+            event.product_price = event.product_price.map(|price| price + Money::from_units(2_500));
+        }
+        let contradicts = rng.f64() < 0.02;
+        events.push(event.clone());
+        if contradicts {
+            event.basket_total += Money::from_units(100);
+            events.push(event);
+        }
+    }
+    events
+}
