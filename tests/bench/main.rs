@@ -1,2 +1,112 @@
-//! placeholder
-fn main() {}
+//! Measures the pipeline against the limits of what it is built on: `make bench`.
+//!
+//! Each row is a figure of the service, which runs as a process of its own on real servers, and beside
+//! it the limit: the same work done by the engine alone, with the same durability, in the same run.
+//! All sides and the load share one machine, so only the ratios mean something elsewhere; a row also
+//! says who used the processors, since what the load uses the service lacks.
+//!
+//! Words after `--` choose: `quick` measures for a shorter time, `only WORDS` the rows with these words.
+
+#![expect(clippy::print_stdout, reason = "the table is what this is for")]
+
+mod events;
+mod ingest;
+mod load;
+mod meter;
+mod processors;
+mod projection;
+mod raw;
+mod service;
+mod table;
+
+use std::time::Duration;
+
+use crate::service::Machine;
+use crate::table::Table;
+
+/// What to measure, and for how long.
+struct Plan {
+    quick: bool,
+    only: Option<String>,
+    /// How long each side of a comparison is measured.
+    time: Duration,
+    /// How long a load runs before it counts.
+    warm_up: Duration,
+}
+
+impl Plan {
+    fn from_words(words: &[String]) -> Self {
+        let quick = words.iter().any(|word| word == "quick");
+        let only = words.iter().position(|word| word == "only");
+        Self {
+            quick,
+            only: only.map(|place| words[place + 1..].join(" ")),
+            time: if quick {
+                Duration::from_secs(1)
+            } else {
+                Duration::from_secs(4)
+            },
+            warm_up: if quick {
+                Duration::from_millis(300)
+            } else {
+                Duration::from_millis(1_000)
+            },
+        }
+    }
+
+    fn wants(&self, work: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| work.contains(only.as_str()))
+    }
+
+    fn connections(&self) -> Vec<usize> {
+        if self.quick {
+            vec![1, 256]
+        } else {
+            vec![1, 16, 64, 256, 1_024]
+        }
+    }
+
+    /// Events of a backlog.
+    fn backlog(&self) -> u64 {
+        if self.quick { 10_000 } else { 50_000 }
+    }
+
+    /// Events that are sent one by one.
+    fn single_events(&self) -> u64 {
+        if self.quick { 50 } else { 200 }
+    }
+
+    /// Events that are sent at so many a second.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "some ten thousands"
+    )]
+    fn events_at(&self, rate: f64) -> u64 {
+        (self.time.as_secs_f64() * rate) as u64
+    }
+}
+
+/// The part of a time that each of `rounds` gets.
+fn fraction(time: Duration, rounds: u32) -> Duration {
+    time / rounds
+}
+
+#[tokio::main]
+async fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let plan = Plan::from_words(&words);
+    let machine = Machine::start().await;
+    println!("{}", processors::machine());
+    println!("{}\n", machine.versions().await);
+    let mut table = Table::default();
+    ingest::one_server(&machine, &plan, &mut table).await;
+    ingest::storm(&machine, &plan, &mut table).await;
+    ingest::lines(&machine, &plan, &mut table).await;
+    ingest::three_replicas(&machine, &plan, &mut table).await;
+    projection::backlog(&machine, &plan, &mut table).await;
+    projection::long_session(&machine, &plan, &mut table).await;
+    projection::latency(&machine, &plan, &mut table).await;
+    projection::full_load(&machine, &plan, &mut table).await;
+    table.end();
+}

@@ -1,0 +1,250 @@
+//! Ingest over HTTP against raw publishes of the same bodies.
+
+use crate::events::{ACTIONS, fresh_sessions};
+use crate::load::{Done, Requests, closed_loop};
+use crate::meter::{Meter, Rate, Window};
+use crate::processors::{Processors, Used};
+use crate::raw::{RawStream, lead};
+use crate::service::{Machine, Place, Service};
+use crate::table::{Goal, Row, Table};
+use crate::{Plan, fraction};
+
+/// All sides are measured in turns, so that what else the machine does meets each of them.
+const ROUNDS: u32 = 2;
+/// Events in a request with many, and in an atomic batch of the largest size.
+const LINES: u64 = 1_000;
+
+/// Single events on one server that syncs.
+pub(crate) async fn one_server(machine: &Machine, plan: &Plan, table: &mut Table) {
+    let work = |connections: usize| format!("ingest, {connections} in flight, one server");
+    let wanted: Vec<usize> = plan
+        .connections()
+        .into_iter()
+        .filter(|n| plan.wants(&work(*n)))
+        .collect();
+    if wanted.is_empty() {
+        return;
+    }
+    let place = machine.place().await;
+    let lazy_server = machine.nats(false).await;
+    let lazy_client = async_nats::connect(lazy_server.url()).await.expect("it listens");
+    let lazy = RawStream::create(lazy_client, 1).await;
+    let synced = RawStream::create(place.client().await, 1).await;
+    let service = place.start("api").await;
+    for connections in wanted {
+        let mut sides = [const { None }; 4];
+        let mut used = Used::default();
+        for _ in 0..ROUNDS {
+            add(&mut sides[0], lazy.singles(connections, plan.window()).await);
+            add(&mut sides[1], synced.singles(connections, plan.window()).await);
+            let size = LINES.min(connections as u64);
+            if size > 1 {
+                add(&mut sides[2], synced.batches(size, plan.window()).await);
+            }
+            let watch = watch(&place, &service);
+            add(&mut sides[3], singles(&service, connections, plan).await.meter);
+            used = watch.used();
+        }
+        let [lazily, singly, batched, figure] = sides.map(|meter| meter.map(|meter| meter.rate(ROUNDS)));
+        let figure = figure.expect("it was measured");
+        let best = [singly, batched]
+            .iter()
+            .flatten()
+            .map(|rate| rate.per_second)
+            .fold(0.0, f64::max);
+        let limits = [
+            ("synced, pipelined", singly),
+            ("synced, batches", batched),
+            ("lazy, pipelined", lazily),
+        ];
+        for (name, limit) in limits {
+            let Some(limit) = limit else { continue };
+            let goal = match name {
+                "lazy, pipelined" if connections == 1_024 => Goal::AtLeast(0.5),
+                "lazy, pipelined" => Goal::None,
+                _ if limit.per_second < best => Goal::None,
+                _ => Goal::AtLeast(0.8),
+            };
+            table.add(&Row {
+                work: work(connections),
+                figure: figure.to_string(),
+                limit: limit.alone(name),
+                ratio: figure.per_second / limit.per_second,
+                goal,
+                used: used.clone(),
+            });
+        }
+    }
+}
+
+/// Single events on three replicas that sync.
+pub(crate) async fn three_replicas(machine: &Machine, plan: &Plan, table: &mut Table) {
+    let work = |connections: usize| format!("ingest, {connections} in flight, three replicas");
+    let wanted: Vec<usize> = plan
+        .connections()
+        .into_iter()
+        .filter(|n| *n >= 64 && plan.wants(&work(*n)))
+        .collect();
+    if wanted.is_empty() {
+        return;
+    }
+    let place = machine.place_of_three().await;
+    let client = place.client().await;
+    let raw = RawStream::create(client.clone(), 3).await;
+    let service = place.start("api").await;
+    for stream in [raw.name(), ezout::journal::STREAM] {
+        lead(&client, stream, "n1").await;
+    }
+    for connections in wanted {
+        let (mut limit, mut figure) = (None, None);
+        let mut used = Used::default();
+        for _ in 0..ROUNDS {
+            add(&mut limit, raw.singles(connections, plan.window()).await);
+            let watch = watch(&place, &service);
+            add(&mut figure, singles(&service, connections, plan).await.meter);
+            used = watch.used();
+        }
+        let (limit, figure) = (rate(limit.as_ref()), rate(figure.as_ref()));
+        table.add(&Row {
+            work: work(connections),
+            figure: figure.to_string(),
+            limit: limit.alone("synced, pipelined"),
+            ratio: figure.per_second / limit.per_second,
+            goal: Goal::AtLeast(0.8),
+            used,
+        });
+    }
+}
+
+/// All phones send again what was stored, as after an outage: the process knows it, or was started since.
+pub(crate) async fn storm(machine: &Machine, plan: &Plan, table: &mut Table) {
+    const CONNECTIONS: usize = 256;
+    let works = ["256 phones retry, same process", "256 phones retry, after a restart"];
+    if !works.iter().any(|work| plan.wants(work)) {
+        return;
+    }
+    let place = machine.place().await;
+    let mut service = place.start("api").await;
+    let from = fresh_sessions(1_000_000) * ACTIONS;
+    let first = closed_loop(
+        service.http,
+        CONNECTIONS,
+        Requests::Singles { from },
+        plan.warm_up,
+        plan.time,
+    )
+    .await;
+    let (limit, to) = (first.meter.rate(1), from + first.requests);
+    for (place_in_order, work) in works.into_iter().enumerate() {
+        if place_in_order == 1 {
+            drop(service);
+            service = place.start("api").await;
+        }
+        let watch = watch(&place, &service);
+        // No warm-up: how the first moments go is the question.
+        let requests = Requests::Again { from, to };
+        let again = closed_loop(
+            service.http,
+            CONNECTIONS,
+            requests,
+            std::time::Duration::ZERO,
+            plan.time,
+        )
+        .await;
+        let figure = again.meter.rate(1);
+        table.add(&Row {
+            work: work.to_owned(),
+            figure: figure.to_string(),
+            limit: limit.alone("first sends"),
+            ratio: figure.per_second / limit.per_second,
+            goal: Goal::AtLeast(1.0),
+            used: watch.used(),
+        });
+    }
+    let stored = place
+        .client()
+        .await
+        .request(format!("$JS.API.STREAM.INFO.{}", ezout::journal::STREAM), "".into())
+        .await
+        .expect("the server answers");
+    let stored: serde_json::Value = serde_json::from_slice(&stored.payload).expect("the server speaks JSON");
+    assert_eq!(
+        stored["state"]["messages"], first.requests,
+        "a retry was recorded twice"
+    );
+}
+
+/// Many events in each request.
+pub(crate) async fn lines(machine: &Machine, plan: &Plan, table: &mut Table) {
+    const CONNECTIONS: usize = 4;
+    let work = format!("ingest, {CONNECTIONS} x {LINES} lines of NDJSON");
+    if !plan.wants(&work) {
+        return;
+    }
+    let place = machine.place().await;
+    let synced = RawStream::create(place.client().await, 1).await;
+    let service = place.start("api").await;
+    let (mut limit, mut figure) = (None, None);
+    let mut used = Used::default();
+    for _ in 0..ROUNDS {
+        add(&mut limit, synced.batches(LINES, plan.window()).await);
+        let watch = watch(&place, &service);
+        let requests = Requests::Lines {
+            session: fresh_sessions(1_000_000),
+            lines: LINES,
+        };
+        let done = closed_loop(
+            service.http,
+            CONNECTIONS,
+            requests,
+            plan.warm_up,
+            fraction(plan.time, ROUNDS),
+        )
+        .await;
+        add(&mut figure, done.meter);
+        used = watch.used();
+    }
+    let (limit, figure) = (rate(limit.as_ref()), rate(figure.as_ref()));
+    table.add(&Row {
+        work,
+        figure: figure.to_string(),
+        limit: limit.alone("synced, batches"),
+        ratio: figure.per_second / limit.per_second,
+        goal: Goal::AtLeast(0.8),
+        used,
+    });
+}
+
+async fn singles(service: &Service, connections: usize, plan: &Plan) -> Done {
+    let from = fresh_sessions(1_000_000) * ACTIONS;
+    let time = fraction(plan.time, ROUNDS);
+    closed_loop(
+        service.http,
+        connections,
+        Requests::Singles { from },
+        plan.warm_up,
+        time,
+    )
+    .await
+}
+
+fn watch(place: &Place, service: &Service) -> Processors {
+    Processors::watch(&[("nats", &place.nats_ids()), ("ezout", &[service.id()])])
+}
+
+fn add(sum: &mut Option<Meter>, meter: Meter) {
+    match sum {
+        Some(sum) => sum.add(&meter),
+        None => *sum = Some(meter),
+    }
+}
+
+fn rate(meter: Option<&Meter>) -> Rate {
+    meter.expect("each side was measured").rate(ROUNDS)
+}
+
+impl Plan {
+    fn window(&self) -> Window {
+        Window::after(self.warm_up / 2, fraction(self.time, ROUNDS))
+    }
+}

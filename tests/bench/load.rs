@@ -1,0 +1,222 @@
+//! Load over HTTP/1.1: connections that each send their next request when the last one is answered.
+//!
+//! It shares the processors with what it measures, so it is one thread and does nothing that it need not.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::events::{Action, shop};
+use crate::meter::{Meter, Window};
+
+/// What the connections send.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Requests {
+    /// One event each, counted up from here, by the route of the phones.
+    Singles {
+        /// Number of the first event.
+        from: u64,
+    },
+    /// The same as [`Self::Singles`], over and over, with the events up to there.
+    Again {
+        /// Number of the first event.
+        from: u64,
+        /// Number after that of the last event.
+        to: u64,
+    },
+    /// That many events each, on a line each.
+    Lines {
+        /// Session of the first event; each event is of another session.
+        session: u64,
+        /// Events in a request.
+        lines: u64,
+    },
+}
+
+impl Requests {
+    /// Writes the request of that number and answers how many events it has.
+    fn write(self, number: u64, request: &mut Vec<u8>, body: &mut Vec<u8>) -> u64 {
+        request.clear();
+        body.clear();
+        let (path, kind, events) = match self {
+            Self::Singles { from } => {
+                let action = Action::of_load(from + number);
+                action.write_json(body);
+                (format!("/publish/{}", action.shop), "json", 1)
+            }
+            Self::Again { from, to } => return Self::Singles { from }.write(number % (to - from), request, body),
+            Self::Lines { session, lines } => {
+                let place = shop(number % 8);
+                for line in 0..lines {
+                    let action = Action::of(session + number * lines + line, 0);
+                    Action { shop: place, ..action }.write_json(body);
+                    body.push(b'\n');
+                }
+                (format!("/v1/shops/{place}/events"), "x-ndjson", lines)
+            }
+        };
+        write!(
+            request,
+            "POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/{kind}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        )
+        .expect("memory takes it");
+        request.extend_from_slice(body);
+        events
+    }
+}
+
+/// What a load came to.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// What was measured.
+    pub(crate) meter: Meter,
+    /// Requests that were sent, in all.
+    pub(crate) requests: u64,
+}
+
+/// Keeps `connections` busy for the window, from a thread of its own.
+pub(crate) async fn closed_loop(
+    address: SocketAddr,
+    connections: usize,
+    requests: Requests,
+    warm_up: Duration,
+    time: Duration,
+) -> Done {
+    let work = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime starts");
+        tokio::task::LocalSet::new().block_on(
+            &runtime,
+            connect_and_send(address, connections, requests, warm_up, time),
+        )
+    };
+    tokio::task::spawn_blocking(work).await.expect("the load ends")
+}
+
+async fn connect_and_send(
+    address: SocketAddr,
+    connections: usize,
+    requests: Requests,
+    warm_up: Duration,
+    time: Duration,
+) -> Done {
+    let mut streams = Vec::with_capacity(connections);
+    for _ in 0..connections {
+        streams.push(Connection::open(address).await);
+    }
+    let window = Window::after(warm_up, time);
+    let next = Rc::new(std::cell::Cell::new(0_u64));
+    let mut tasks = JoinSet::new();
+    for mut connection in streams {
+        let next = Rc::clone(&next);
+        tasks.spawn_local(async move {
+            let mut meter = Meter::new(window);
+            let (mut request, mut body) = (Vec::new(), Vec::new());
+            while window.is_open() {
+                let number = next.replace(next.get() + 1);
+                let events = requests.write(number, &mut request, &mut body);
+                let since = Instant::now();
+                let answer = connection.ask(&request).await;
+                assert_eq!(answer.status, 200, "the service refused: {}", answer.text);
+                meter.count(events, since);
+            }
+            meter
+        });
+    }
+    let mut meter = Meter::new(window);
+    while let Some(done) = tasks.join_next().await {
+        meter.add(&done.expect("a connection ends"));
+    }
+    Done {
+        meter,
+        requests: next.get(),
+    }
+}
+
+/// A connection that is kept alive.
+pub(crate) struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// An answer, as far as the load looks at it.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// Head and body where the status is no success.
+    pub(crate) text: String,
+}
+
+impl Connection {
+    /// Opens it.
+    pub(crate) async fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("the service listens");
+        stream.set_nodelay(true).expect("a connection is open");
+        Self {
+            stream,
+            buffer: Vec::with_capacity(1024),
+        }
+    }
+
+    /// Sends one event by the route of the phones and waits for its answer.
+    pub(crate) async fn post(&mut self, action: Action) {
+        let (mut request, mut body) = (Vec::new(), Vec::new());
+        action.write_json(&mut body);
+        write!(
+            request,
+            "POST /publish/{} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            action.shop,
+            body.len()
+        )
+        .expect("memory takes it");
+        request.extend_from_slice(&body);
+        let answer = self.ask(&request).await;
+        assert_eq!(answer.status, 200, "the service refused: {}", answer.text);
+    }
+
+    async fn ask(&mut self, request: &[u8]) -> Answer {
+        self.stream.write_all(request).await.expect("the service reads");
+        self.buffer.clear();
+        loop {
+            let count = self
+                .stream
+                .read_buf(&mut self.buffer)
+                .await
+                .expect("the service answers");
+            assert!(count > 0, "the service closed a connection");
+            if let Some(answer) = complete(&self.buffer) {
+                return answer;
+            }
+        }
+    }
+}
+
+/// The answer, if all of it is there.
+fn complete(read: &[u8]) -> Option<Answer> {
+    let head_bytes = read.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let head = std::str::from_utf8(&read[..head_bytes]).expect("a head is text");
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        if !name.eq_ignore_ascii_case("content-length") {
+            return None;
+        }
+        value.parse::<usize>().ok()
+    });
+    if read.len() < head_bytes + length.expect("every answer states its length") {
+        return None;
+    }
+    let status = head["HTTP/1.1 ".len()..][..3].parse().expect("a status is a number");
+    let text = if status == 200 {
+        String::new()
+    } else {
+        String::from_utf8_lossy(read).into_owned()
+    };
+    Some(Answer { status, text })
+}
