@@ -345,10 +345,10 @@ pub(super) fn scalars(basket: &Basket) -> Document {
         since_action_id: divergence.since_action_id,
         by: decimal(divergence.by),
     });
-    let updated_at = basket
-        .actions()
-        .iter()
-        .chain(basket.conflicts())
+    // Both are in the order of the journal.
+    let updated_at = [basket.actions().last(), basket.conflicts().last()]
+        .into_iter()
+        .flatten()
         .max_by_key(|event| event.sequence);
     doc! {
         "shopper_id": state.shopper.map(|shopper| shopper.to_string()),
