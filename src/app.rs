@@ -87,10 +87,11 @@ pub async fn run(
         .context("EZOUT_MONGODB_URI")?;
     let status = Status::default();
 
-    let mut checks = vec![
-        health::Check::journal(journal.state()),
-        health::Check::views(views.state()),
-    ];
+    let mut checks = vec![health::Check::journal(journal.state())];
+    if role.projects() {
+        // An API without MongoDB still takes every event, so it does not ask to be left alone.
+        checks.push(health::Check::views(views.state()));
+    }
     if role.projects() {
         let status = status.clone();
         checks.push(health::Check::new("projector", move || {
@@ -109,7 +110,7 @@ pub async fn run(
         admin,
         admin_router,
         options.http.http_connections,
-        metrics.http_connections.clone(),
+        metrics.admin_connections.clone(),
         stop_admin.clone(),
     ));
 

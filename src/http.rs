@@ -22,6 +22,7 @@ use axum::routing::{get, post};
 use prometheus::HistogramTimer;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use self::body::BodyMemory;
 use self::problem::{Code, Problem};
 use crate::core::event::ActionIdMeaning;
 use crate::core::id::{ShopId, partition_of};
@@ -62,6 +63,7 @@ struct Parts {
     metrics: Arc<Metrics>,
     /// Partitions of the journal when it was last seen; 0 before that.
     partitions: AtomicU16,
+    bodies: BodyMemory,
 }
 
 impl Api {
@@ -73,7 +75,12 @@ impl Api {
             meaning,
             metrics,
             partitions: AtomicU16::new(0),
+            bodies: BodyMemory::new(),
         }))
+    }
+
+    fn bodies(&self) -> &BodyMemory {
+        &self.0.bodies
     }
 
     fn journal(&self) -> &Journal {

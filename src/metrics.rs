@@ -63,7 +63,9 @@ metrics! {
     http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "other"]) "ezout_http_request_seconds";
     /// Events that came by HTTP, by what became of them.
     received_events: counter_by("outcome" = ["recorded", "duplicate", "conflict", "refused", "overloaded", "unavailable", "unknown"]) "ezout_received_events_total";
-    /// Connections that are open.
+    /// Connections to the second address that are open.
+    admin_connections: gauge() "ezout_admin_connections";
+    /// Connections to the API that are open.
     http_connections: gauge() "ezout_http_connections";
     /// Appends answered, by what became of them.
     journal_appends: counter_by("outcome" = ["recorded", "duplicate", "conflict", "overloaded", "unavailable", "unknown", "full", "too_large"]) "ezout_journal_appends_total";
@@ -109,9 +111,9 @@ metrics! {
     leases_held: gauge() "ezout_leases_held";
     /// Changes of partition leases seen by this process.
     lease_changes: counter_by("change" = ["acquired", "lost", "released"]) "ezout_lease_changes_total";
-    /// Partitions owned here that have halted because the journal is not the one they were folded from.
+    /// Partitions owned here that do not advance: halted because the journal is not the one they were folded from, or failing for long.
     halted_partitions: gauge() "ezout_halted_partitions";
-    /// Events that wait among the parked events, in all partitions.
+    /// Events that wait among the parked events, in all partitions, counted up to 100,000.
     parked_events: gauge() "ezout_parked_events";
 }
 

@@ -27,8 +27,13 @@ use partition::Partition;
 const LEASE_TTL: Duration = Duration::from_secs(5);
 /// How often a process gives a sign of life and looks whether the partitions are shared evenly.
 const KEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a partition that is handed over may take to end its step.
+/// How long partitions that are handed over may take to end their steps.
 const HANDOVER_GRACE: Duration = Duration::from_secs(2);
+
+/// How often the parked events are counted.
+const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+/// As far as they are counted; more is as bad.
+const COUNTED_MAX: u64 = 100_000;
 
 /// What a projector needs; cheap to clone.
 #[derive(Debug, Clone)]
@@ -66,7 +71,6 @@ impl Status {
 
 /// A partition that is projected by a task of this process.
 struct Owned {
-    lease: Lease,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -93,12 +97,30 @@ pub async fn run(parts: Parts, status: Status, stop: CancellationToken) {
         renewed: Instant::now(),
         failing: false,
     };
+    let counting = tokio::spawn(count_parked(keeper.parts.clone(), stop.clone()));
     let mut interval = tokio::time::interval(KEEP_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(interval.tick()).await.is_some() {
         keeper.tick().await;
     }
     keeper.end().await;
+    let _ = counting.await;
+}
+
+/// Counts the parked events now and then. It may fail or take long, and then only the gauge is old.
+async fn count_parked(parts: Parts, stop: CancellationToken) {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(COUNT_INTERVAL))
+        .await
+        .is_some()
+    {
+        if let Some(Ok(parked)) = stop.run_until_cancelled(parts.views.count_parked(COUNTED_MAX)).await {
+            parts
+                .metrics
+                .parked_events
+                .set(i64::try_from(parked).unwrap_or(i64::MAX));
+        }
+    }
 }
 
 /// Waits until the journal and the views are there.
@@ -184,9 +206,7 @@ impl Keeper {
             self.own(*lease);
         }
         let surplus: Vec<u16> = self.owned.keys().copied().skip(share).collect();
-        for partition in surplus {
-            self.hand_over(partition).await?;
-        }
+        self.hand_over(&surplus).await?;
         if self.owned.len() < share {
             if held.is_empty() {
                 views.prepare_leases(self.facts.partitions).await?;
@@ -200,20 +220,11 @@ impl Keeper {
                 self.own(lease);
             }
         }
-        let parked = views.count_parked().await?;
-        self.parts
-            .metrics
-            .parked_events
-            .set(i64::try_from(parked).unwrap_or(i64::MAX));
         Ok(())
     }
 
     fn own(&mut self, lease: Lease) {
-        if self
-            .owned
-            .get(&lease.partition)
-            .is_some_and(|owned| owned.lease.fence <= lease.fence && !owned.stop.is_cancelled())
-        {
+        if self.owned.contains_key(&lease.partition) {
             return;
         }
         let stop = CancellationToken::new();
@@ -225,7 +236,7 @@ impl Keeper {
             stop.clone(),
         );
         let task = tokio::spawn(partition.run());
-        self.owned.insert(lease.partition, Owned { lease, stop, task });
+        self.owned.insert(lease.partition, Owned { stop, task });
     }
 
     fn lose(&mut self, partition: u16) {
@@ -236,24 +247,24 @@ impl Keeper {
         }
     }
 
-    async fn hand_over(&mut self, partition: u16) -> Result<(), ViewError> {
-        if let Some(owned) = self.owned.remove(&partition) {
-            owned.stop.cancel();
-            // Ending the step first spares the next owner from doing it again; the fence makes it safe either way.
-            let _ = tokio::time::timeout(HANDOVER_GRACE, owned.task).await;
+    async fn hand_over(&mut self, partitions: &[u16]) -> Result<(), ViewError> {
+        let owned: Vec<Owned> = partitions
+            .iter()
+            .filter_map(|partition| self.owned.remove(partition))
+            .collect();
+        end_steps(owned).await;
+        for partition in partitions {
+            self.parts.views.release(&self.me, *partition).await?;
             self.parts.metrics.lease_changes.with_label_values(&["released"]).inc();
-            tracing::info!(partition, "released partition {partition}");
         }
-        self.parts.views.release(&self.me, partition).await
+        if !partitions.is_empty() {
+            tracing::info!(?partitions, "released {} partitions", partitions.len());
+        }
+        Ok(())
     }
 
     async fn end(mut self) {
-        let owned: Vec<Owned> = self.owned.drain().map(|(_, owned)| owned).collect();
-        for owned in &owned {
-            owned.stop.cancel();
-        }
-        let ends = futures::future::join_all(owned.into_iter().map(|owned| owned.task));
-        let _ = tokio::time::timeout(HANDOVER_GRACE, ends).await;
+        end_steps(self.owned.drain().map(|(_, owned)| owned).collect()).await;
         let leave = tokio::time::timeout(HANDOVER_GRACE, self.parts.views.leave(&self.me));
         if !matches!(leave.await, Ok(Ok(()))) {
             tracing::warn!(
@@ -263,6 +274,15 @@ impl Keeper {
         }
         self.parts.metrics.leases_held.set(0);
     }
+}
+
+/// Lets partitions end their steps. That spares the next owner from doing them again; the fence makes it safe either way.
+async fn end_steps(owned: Vec<Owned>) {
+    for owned in &owned {
+        owned.stop.cancel();
+    }
+    let ends = futures::future::join_all(owned.into_iter().map(|owned| owned.task));
+    let _ = tokio::time::timeout(HANDOVER_GRACE, ends).await;
 }
 
 /// How many partitions are this member's: all shares together are all partitions, and no two differ by more than one.

@@ -15,8 +15,9 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::{Context, ContextBuilder, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{Config, Stream};
+use async_nats::jetstream::stream::{Config, PersistenceMode, Stream};
 use bytes::Bytes;
+use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
 use crate::core::failpoint;
@@ -30,6 +31,8 @@ const SEQUENCE: &str = "Ezout-Sequence";
 /// Header with the highest journal sequence of all updates of the shop up to this one. It differs
 /// from [`SEQUENCE`] only where a parked event was applied late.
 const THROUGH: &str = "Ezout-Through";
+/// Header with the journal's epoch: sequences of another journal tell nothing about this one's.
+const EPOCH: &str = "Ezout-Epoch";
 /// How long an acknowledgement may take before the update is asked about again.
 const ACK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Updates up to which single publishes are faster than an atomic batch, which syncs the disk once for all.
@@ -44,6 +47,8 @@ const ATTEMPTS_MAX: usize = 3;
 pub struct Update {
     /// The event's place in the journal.
     pub sequence: u64,
+    /// When the journal took the event.
+    pub recorded_at: OffsetDateTime,
     /// The message.
     pub json: String,
     /// Whether it tells of a parked event that was applied late, after updates of later events.
@@ -108,12 +113,17 @@ impl Updates {
         }
     }
 
-    /// The updates of one partition as seen by its owner, who knows nothing about them yet.
-    pub fn of_partition(&self, partition: u16) -> PartitionUpdates {
-        PartitionUpdates {
+    /// The updates of one partition of a journal as seen by its owner, who knows nothing about them yet.
+    pub fn of_partition(&self, partition: u16, epoch: String) -> PartitionUpdates {
+        let line = Line {
             updates: self.clone(),
             partition,
+            epoch,
+        };
+        PartitionUpdates {
+            line,
             shops: HashMap::new(),
+            aged: None,
         }
     }
 
@@ -129,7 +139,15 @@ impl Updates {
         }
         let failed = unavailable("open the stream of updates");
         let stream = match self.context.get_stream(STREAM).await {
-            Ok(stream) => stream,
+            Ok(stream) => {
+                let running = &stream.cached_info().config;
+                if !running.allow_atomic_publish || running.persist_mode == Some(PersistenceMode::Async) {
+                    tracing::warn!(
+                        "the stream {STREAM} is weaker than nats/updates.json: delete it, and it is made anew; live viewers start from a snapshot"
+                    );
+                }
+                stream
+            }
             // Whoever else creates it at the same moment creates the same.
             Err(_) => self
                 .context
@@ -149,12 +167,21 @@ fn config(replicas: usize) -> Config {
     config
 }
 
+/// What every update of a partition has in common.
+#[derive(Debug, Clone)]
+struct Line {
+    updates: Updates,
+    partition: u16,
+    epoch: String,
+}
+
 /// The updates of one partition, published by its owner.
 #[derive(Debug)]
 pub struct PartitionUpdates {
-    updates: Updates,
-    partition: u16,
+    line: Line,
     shops: HashMap<ShopId, Last>,
+    /// Updates of events before this time may have left the stream again.
+    aged: Option<OffsetDateTime>,
 }
 
 impl PartitionUpdates {
@@ -164,21 +191,33 @@ impl PartitionUpdates {
         if unknown.is_empty() {
             return Ok(());
         }
-        let stream = self.updates.stream().await?;
-        let partition = self.partition;
+        if self.aged.is_none() {
+            self.aged = Some(self.line.updates.oldest().await?);
+        }
+        let stream = self.line.updates.stream().await?;
         let lookups = unknown.into_iter().map(|shop| {
-            let stream = stream.clone();
-            async move { Ok((shop, last(&stream, partition, shop).await?)) }
+            let (stream, line) = (stream.clone(), self.line.clone());
+            async move { Ok((shop, line.last(&stream, shop).await?)) }
         });
         let found = futures::future::join_all(lookups)
             .await
             .into_iter()
             .collect::<Result<Vec<_>, UpdateError>>();
         if found.is_err() {
-            self.updates.stream.lock().await.take();
+            self.line.updates.stream.lock().await.take();
         }
         self.shops.extend(found?);
         Ok(())
+    }
+
+    /// Takes out what was published so long ago that it has left the stream, as when old views are folded anew.
+    fn leave_out_aged(&self, updates: &mut HashMap<ShopId, Vec<Update>>) {
+        let forgotten =
+            |shops: &HashMap<ShopId, Last>, shop: &ShopId| shops.get(shop).is_some_and(|last| last.place == 0);
+        let aged = self.aged.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        for (_, updates) in updates.iter_mut().filter(|(shop, _)| forgotten(&self.shops, shop)) {
+            updates.retain(|update| update.late || update.recorded_at >= aged);
+        }
     }
 
     /// The highest journal sequence whose update was published for each of these shops; 0 for none.
@@ -199,15 +238,15 @@ impl PartitionUpdates {
     /// [`UpdateError`]; any prefix of each shop's updates may be published.
     pub async fn publish(&mut self, mut updates: HashMap<ShopId, Vec<Update>>) -> Result<(), UpdateError> {
         self.learn(updates.keys().copied()).await?;
+        self.leave_out_aged(&mut updates);
         self.publish_batch(&mut updates).await;
         self.learn(updates.keys().copied()).await?;
-        let (all, partition) = (self.updates.clone(), self.partition);
         let shops = updates.into_iter().map(|(shop, updates)| {
-            let (all, mut last) = (all.clone(), self.shops.get(&shop).copied().unwrap_or_default());
+            let (line, mut last) = (self.line.clone(), self.shops.get(&shop).copied().unwrap_or_default());
             async move {
                 let mut result = Ok(());
                 for update in updates {
-                    result = all.publish_one(partition, shop, &mut last, update).await;
+                    result = line.publish_one(shop, &mut last, update).await;
                     if result.is_err() {
                         break;
                     }
@@ -255,7 +294,7 @@ impl PartitionUpdates {
             return;
         };
         let published = u64::try_from(batch.len()).unwrap_or(u64::MAX);
-        self.updates.metrics.published_updates.inc_by(published);
+        self.line.updates.metrics.published_updates.inc_by(published);
         for (place, (shop, update)) in (last_place + 1 - published..).zip(&batch) {
             let through = update.sequence;
             self.shops.insert(*shop, Last { place, through });
@@ -271,13 +310,11 @@ impl PartitionUpdates {
             seq: u64,
             count: usize,
         }
-        let client = &self.updates.client;
+        let client = &self.line.updates.client;
         let id = uuid::Uuid::new_v4().simple().to_string();
         let mut started = std::collections::HashSet::new();
         for (n, (shop, update)) in (1_usize..).zip(batch) {
-            let mut headers = HeaderMap::new();
-            headers.insert(SEQUENCE, update.sequence.to_string());
-            headers.insert(THROUGH, update.sequence.to_string());
+            let mut headers = self.line.headers(update.sequence, update.sequence);
             headers.insert(async_nats::header::NATS_BATCH_ID, id.as_str());
             headers.insert(async_nats::header::NATS_BATCH_SEQUENCE, n.to_string());
             if started.insert(*shop) {
@@ -287,7 +324,7 @@ impl PartitionUpdates {
                     place.to_string(),
                 );
             }
-            let subject = format!("upd.{}.{shop}", self.partition);
+            let subject = self.line.subject(*shop);
             let body = Bytes::from(update.json.clone());
             if n < batch.len() {
                 client.publish_with_headers(subject, headers, body).await.ok()?;
@@ -311,86 +348,108 @@ impl PartitionUpdates {
 }
 
 impl Updates {
-    async fn publish_one(
-        &self,
-        partition: u16,
-        shop: ShopId,
-        last: &mut Last,
-        update: Update,
-    ) -> Result<(), UpdateError> {
+    /// The time since which updates are in the stream; what was told before has left it.
+    async fn oldest(&self) -> Result<OffsetDateTime, UpdateError> {
+        let info = self.stream().await?.get_info().await;
+        let state = info
+            .map_err(|error| unavailable("describe the stream of updates")(&error))?
+            .state;
+        Ok(match state.messages {
+            0 if state.last_sequence > 0 => state.last_timestamp,
+            _ if state.first_sequence > 1 => state.first_timestamp,
+            _ => OffsetDateTime::UNIX_EPOCH,
+        })
+    }
+}
+
+impl Line {
+    fn subject(&self, shop: ShopId) -> String {
+        format!("upd.{}.{shop}", self.partition)
+    }
+
+    fn headers(&self, sequence: u64, through: u64) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(SEQUENCE, sequence.to_string());
+        headers.insert(THROUGH, through.to_string());
+        headers.insert(EPOCH, self.epoch.as_str());
+        headers
+    }
+
+    async fn publish_one(&self, shop: ShopId, last: &mut Last, update: Update) -> Result<(), UpdateError> {
         let failed = unavailable("publish an update");
         let body = Bytes::from(update.json);
         for _ in 0..ATTEMPTS_MAX {
             if !update.late && update.sequence <= last.through {
-                self.metrics.repeated_updates.inc();
+                self.updates.metrics.repeated_updates.inc();
                 return Ok(());
             }
             let through = last.through.max(update.sequence);
-            let mut headers = HeaderMap::new();
-            headers.insert(SEQUENCE, update.sequence.to_string());
-            headers.insert(THROUGH, through.to_string());
             let mut message = PublishMessage::build()
-                .headers(headers)
+                .headers(self.headers(update.sequence, through))
                 .payload(body.clone())
                 .expected_last_subject_sequence(last.place);
             if update.late {
                 // Its place in the order tells nothing about whether it was published before.
-                message = message.message_id(format!("late:{partition}:{}", update.sequence));
+                message = message.message_id(format!("late:{}:{}", self.epoch, update.sequence));
             }
-            let subject = format!("upd.{partition}.{shop}");
-            let sent = async { self.context.send_publish(subject, message).await?.await };
+            let subject = self.subject(shop);
+            let sent = async { self.updates.context.send_publish(subject, message).await?.await };
             match sent.await {
                 Ok(ack) => {
                     if ack.duplicate {
-                        self.metrics.repeated_updates.inc();
+                        self.updates.metrics.repeated_updates.inc();
                     } else {
                         *last = Last {
                             place: ack.sequence,
                             through,
                         };
-                        self.metrics.published_updates.inc();
+                        self.updates.metrics.published_updates.inc();
                     }
                     return Ok(());
                 }
                 // Either an earlier attempt was stored without our knowing, or another projector published.
                 Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                    *last = self::last(&self.stream().await?, partition, shop).await?;
+                    *last = self.last(&self.updates.stream().await?, shop).await?;
                 }
                 Err(error) => {
-                    self.stream.lock().await.take();
+                    self.updates.stream.lock().await.take();
                     return Err(failed(&error));
                 }
             }
         }
         Err(UpdateError::Contended)
     }
-}
 
-async fn last(stream: &Stream, partition: u16, shop: ShopId) -> Result<Last, UpdateError> {
-    let failed = unavailable("look up the last update");
-    // Not a direct get: a replica might not have the newest one yet.
-    let subject = format!("upd.{partition}.{shop}");
-    let message = match stream.get_last_raw_message_by_subject(&subject).await {
-        Ok(message) => message,
-        Err(error) => {
-            use async_nats::jetstream::stream::LastRawMessageErrorKind as Kind;
-            let none = match error.kind() {
-                Kind::NoMessageFound => true,
-                Kind::JetStream(error) => error.error_code() == async_nats::jetstream::ErrorCode::NO_MESSAGE_FOUND,
-                _ => false,
-            };
-            return if none { Ok(Last::default()) } else { Err(failed(&error)) };
-        }
-    };
-    let through = message
-        .headers
-        .get(THROUGH)
-        .and_then(|value| value.as_str().parse().ok());
-    let through = through.ok_or_else(|| failed(&"a stored update has no place in the journal"))?;
-    Ok(Last {
-        place: message.sequence,
-        through,
-    })
+    async fn last(&self, stream: &Stream, shop: ShopId) -> Result<Last, UpdateError> {
+        let failed = unavailable("look up the last update");
+        // Not a direct get: a replica might not have the newest one yet.
+        let subject = self.subject(shop);
+        let message = match stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => message,
+            Err(error) => {
+                use async_nats::jetstream::stream::LastRawMessageErrorKind as Kind;
+                let none = match error.kind() {
+                    Kind::NoMessageFound => true,
+                    Kind::JetStream(error) => error.error_code() == async_nats::jetstream::ErrorCode::NO_MESSAGE_FOUND,
+                    _ => false,
+                };
+                return if none { Ok(Last::default()) } else { Err(failed(&error)) };
+            }
+        };
+        let header = |name| message.headers.get(name).map(async_nats::HeaderValue::as_str);
+        // What was told of another journal is in the stream, but tells nothing about this one.
+        let of_this_journal = header(EPOCH) == Some(self.epoch.as_str());
+        let through = if of_this_journal {
+            header(THROUGH).and_then(|value| value.parse().ok())
+        } else {
+            Some(0)
+        };
+        let through = through.ok_or_else(|| failed(&"a stored update has no place in the journal"))?;
+        Ok(Last {
+            place: message.sequence,
+            through,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -21,12 +21,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::core::basket::Basket;
+use crate::core::error_chain;
 use crate::core::event::ActionIdMeaning;
 use crate::core::id::BasketId;
 
 pub use checkpoints::Checkpoint;
-pub use document::{BasketView, FoundView};
+pub use document::{BasketView, FoundView, Loaded};
 pub use leases::{Lease, LeaseId};
 pub use migrate::{MigrateError, migrate};
 pub use parked::{ParkedEvent, ParkedState, Which};
@@ -104,7 +104,6 @@ pub enum ViewError {
 /// The views; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Views {
-    client: Client,
     database: Database,
     state: watch::Receiver<State>,
 }
@@ -120,7 +119,6 @@ impl Views {
         stop: CancellationToken,
     ) -> Result<Self, mongodb::error::Error> {
         let database = connect(config).await?;
-        let client = database.client().clone();
         let (sender, state) = watch::channel(State::Unavailable {
             reason: "not connected yet".to_owned(),
         });
@@ -129,11 +127,7 @@ impl Views {
             let watching = keep_watch(&watched, &sender);
             stop.run_until_cancelled(watching).await;
         });
-        Ok(Self {
-            client,
-            database,
-            state,
-        })
+        Ok(Self { database, state })
     }
 
     /// Whether the views can be had now; changes are told within seconds.
@@ -144,11 +138,6 @@ impl Views {
     /// The database, for tools that look at it.
     pub fn database(&self) -> &Database {
         &self.database
-    }
-
-    /// The client, for a close that waits.
-    pub fn client(&self) -> &Client {
-        &self.client
     }
 
     /// The basket's view without its actions.
@@ -163,21 +152,22 @@ impl Views {
             .transpose()
     }
 
-    /// Loads baskets with their actions. Those that do not exist are not in the answer.
-    pub async fn load(&self, ids: &[BasketId], meaning: ActionIdMeaning) -> Result<Vec<(Basket, Stored)>, ViewError> {
-        let baskets: Collection<document::StoredBasket> = self.database.collection("baskets");
+    /// Loads baskets with their actions. Those that do not exist are not in the answer; one that cannot be
+    /// read, as after an edit by hand, is there with the reason.
+    pub async fn load(&self, ids: &[BasketId], meaning: ActionIdMeaning) -> Result<Vec<Loaded>, ViewError> {
+        let baskets: Collection<Document> = self.database.collection("baskets");
         let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-        let projection = doc! { "actions": 1, "conflicts": 1, "parked_since": 1, "sequence": 1, "version": 1, "epoch": 1, "fence": 1 };
-        let found: Vec<document::StoredBasket> = within("load baskets", async {
-            baskets
-                .find(doc! { "_id": { "$in": ids } })
-                .projection(projection)
-                .await?
-                .try_collect()
-                .await
+        let projection =
+            doc! { "actions": 1, "conflicts": 1, "parked_since": 1, "sequence": 1, "version": 1, "epoch": 1 };
+        let found: Vec<Document> = within("load baskets", async {
+            let find = baskets.find(doc! { "_id": { "$in": ids } });
+            find.projection(projection).await?.try_collect().await
         })
         .await?;
-        found.into_iter().map(|stored| stored.restore(meaning)).collect()
+        Ok(found
+            .into_iter()
+            .filter_map(|stored| document::restore(stored, meaning))
+            .collect())
     }
 }
 
@@ -201,7 +191,7 @@ async fn keep_watch(database: &Database, state: &watch::Sender<State>) {
     loop {
         let now = match within("ping", async { database.run_command(doc! { "ping": 1 }).await }).await {
             Err(error) => State::Unavailable {
-                reason: error.to_string(),
+                reason: error_chain(&error),
             },
             Ok(_) if migrated => State::Open,
             Ok(_) => match migrate(database).await {
@@ -210,7 +200,7 @@ async fn keep_watch(database: &Database, state: &watch::Sender<State>) {
                     State::Open
                 }
                 Err(error) => State::Unavailable {
-                    reason: error.to_string(),
+                    reason: error_chain(&error),
                 },
             },
         };

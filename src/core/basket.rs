@@ -15,8 +15,11 @@ use fold::Fold;
 
 pub use fold::{Divergence, FINDINGS_MAX, Finding, FindingKind, Line, Lot, MISSING_MAX, Status};
 
-/// Most events that a basket keeps; later ones are parked. Keeps a document far below 16 MiB.
+/// Most events that a basket keeps; later ones are parked.
 pub const EVENTS_MAX: usize = 10_000;
+/// Most bytes of texts that a basket's events have together; later events are parked. A text may stand
+/// in an action and again in its line, so this and [`EVENTS_MAX`] keep a document below MongoDB's 16 MiB.
+pub const TEXT_BYTES_MAX: usize = 3 * 1024 * 1024;
 
 /// What became of an event that was put into a basket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,9 +28,9 @@ pub enum Applied {
     Counted,
     /// The basket has it already; nothing changed.
     Duplicate,
-    /// Another event of the same identity counts; this one is a finding.
+    /// Another event of the same identity counts; this one is a finding from now on.
     Conflicting,
-    /// The basket has [`EVENTS_MAX`] events; nothing changed.
+    /// The basket has [`EVENTS_MAX`] events or [`TEXT_BYTES_MAX`] bytes of texts; nothing changed.
     Full,
 }
 
@@ -67,6 +70,7 @@ pub struct Basket {
     by_identity: HashMap<(i64, i64), usize>,
     action_ids: HashSet<i64>,
     ids_repeat: bool,
+    text_bytes: usize,
     folded: bool,
     changes: Changes,
 }
@@ -84,6 +88,7 @@ impl Basket {
             by_identity: HashMap::new(),
             action_ids: HashSet::new(),
             ids_repeat: false,
+            text_bytes: 0,
             folded: true,
             changes: Changes {
                 everything: true,
@@ -120,9 +125,10 @@ impl Basket {
         if let Some(&place) = self.by_identity.get(&identity) {
             return self.apply_copy(place, identity, recorded);
         }
-        if self.actions.len() + self.conflicts.len() >= EVENTS_MAX {
+        if self.is_full_for(&recorded.event) {
             return Applied::Full;
         }
+        self.text_bytes += text_bytes(&recorded.event);
         let repeats = !self.action_ids.insert(recorded.event.action_id);
         let order_changes = repeats && !self.ids_repeat && self.meaning == ActionIdMeaning::Auto;
         self.ids_repeat |= repeats;
@@ -162,16 +168,13 @@ impl Basket {
             .chain(&self.conflicts)
             .any(|other| other.event == copy.event && other.sequence <= copy.sequence);
         if known {
-            return if winner.event == copy.event {
-                Applied::Duplicate
-            } else {
-                Applied::Conflicting
-            };
+            return Applied::Duplicate;
         }
         let wins = copy.sequence < winner.sequence;
-        if !wins && self.actions.len() + self.conflicts.len() >= EVENTS_MAX {
+        if self.is_full_for(&copy.event) {
             return Applied::Full;
         }
+        self.text_bytes += text_bytes(&copy.event);
         self.folded = false;
         let newest = self.conflicts.last().is_none_or(|last| last.sequence < copy.sequence);
         if !wins && newest {
@@ -265,6 +268,16 @@ impl Basket {
             .collect();
         self.action_ids = self.actions.iter().map(|action| action.event.action_id).collect();
         self.ids_repeat = self.action_ids.len() < self.actions.len();
+        self.text_bytes = self
+            .actions
+            .iter()
+            .chain(&self.conflicts)
+            .map(|kept| text_bytes(&kept.event))
+            .sum();
+    }
+
+    fn is_full_for(&self, event: &Event) -> bool {
+        self.version() >= EVENTS_MAX || self.text_bytes + text_bytes(event) > TEXT_BYTES_MAX
     }
 
     fn identity(&self, event: &Event) -> (i64, i64) {
@@ -324,6 +337,12 @@ impl Basket {
         self.actions.len() + self.conflicts.len()
     }
 
+    /// How many bytes the basket takes in memory or in MongoDB, about.
+    pub fn weight(&self) -> usize {
+        const EVENT_BYTES: usize = 500;
+        EVENT_BYTES * (self.version() + 1) + 2 * self.text_bytes
+    }
+
     /// The first event of the session that is parked, if one is.
     pub fn parked_since(&self) -> Option<u64> {
         self.parked_since
@@ -339,6 +358,15 @@ impl Basket {
         debug_assert!(self.folded, "settle comes before reading");
         &self.fold
     }
+}
+
+/// Bytes of the texts whose length the phone decides.
+fn text_bytes(event: &Event) -> usize {
+    [&event.product_name, &event.upc, &event.category_id]
+        .into_iter()
+        .flatten()
+        .map(String::len)
+        .sum()
 }
 
 #[cfg(test)]

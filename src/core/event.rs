@@ -461,6 +461,12 @@ mod tests {
             accepts("create_time", "\"2023-12-18T12:30:00+02:00\"", Original),
             example
         );
+        assert_eq!(accepts("create_time", "\"2023-12-18T10:30\"", Original), example);
+        assert_eq!(
+            accepts("create_time", "\"2023-12-18 12:30:00+0200\"", Original),
+            example
+        );
+        assert_eq!(accepts("action_id", "101.0", Original), example);
         assert_eq!(accepts("create_time", "1702895400", Original), example);
         assert_eq!(accepts("create_time", "1702895400000", Original), example);
         assert_eq!(

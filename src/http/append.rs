@@ -78,8 +78,8 @@ async fn receive_original(api: &Api, shop: Option<ShopId>, request: Request) -> 
             ));
         }
     }
-    let body = body::read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE).await?;
-    record(api, entry(api, shop, &body, Strictness::Original)?).await
+    let body = body::read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE, api.bodies()).await?;
+    record(api, entry(api, shop, &body.bytes, Strictness::Original)?).await
 }
 
 fn original_answer(api: &Api, received: Result<Stored, Problem>) -> Response {
@@ -135,8 +135,8 @@ pub(super) async fn events(State(api): State<Api>, shop: ShopPath, request: Requ
 }
 
 async fn receive_one(api: &Api, shop: ShopId, request: Request) -> Result<Stored, Problem> {
-    let body = body::read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE).await?;
-    record(api, entry(api, Some(shop), &body, Strictness::Strict)?).await
+    let body = body::read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE, api.bodies()).await?;
+    record(api, entry(api, Some(shop), &body.bytes, Strictness::Strict)?).await
 }
 
 #[derive(Serialize)]
@@ -211,8 +211,8 @@ impl Verdict {
 }
 
 async fn receive_lines(api: &Api, shop: ShopId, request: Request) -> Result<Vec<Verdict>, Problem> {
-    let body = body::read(request.into_body(), LINES_BYTES_MAX, LINES_DEADLINE).await?;
-    let entries = parse_lines(api, shop, &body).await?;
+    let body = body::read(request.into_body(), LINES_BYTES_MAX, LINES_DEADLINE, api.bodies()).await?;
+    let entries = parse_lines(api, shop, &body.bytes).await?;
     // All lines are offered to the journal at once, so that they share a commit, and in the order in
     // which they stand: an ordered set polls its futures first in the order in which they came.
     let mut receiving: FuturesOrdered<_> = entries

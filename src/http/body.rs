@@ -10,6 +10,7 @@ use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use bytes::BytesMut;
 use futures::StreamExt as _;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::problem::{Code, Problem};
 
@@ -17,6 +18,9 @@ use super::problem::{Code, Problem};
 ///
 /// A client that is cut off while it sends sees a broken connection and not the answer.
 const DISCARDED_BYTES_MAX: u64 = 1024 * 1024;
+
+/// KiB of bodies that are in memory at the same time; one more body is answered with 503.
+const MEMORY_KIB_MAX: usize = 64 * 1024;
 
 /// What a body says it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub(super) fn media_type(headers: &HeaderMap) -> MediaType {
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
     match essence.trim() {
         json if json.eq_ignore_ascii_case("application/json") => MediaType::Json,
+        // RFC 6839: JSON under another name.
+        json if json.starts_with("application/") && json.ends_with("+json") => MediaType::Json,
         lines if lines.eq_ignore_ascii_case("application/x-ndjson") => MediaType::Lines,
         _ => MediaType::Other,
     }
@@ -55,16 +61,46 @@ pub(super) fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
+/// The memory for bodies of all requests together.
+#[derive(Debug)]
+pub(super) struct BodyMemory(Semaphore);
+
+/// A body, and the part of the memory that is its own until it is dropped.
+#[derive(Debug)]
+pub(super) struct Held<'a> {
+    pub(super) bytes: Bytes,
+    _share: SemaphorePermit<'a>,
+}
+
+impl BodyMemory {
+    pub(super) fn new() -> Self {
+        Self(Semaphore::new(MEMORY_KIB_MAX))
+    }
+
+    /// Takes room for a body, or answers that the service is overloaded.
+    fn take(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Problem> {
+        let kib = u32::try_from(bytes.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
+        self.0.try_acquire_many(kib).map_err(|_| Problem::overloaded())
+    }
+}
+
 /// Reads a body of at most `limit` bytes that is complete within `deadline`.
-pub(super) async fn read(body: Body, limit: usize, deadline: Duration) -> Result<Bytes, Problem> {
+pub(super) async fn read(
+    body: Body,
+    limit: usize,
+    deadline: Duration,
+    memory: &BodyMemory,
+) -> Result<Held<'_>, Problem> {
     let stated = body.size_hint().lower();
     if stated > limit as u64 + DISCARDED_BYTES_MAX {
         return Err(too_large(limit));
     }
+    let exact = body.size_hint().exact().and_then(|exact| usize::try_from(exact).ok());
+    let share = memory.take(exact.unwrap_or(limit).min(limit))?;
     let mut chunks = body.into_data_stream();
     let room = usize::try_from(stated).unwrap_or(limit).min(limit);
     match tokio::time::timeout(deadline, whole(&mut chunks, room, limit)).await {
-        Ok(body) => body,
+        Ok(body) => body.map(|bytes| Held { bytes, _share: share }),
         Err(_) => Err(Problem::new(
             Code::SlowBody,
             format!(

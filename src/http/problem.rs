@@ -165,6 +165,11 @@ impl Problem {
         self
     }
 
+    /// There is no room for more requests now.
+    pub fn overloaded() -> Self {
+        Self::plain(Code::Overloaded).with_retry(OVERLOAD_SECONDS)
+    }
+
     /// The baskets cannot be read now.
     pub fn views_unavailable() -> Self {
         Self::plain(Code::ViewsUnavailable).with_retry(RETRY_SECONDS)
@@ -221,7 +226,7 @@ impl From<AppendError> for Problem {
                 ),
             )
             .with_sequence(sequence),
-            AppendError::Overloaded => Self::plain(Code::Overloaded).with_retry(OVERLOAD_SECONDS),
+            AppendError::Overloaded => Self::overloaded(),
             AppendError::Unavailable { reason } => {
                 // The state of the journal is logged when it changes; a line for each phone that meets it would bury that.
                 tracing::debug!(reason, "an event was refused since the journal is unavailable");

@@ -336,7 +336,7 @@ async fn an_event_that_is_too_large_is_refused_whether_or_not_its_size_is_stated
 #[tokio::test]
 async fn a_body_that_does_not_come_is_given_up() {
     let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
-    let problem = body::read(body, EVENT_BYTES_MAX, Duration::from_millis(10))
+    let problem = body::read(body, EVENT_BYTES_MAX, Duration::from_millis(10), &BodyMemory::new())
         .await
         .unwrap_err();
     assert_eq!(problem.code(), Code::SlowBody);
@@ -344,9 +344,14 @@ async fn a_body_that_does_not_come_is_given_up() {
         Ok(Bytes::from_static(b"{")),
         Err(std::io::Error::other("connection reset by 10.0.0.7")),
     ]);
-    let problem = body::read(Body::from_stream(broken), EVENT_BYTES_MAX, Duration::from_secs(1))
-        .await
-        .unwrap_err();
+    let problem = body::read(
+        Body::from_stream(broken),
+        EVENT_BYTES_MAX,
+        Duration::from_secs(1),
+        &BodyMemory::new(),
+    )
+    .await
+    .unwrap_err();
     assert_eq!(problem.code(), Code::IncompleteBody);
 }
 
@@ -489,4 +494,28 @@ async fn every_event_is_counted_by_what_became_of_it_and_every_request_by_its_ro
     assert!(text.contains("ezout_http_request_seconds_count{route=\"send\"} 2\n"));
     assert!(text.contains("ezout_http_request_seconds_count{route=\"events\"} 1\n"));
     assert!(text.contains("ezout_received_events_total{outcome=\"refused\"} 2\n"));
+}
+
+#[tokio::test]
+async fn bodies_of_all_requests_together_have_a_bound() {
+    let memory = BodyMemory::new();
+    let large = || Body::from(vec![b' '; 4 * 1024 * 1024]);
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        held.push(
+            body::read(large(), 4 * 1024 * 1024, Duration::from_secs(1), &memory)
+                .await
+                .unwrap(),
+        );
+    }
+    let problem = body::read(large(), 4 * 1024 * 1024, Duration::from_secs(1), &memory)
+        .await
+        .unwrap_err();
+    assert_eq!(problem.code(), Code::Overloaded);
+    held.pop();
+    assert!(
+        body::read(large(), 4 * 1024 * 1024, Duration::from_secs(1), &memory)
+            .await
+            .is_ok()
+    );
 }

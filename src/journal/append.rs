@@ -155,6 +155,7 @@ impl Writer {
             return;
         };
         let mut status = self.link.status();
+        let mut generation = status.borrow().generation;
         let mut open = true;
         while open || !self.is_idle() {
             let wake = self.wake_at();
@@ -165,7 +166,9 @@ impl Writer {
                     None => return,
                 },
                 Ok(()) = status.changed() => {
-                    if !status.borrow_and_update().up {
+                    let now = *status.borrow_and_update();
+                    // A connection that was lost and is back already shows only by its number.
+                    if !now.up || std::mem::replace(&mut generation, now.generation) != now.generation {
                         self.lose("the connection to NATS is lost");
                     }
                 }
@@ -300,7 +303,9 @@ impl Writer {
             match self.gather.choose(load, Instant::now()) {
                 Choice::Wait => return,
                 Choice::Singles(count) => {
-                    for event in self.waiting.drain(..count).collect::<Vec<_>>() {
+                    // Each leaves the queue only to be on its way: this may be cut off at every await.
+                    for _ in 0..count {
+                        let Some(event) = self.waiting.pop_front() else { break };
                         self.send_single(event).await;
                     }
                 }

@@ -72,7 +72,7 @@ impl Upkeep {
         let upkeep = Self {
             config,
             link,
-            http: reqwest::Client::new(),
+            http: durability::client(),
             metrics,
             state,
             recheck: Arc::default(),

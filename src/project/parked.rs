@@ -2,27 +2,30 @@
 
 use std::collections::BTreeSet;
 
-use super::step::{Fold, Retried, StepError};
+use super::step::{Decided, Fold, StepError};
+use crate::core::failpoint;
 use crate::core::id::BasketId;
 use crate::views::ParkedState;
 
-/// Applies what is to be applied and takes note of what is dropped.
+/// Applies what is to be applied and takes note of what is dropped, as far as the checkpoint has come:
+/// an update of an event before must not be overtaken by a late one.
 ///
 /// Between saving the basket and forgetting the parked events the power may go; they are then
 /// applied again, which finds them in the basket.
-pub(super) async fn retry(fold: &mut Fold, partition: u16) -> Result<(), StepError> {
+pub(super) async fn decide(fold: &mut Fold, partition: u16, up_to: u64) -> Result<(), StepError> {
     let views = fold.parts.views.clone();
-    let marked = views.decided(partition).await?;
+    let epoch = fold.epoch().to_owned();
+    let marked = views.decided(&epoch, partition, up_to).await?;
     let baskets: BTreeSet<BasketId> = marked.iter().filter_map(|event| event.basket).collect();
     for id in baskets {
-        let events = views.parked_of(id).await?;
-        let retried = fold.apply_parked(id, &events).await?;
+        let events = views.parked_of(&epoch, id).await?;
+        let decided = fold.apply_parked(id, &events, up_to).await?;
         let (mut applied, mut dropped) = (Vec::new(), Vec::new());
-        for (event, outcome) in retried {
+        for (event, outcome) in decided {
             match outcome {
-                Retried::Applied => applied.push(event),
-                Retried::Dropped => dropped.push(event),
-                Retried::ParkedAgain(reason) => views.park_again(&event, &reason).await?,
+                Decided::Applied => applied.push(event),
+                Decided::Dropped => dropped.push(event),
+                Decided::ParkedAgain(reason) => views.park_again(&event, &reason).await?,
             }
         }
         tracing::info!(
@@ -31,6 +34,7 @@ pub(super) async fn retry(fold: &mut Fold, partition: u16) -> Result<(), StepErr
             dropped.len()
         );
         views.note_dropped(&dropped).await?;
+        failpoint::hit("after_note_dropped");
         views.unpark(&applied).await?;
     }
     // An event that names no basket has nowhere to go.

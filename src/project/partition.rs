@@ -1,6 +1,6 @@
 //! One partition: read in order from the checkpoint, step by step, for as long as the lease holds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,10 +13,14 @@ use crate::views::{Checkpoint, Lease, LeaseId};
 
 /// Most events of a step: enough to make round trips cheap, few enough to keep a step short.
 const STEP_EVENTS_MAX: usize = 500;
-/// How often parked events that a person wants applied are looked for.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often parked events about which a person decided are looked for.
+const DECISION_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the journal is compared with the checkpoint while nothing else asks for it.
 const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a partition may fail before the process says that it is not ready.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
+/// How to begin anew.
+const FOLD_ANEW: &str = "stop every projector, drop the collections baskets, checkpoints and parked_events, and start them to fold this journal from its beginning";
 
 /// Why a partition cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -55,87 +59,85 @@ impl Partition {
     /// Projects until told to stop or until the lease is lost.
     pub(super) async fn run(mut self) {
         let partition = self.lease.partition;
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        let mut told = false;
-        loop {
-            let Some(outcome) = self.project(&mut backoff, &mut told).await else {
-                break;
-            };
-            match outcome {
+        let mut trouble = Trouble::new();
+        while let Some(outcome) = self.project(&mut trouble).await {
+            let pause = match outcome {
+                PartitionError::LeaseLost => break,
                 PartitionError::Halted(reason) => {
                     if self.status.halted().get(&partition) != Some(&reason) {
                         tracing::error!(partition, "partition {partition} has halted: {reason}");
-                        self.status.set(partition, Some(reason));
+                        self.tell(Some(reason));
                     }
-                    self.count_halted();
-                    if self
-                        .stop
-                        .run_until_cancelled(tokio::time::sleep(VERIFY_INTERVAL))
-                        .await
-                        .is_none()
-                    {
-                        break;
-                    }
+                    VERIFY_INTERVAL
                 }
-                PartitionError::LeaseLost => break,
                 PartitionError::Failed(error) => {
                     self.parts.metrics.projection_retries.inc();
-                    if !std::mem::replace(&mut told, true) {
+                    if trouble.since.is_none() {
                         tracing::warn!(partition, "projecting partition {partition} waits: {error:#}");
                     }
-                    if self
-                        .stop
-                        .run_until_cancelled(tokio::time::sleep(backoff.next_pause()))
-                        .await
-                        .is_none()
-                    {
-                        break;
+                    if trouble.since.get_or_insert_with(Instant::now).elapsed() > STUCK_AFTER {
+                        self.tell(Some(format!(
+                            "it has not advanced for {} s: {error:#}",
+                            STUCK_AFTER.as_secs()
+                        )));
                     }
+                    trouble.backoff.next_pause()
                 }
+            };
+            if self.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                break;
             }
         }
-        self.status.set(partition, None);
-        self.count_halted();
+        self.tell(None);
+        // A partition that is somebody else's has no lag here.
+        let _ = self
+            .parts
+            .metrics
+            .projection_lag_events
+            .remove_label_values(&[&partition.to_string()]);
     }
 
-    fn count_halted(&self) {
-        self.parts
-            .metrics
-            .halted_partitions
-            .set(i64::try_from(self.status.halted().len()).unwrap_or(i64::MAX));
+    /// Says why the partition does not advance, or that it does.
+    fn tell(&self, reason: Option<String>) {
+        self.status.set(self.lease.partition, reason);
+        let halted = i64::try_from(self.status.halted().len()).unwrap_or(i64::MAX);
+        self.parts.metrics.halted_partitions.set(halted);
     }
 
     /// Projects from the checkpoint on. Answers `None` when told to stop.
-    async fn project(&mut self, backoff: &mut Backoff, told: &mut bool) -> Option<PartitionError> {
+    async fn project(&mut self, trouble: &mut Trouble) -> Option<PartitionError> {
         let stop = self.stop.clone();
         let mut opened = match stop.run_until_cancelled(self.open()).await? {
             Ok(opened) => opened,
             Err(error) => return Some(error),
         };
-        self.status.set(self.lease.partition, None);
-        self.count_halted();
-        let mut retries = tokio::time::interval(RETRY_INTERVAL);
+        let mut decisions = tokio::time::interval(DECISION_INTERVAL);
         let mut verify = tokio::time::interval(VERIFY_INTERVAL);
         verify.reset();
-        retries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        decisions.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let result = tokio::select! {
                 biased;
                 () = stop.cancelled() => return None,
                 _ = verify.tick() => self.verify(&opened.checkpoint).await,
-                _ = retries.tick() => parked::retry(&mut opened.fold, self.lease.partition).await.map_err(PartitionError::from),
+                _ = decisions.tick() => {
+                    let up_to = sequence(&opened.checkpoint);
+                    parked::decide(&mut opened.fold, self.lease.partition, up_to).await.map_err(PartitionError::from)
+                }
                 events = opened.reader.next(STEP_EVENTS_MAX) => match events {
                     Ok(events) => self.advance(&mut opened, &events).await,
                     Err(error) => Err(PartitionError::Failed(error.into())),
                 },
             };
             match result {
-                Ok(()) => {
-                    backoff.reset();
-                    if std::mem::take(told) {
+                Ok(()) if opened.advanced => {
+                    opened.advanced = false;
+                    if trouble.is_over() {
                         tracing::info!("projecting partition {} goes on", self.lease.partition);
                     }
+                    self.tell(None);
                 }
+                Ok(()) => {}
                 Err(error) => return Some(error),
             }
         }
@@ -152,33 +154,30 @@ impl Partition {
             .load_checkpoint(partition)
             .await
             .map_err(anyhow::Error::from)?;
-        if let Some(stored) = &stored
-            && stored.fence > self.lease.fence
-        {
-            self.lease = self
-                .parts
-                .views
-                .raise_fence(&self.me, self.lease, stored.fence)
-                .await
-                .map_err(anyhow::Error::from)?;
-        }
-        let checkpoint = Checkpoint {
+        let begins = stored.is_none();
+        let mut checkpoint = stored.unwrap_or_else(|| Checkpoint {
             partition: i32::from(partition),
-            epoch: stored
-                .as_ref()
-                .map_or_else(|| epoch.clone(), |stored| stored.epoch.clone()),
-            sequence: stored.as_ref().map_or(0, |stored| stored.sequence),
+            epoch: epoch.clone(),
+            recorded_ns: 0,
+            sequence: 0,
             fence: self.lease.fence,
             action_id: action_id.clone(),
-        };
-        if let Some(stored) = stored
-            && stored.action_id != action_id
-        {
+        });
+        if checkpoint.action_id != action_id {
             return Err(PartitionError::Halted(format!(
-                "the baskets were folded with EZOUT_ACTION_ID={}, and it is {action_id} now: set it back, or drop the collections baskets and checkpoints to fold them anew",
-                stored.action_id
+                "the baskets were folded with EZOUT_ACTION_ID={}, and it is {action_id} now: set it back, or {FOLD_ANEW}",
+                checkpoint.action_id
             )));
         }
+        if checkpoint.fence > self.lease.fence {
+            let raised = self
+                .parts
+                .views
+                .raise_fence(&self.me, self.lease, checkpoint.fence)
+                .await;
+            self.lease = raised.map_err(anyhow::Error::from)?.ok_or(PartitionError::LeaseLost)?;
+        }
+        checkpoint.fence = self.lease.fence;
         self.verify(&checkpoint).await?;
         let reader = self
             .parts
@@ -188,11 +187,20 @@ impl Partition {
             .map_err(anyhow::Error::from)?;
         let opens = reader.opens();
         let fold = Fold::new(self.parts.clone(), partition, epoch, self.lease.fence);
+        // What is there already is told as lag by the first step; until then there is none to tell.
+        self.parts
+            .metrics
+            .projection_lag_events
+            .with_label_values(&[&partition.to_string()])
+            .set(0);
+        self.tell(None);
         Ok(Opened {
             checkpoint,
+            begins,
             reader,
             opens,
             fold,
+            advanced: false,
         })
     }
 
@@ -201,24 +209,38 @@ impl Partition {
     async fn verify(&self, checkpoint: &Checkpoint) -> Result<(), PartitionError> {
         let tail = self.parts.journal.tail().await.map_err(anyhow::Error::from)?;
         let at = sequence(checkpoint);
-        let advice = "restore the journal, or drop the collections baskets, checkpoints and parked_events to fold this one from its beginning";
+        let halted = |what: String| {
+            Err(PartitionError::Halted(format!(
+                "{what}: restore the journal, or {FOLD_ANEW}"
+            )))
+        };
         if tail.epoch.to_string() != checkpoint.epoch {
-            return Err(PartitionError::Halted(format!(
-                "the journal is another one (epoch {}) than the views were folded from (epoch {}): {advice}",
+            return halted(format!(
+                "the journal is another one (epoch {}) than the views were folded from (epoch {})",
                 tail.epoch, checkpoint.epoch
-            )));
+            ));
         }
         if tail.last_sequence < at {
-            return Err(PartitionError::Halted(format!(
-                "the journal ends at {} and the views are folded up to {at}: events are lost; {advice}",
+            return halted(format!(
+                "events are lost: the journal ends at {} and the views are folded up to {at}",
                 tail.last_sequence
-            )));
+            ));
         }
         if tail.first_sequence > at + 1 {
-            return Err(PartitionError::Halted(format!(
-                "the journal begins at {} and the views are folded up to {at}: events between are lost; {advice}",
+            return halted(format!(
+                "events are lost: the journal begins at {} and the views are folded up to {at}",
                 tail.first_sequence
-            )));
+            ));
+        }
+        if at == 0 || checkpoint.recorded_ns == 0 {
+            return Ok(());
+        }
+        // A journal that was restored from a copy may have grown beyond the checkpoint again, with other events.
+        let last = self.parts.journal.get(at).await.map_err(anyhow::Error::from)?;
+        if last.is_none_or(|last| nanoseconds(&last) != checkpoint.recorded_ns) {
+            return halted(format!(
+                "events are lost: the journal has another event at {at} than the views were folded from"
+            ));
         }
         Ok(())
     }
@@ -233,12 +255,15 @@ impl Partition {
         let Some(last) = events.last() else { return Ok(()) };
         let mut to = opened.checkpoint.clone();
         to.sequence = i64::try_from(last.sequence).unwrap_or(i64::MAX);
+        to.recorded_ns = nanoseconds(last);
         // A write that somebody else overtook is folded again on what is there now. Who is overtaken
         // for long has lost the lease, or will hear of it from the checkpoint.
         for _ in 0..3 {
-            match opened.fold.step(events, &to).await {
+            match opened.fold.step(events, &to, opened.begins).await {
                 Ok(()) => {
                     opened.checkpoint = to;
+                    opened.begins = false;
+                    opened.advanced = true;
                     let label = self.lease.partition.to_string();
                     let pending = i64::try_from(last.pending).unwrap_or(i64::MAX);
                     self.parts
@@ -270,10 +295,40 @@ fn sequence(checkpoint: &Checkpoint) -> u64 {
     u64::try_from(checkpoint.sequence).unwrap_or(0)
 }
 
+/// When the journal took an event, in nanoseconds since 1970.
+fn nanoseconds(event: &RawEvent) -> i64 {
+    i64::try_from(event.recorded_at.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+}
+
 /// A partition that is being projected.
 struct Opened {
     checkpoint: Checkpoint,
+    /// There is no checkpoint yet; where there was one, its absence says that somebody dropped it.
+    begins: bool,
     reader: Reader,
     opens: u64,
     fold: Fold,
+    /// The checkpoint has moved since this was last looked at.
+    advanced: bool,
+}
+
+/// Failures since the checkpoint last moved.
+struct Trouble {
+    backoff: Backoff,
+    since: Option<Instant>,
+}
+
+impl Trouble {
+    fn new() -> Self {
+        Self {
+            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
+            since: None,
+        }
+    }
+
+    /// Notes that all is well, and answers whether it was not.
+    fn is_over(&mut self) -> bool {
+        self.backoff.reset();
+        self.since.take().is_some()
+    }
 }

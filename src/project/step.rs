@@ -12,8 +12,8 @@ use lru::LruCache;
 use time::OffsetDateTime;
 
 use super::Parts;
-use crate::core::basket::{Applied, Basket, EVENTS_MAX};
-use crate::core::event::{ACTION_TYPE, Event, Recorded, Strictness};
+use crate::core::basket::{Applied, Basket, EVENTS_MAX, TEXT_BYTES_MAX};
+use crate::core::event::{ACTION_TYPE, ActionIdMeaning, Event, Recorded, Strictness};
 use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId};
 use crate::core::update::update_json;
@@ -21,8 +21,8 @@ use crate::journal::RawEvent;
 use crate::updates::{Update, UpdateError};
 use crate::views::{Checkpoint, ParkedEvent, ParkedState, Saved, Stored, ViewError, Write};
 
-/// Most actions that a partition's baskets in memory hold together. Only the baskets of a step are needed.
-const CACHED_ACTIONS_MAX: usize = 20_000;
+/// Most bytes, about, of a partition's baskets in memory. Only the baskets of a step are needed.
+const CACHED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Header with the type of an event (`CloudEvents` 1.0).
 const EVENT_TYPE: &str = "ce-type";
@@ -58,6 +58,18 @@ pub(super) enum StepError {
 struct Held {
     basket: Basket,
     stored: Option<Stored>,
+    /// What it counts in the sum of the cache.
+    weight: usize,
+}
+
+impl Held {
+    fn new(basket: Basket, stored: Option<Stored>) -> Self {
+        Self {
+            basket,
+            stored,
+            weight: 0,
+        }
+    }
 }
 
 /// Folds the events of one partition, whose baskets nobody else writes.
@@ -68,6 +80,10 @@ pub(super) struct Fold {
     fence: i64,
     updates: crate::updates::PartitionUpdates,
     baskets: LruCache<BasketId, Held>,
+    cached_bytes: usize,
+    cached_baskets: usize,
+    /// Baskets of the step whose documents cannot be read, with the reason.
+    unreadable: HashMap<BasketId, String>,
 }
 
 /// What a step has collected before its first durable effect.
@@ -84,19 +100,20 @@ impl Collected {
         *self.outcomes.entry(outcome).or_default() += 1;
     }
 
-    fn tell(&mut self, recorded_sequence: u64, basket: &Basket, json: String, late: bool) {
+    fn tell(&mut self, recorded: &Recorded, json: String, late: bool) {
         let update = Update {
-            sequence: recorded_sequence,
+            sequence: recorded.sequence,
+            recorded_at: recorded.recorded_at,
             json,
             late,
         };
-        self.updates.entry(basket.id().shop).or_default().push(update);
+        self.updates.entry(recorded.event.shop).or_default().push(update);
     }
 }
 
 impl Fold {
     pub(super) fn new(parts: Parts, partition: u16, epoch: String, fence: i64) -> Self {
-        let updates = parts.updates.of_partition(partition);
+        let updates = parts.updates.of_partition(partition, epoch.clone());
         Self {
             parts,
             partition,
@@ -104,29 +121,40 @@ impl Fold {
             fence,
             updates,
             baskets: LruCache::unbounded(),
+            cached_bytes: 0,
+            cached_baskets: 0,
+            unreadable: HashMap::new(),
         }
     }
 
-    /// Does one step and moves the checkpoint to `to`.
-    pub(super) async fn step(&mut self, events: &[RawEvent], to: &Checkpoint) -> Result<(), StepError> {
-        let result = self.try_step(events, to).await;
-        self.settle_cache(result.is_err());
+    pub(super) fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// Does one step and moves the checkpoint to `to`; `begins` says that there is no checkpoint yet.
+    pub(super) async fn step(&mut self, events: &[RawEvent], to: &Checkpoint, begins: bool) -> Result<(), StepError> {
+        let mut ids = BTreeSet::new();
+        let result = self.try_step(events, to, begins, &mut ids).await;
+        self.settle_cache(&ids, result.is_err());
         result
     }
 
-    async fn try_step(&mut self, events: &[RawEvent], to: &Checkpoint) -> Result<(), StepError> {
+    async fn try_step(
+        &mut self,
+        events: &[RawEvent],
+        to: &Checkpoint,
+        begins: bool,
+        ids: &mut BTreeSet<BasketId>,
+    ) -> Result<(), StepError> {
         self.parts.metrics.projection_step_events.observe(count(events.len()));
         let decoded: Vec<_> = events.iter().map(|raw| (raw, decode(raw))).collect();
-        let ids: BTreeSet<BasketId> = decoded
-            .iter()
-            .filter_map(|(raw, event)| {
-                event
-                    .as_ref()
-                    .map_or_else(|_| basket_of(raw), |event| Some(event.event.basket()))
-            })
-            .collect();
+        let basket_in = |(raw, event): &(&RawEvent, Result<Recorded, String>)| match event {
+            Ok(recorded) => Some(recorded.event.basket()),
+            Err(_) => basket_of(raw),
+        };
+        ids.extend(decoded.iter().filter_map(basket_in));
         let started = Instant::now();
-        self.load(&ids).await?;
+        self.load(ids).await?;
         let through = self.through(&decoded).await?;
         self.time("load", started);
 
@@ -143,7 +171,7 @@ impl Fold {
         failpoint::hit("after_updates");
 
         let started = Instant::now();
-        if !self.parts.views.move_checkpoint(to).await? {
+        if !self.parts.views.move_checkpoint(to, begins).await? {
             return Err(StepError::LeaseLost);
         }
         failpoint::hit("after_checkpoint");
@@ -181,34 +209,34 @@ impl Fold {
 
     /// Puts the baskets that are not in memory there.
     async fn load(&mut self, ids: &BTreeSet<BasketId>) -> Result<(), StepError> {
+        self.unreadable.clear();
         let unknown: Vec<BasketId> = ids.iter().copied().filter(|id| !self.baskets.contains(id)).collect();
         if unknown.is_empty() {
             return Ok(());
         }
-        for (basket, stored) in self.parts.views.load(&unknown, self.parts.action_id).await? {
-            if stored.epoch != self.epoch {
-                return Err(StepError::OtherEpoch {
-                    basket: basket.id(),
-                    epoch: stored.epoch,
-                });
+        for loaded in self.parts.views.load(&unknown, self.parts.action_id).await? {
+            match loaded.basket {
+                Ok((_, stored)) if stored.epoch != self.epoch => {
+                    return Err(StepError::OtherEpoch {
+                        basket: loaded.id,
+                        epoch: stored.epoch,
+                    });
+                }
+                Ok((basket, stored)) => {
+                    self.baskets.put(loaded.id, Held::new(basket, Some(stored)));
+                }
+                Err(reason) => {
+                    self.unreadable.insert(
+                        loaded.id,
+                        format!("the document of its basket cannot be read: {reason}"),
+                    );
+                }
             }
-            self.baskets.put(
-                basket.id(),
-                Held {
-                    basket,
-                    stored: Some(stored),
-                },
-            );
         }
         for id in unknown {
-            if !self.baskets.contains(&id) {
-                self.baskets.put(
-                    id,
-                    Held {
-                        basket: Basket::new(id, self.parts.action_id),
-                        stored: None,
-                    },
-                );
+            if !self.baskets.contains(&id) && !self.unreadable.contains_key(&id) {
+                self.baskets
+                    .put(id, Held::new(Basket::new(id, self.parts.action_id), None));
             }
         }
         Ok(())
@@ -239,6 +267,8 @@ impl Fold {
         }
     }
 
+    /// Puts an event into its basket. The basket tells whether it has it already, not the sequence: a
+    /// basket that was lost is then whole again when the journal is read from its beginning.
     async fn fold(
         &mut self,
         raw: &RawEvent,
@@ -248,6 +278,9 @@ impl Fold {
     ) -> Result<(), StepError> {
         let id = recorded.event.basket();
         let sequence = recorded.sequence;
+        if let Some(reason) = self.unreadable.get(&id) {
+            return self.park(raw, Some(id), reason.clone(), collected).await;
+        }
         let basket = &mut self
             .baskets
             .get_mut(&id)
@@ -256,38 +289,34 @@ impl Fold {
         if let Some(since) = basket.parked_since()
             && sequence >= since
         {
-            let reason = format!("event {since} of the same session is parked");
-            self.keep_parked(raw, Some(id), reason, collected);
+            self.keep_parked(raw, Some(id), following(since), collected);
             return Ok(());
         }
-        if sequence <= basket.sequence() {
-            let counted = basket
-                .actions()
-                .binary_search_by_key(&sequence, |action| action.sequence)
-                .is_ok();
-            if counted && through.get(&id.shop).is_some_and(|through| sequence > *through) {
-                let as_it_was = as_of(basket, sequence, self.parts.action_id);
-                collected.tell(sequence, &as_it_was, update_json(&recorded, &as_it_was), false);
+        let behind = sequence <= basket.sequence();
+        let due = !behind || through.get(&id.shop).is_none_or(|through| sequence > *through);
+        let applied = basket.apply(recorded.clone());
+        match applied {
+            Applied::Counted | Applied::Conflicting => {
+                basket.settle();
+                collected.touched.insert(id);
             }
-            return Ok(());
+            Applied::Duplicate => {}
+            Applied::Full => return self.park(raw, Some(id), full(), collected).await,
         }
-        match basket.apply(recorded.clone()) {
-            Applied::Counted => {
-                basket.settle();
-                collected.tell(sequence, basket, update_json(&recorded, basket), false);
-                collected.touched.insert(id);
-                collected.count("counted");
-            }
-            Applied::Duplicate => collected.count("duplicate"),
-            Applied::Conflicting => {
-                basket.settle();
-                collected.touched.insert(id);
-                collected.count("conflicting");
-            }
-            Applied::Full => {
-                let reason = format!("the session has {EVENTS_MAX} events, which is all that a basket keeps");
-                return self.park(raw, Some(id), reason, collected).await;
-            }
+        // A copy of an event that counts already is not an event of its own.
+        let is_here = basket
+            .actions()
+            .binary_search_by_key(&sequence, |action| action.sequence)
+            .is_ok();
+        if is_here && due {
+            collected.tell(&recorded, json_as_of(basket, &recorded, self.parts.action_id), false);
+        }
+        match applied {
+            Applied::Counted => collected.count("counted"),
+            Applied::Conflicting => collected.count("conflicting"),
+            // Behind, it is this event itself that was folded before, and not a copy.
+            Applied::Duplicate if !behind => collected.count("duplicate"),
+            Applied::Duplicate | Applied::Full => {}
         }
         Ok(())
     }
@@ -318,6 +347,7 @@ impl Fold {
     fn keep_parked(&mut self, raw: &RawEvent, basket: Option<BasketId>, reason: String, collected: &mut Collected) {
         collected.parked.push(ParkedEvent {
             id: ParkedEvent::id(&self.epoch, raw.sequence),
+            epoch: self.epoch.clone(),
             partition: self.partition,
             sequence: raw.sequence,
             basket,
@@ -329,12 +359,13 @@ impl Fold {
             body: raw.body.to_vec(),
         });
         collected.count("parked");
-        if let Some(id) = basket {
-            let held = self.baskets.get_mut(&id).expect("every basket of the step was loaded");
-            if held.basket.parked_since().is_none() {
-                held.basket.park(raw.sequence);
-                collected.touched.insert(id);
-            }
+        // A basket whose document cannot be read is not in memory, and cannot be marked.
+        if let Some(id) = basket
+            && let Some(held) = self.baskets.get_mut(&id)
+            && held.basket.parked_since().is_none()
+        {
+            held.basket.park(raw.sequence);
+            collected.touched.insert(id);
         }
     }
 
@@ -364,21 +395,35 @@ impl Fold {
         Ok(())
     }
 
-    /// Forgets everything after a failure, since what was stored is not known, and else the baskets that are the longest unused.
-    fn settle_cache(&mut self, failed: bool) {
+    /// Forgets everything after a failure, since what was stored is not known, and else the baskets that
+    /// are the longest unused; `ids` are those that may have grown.
+    fn settle_cache(&mut self, ids: &BTreeSet<BasketId>, failed: bool) {
         if failed {
             self.baskets.clear();
+            self.cached_bytes = 0;
         }
-        // The number of actions is only needed when there might be too many.
-        let mut actions: usize = self.baskets.iter().map(|(_, held)| held.basket.version() + 1).sum();
-        while actions > CACHED_ACTIONS_MAX && self.baskets.len() > 1 {
+        for id in ids {
+            if let Some(held) = self.baskets.peek_mut(id) {
+                let weight = held.basket.weight();
+                self.cached_bytes = self.cached_bytes + weight - held.weight;
+                held.weight = weight;
+            }
+        }
+        while self.cached_bytes > CACHED_BYTES_MAX && self.baskets.len() > 1 {
             let Some((_, held)) = self.baskets.pop_lru() else { break };
-            actions -= held.basket.version() + 1;
+            self.cached_bytes -= held.weight;
         }
+        self.count_cached(self.baskets.len());
+    }
+
+    /// The gauge is shared by all partitions of the process, so each adds its difference.
+    fn count_cached(&mut self, baskets: usize) {
+        let signed = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.parts
             .metrics
             .cached_baskets
-            .set(i64::try_from(self.baskets.len()).unwrap_or(i64::MAX));
+            .add(signed(baskets) - signed(self.cached_baskets));
+        self.cached_baskets = baskets;
     }
 
     fn time(&self, part: &str, started: Instant) {
@@ -389,17 +434,16 @@ impl Fold {
             .observe(started.elapsed().as_secs_f64());
     }
 
-    /// Applies parked events of one basket that a person wants applied, in their order, up to the first
-    /// that still cannot be or that nobody asked for. Answers what became of each.
+    /// Applies parked events of one basket that a person wants applied, in their order, up to the first that
+    /// still cannot be, that nobody asked for, or that lies beyond `up_to`. Answers what became of each.
     pub(super) async fn apply_parked(
         &mut self,
         id: BasketId,
         events: &[ParkedEvent],
-    ) -> Result<Vec<(String, Retried)>, StepError> {
-        let result = self.try_apply_parked(id, events).await;
-        if result.is_err() {
-            self.baskets.clear();
-        }
+        up_to: u64,
+    ) -> Result<Vec<(String, Decided)>, StepError> {
+        let result = self.try_apply_parked(id, events, up_to).await;
+        self.settle_cache(&BTreeSet::from([id]), result.is_err());
         result
     }
 
@@ -407,57 +451,33 @@ impl Fold {
         &mut self,
         id: BasketId,
         events: &[ParkedEvent],
-    ) -> Result<Vec<(String, Retried)>, StepError> {
+        up_to: u64,
+    ) -> Result<Vec<(String, Decided)>, StepError> {
         self.load(&BTreeSet::from([id])).await?;
+        if let Some(reason) = self.unreadable.get(&id) {
+            let again = |event: &ParkedEvent| (event.id.clone(), Decided::ParkedAgain(reason.clone()));
+            return Ok(events.iter().map(again).collect());
+        }
         let held = self.baskets.get_mut(&id).expect("it was just loaded");
         let mut collected = Collected::default();
-        let mut retried = Vec::new();
-        let mut still_parked = None;
-        for event in events {
-            let sequence = event.sequence;
-            match event.state {
-                ParkedState::Retry => {}
-                ParkedState::Drop => {
-                    retried.push((event.id.clone(), Retried::Dropped));
+        let mut decided = Vec::new();
+        let mut still_parked: Option<u64> = None;
+        for event in events.iter().filter(|event| event.state != ParkedState::Dropped) {
+            let outcome = match event.state {
+                ParkedState::Drop => Decided::Dropped,
+                ParkedState::Retry if event.sequence <= up_to => match still_parked {
+                    Some(since) => Decided::ParkedAgain(following(since)),
+                    None => apply_again(&mut held.basket, event, self.parts.action_id, &mut collected),
+                },
+                _ => {
+                    still_parked = still_parked.or(Some(event.sequence));
                     continue;
                 }
-                ParkedState::Dropped => continue,
-                ParkedState::Parked => {
-                    still_parked = Some(sequence);
-                    break;
-                }
-            }
-            let recorded =
-                decode_parts(event.event_type.as_deref(), &event.body, &event.subject).map(|decoded| Recorded {
-                    sequence,
-                    recorded_at: event.recorded_at,
-                    event: decoded,
-                });
-            let outcome = match recorded {
-                Err(reason) => Err(reason),
-                Ok(recorded) if recorded.event.basket() != id => Err("it belongs to another basket".to_owned()),
-                Ok(recorded) => match held.basket.apply(recorded.clone()) {
-                    Applied::Full => Err(format!(
-                        "the session has {EVENTS_MAX} events, which is all that a basket keeps"
-                    )),
-                    // Also one that was applied before a crash: its update may not have been published.
-                    Applied::Counted | Applied::Duplicate => {
-                        held.basket.settle();
-                        let as_it_was = as_of(&held.basket, sequence, self.parts.action_id);
-                        collected.tell(sequence, &as_it_was, update_json(&recorded, &as_it_was), true);
-                        Ok(())
-                    }
-                    Applied::Conflicting => Ok(()),
-                },
             };
-            match outcome {
-                Ok(()) => retried.push((event.id.clone(), Retried::Applied)),
-                Err(reason) => {
-                    retried.push((event.id.clone(), Retried::ParkedAgain(reason)));
-                    still_parked = Some(sequence);
-                    break;
-                }
+            if matches!(outcome, Decided::ParkedAgain(_)) {
+                still_parked = still_parked.or(Some(event.sequence));
             }
+            decided.push((event.id.clone(), outcome));
         }
         held.basket.unpark();
         if let Some(sequence) = still_parked {
@@ -467,12 +487,51 @@ impl Fold {
         collected.touched.insert(id);
         self.commit(collected).await?;
         failpoint::hit("after_retry");
-        Ok(retried)
+        Ok(decided)
     }
 }
 
-/// What became of a parked event that was to be applied.
-pub(super) enum Retried {
+impl Drop for Fold {
+    fn drop(&mut self) {
+        self.count_cached(0);
+    }
+}
+
+/// Applies a parked event whose turn it is.
+fn apply_again(
+    basket: &mut Basket,
+    event: &ParkedEvent,
+    meaning: ActionIdMeaning,
+    collected: &mut Collected,
+) -> Decided {
+    let sequence = event.sequence;
+    let recorded = decode_parts(event.event_type.as_deref(), &event.body, &event.subject).map(|decoded| Recorded {
+        sequence,
+        recorded_at: event.recorded_at,
+        event: decoded,
+    });
+    let recorded = match recorded {
+        Ok(recorded) if recorded.event.basket() == basket.id() => recorded,
+        Ok(_) => return Decided::ParkedAgain("it belongs to another basket".to_owned()),
+        Err(reason) => return Decided::ParkedAgain(reason),
+    };
+    if basket.apply(recorded.clone()) == Applied::Full {
+        return Decided::ParkedAgain(full());
+    }
+    basket.settle();
+    // Also where it was applied before a crash: its update may not have been published.
+    if basket
+        .actions()
+        .binary_search_by_key(&sequence, |action| action.sequence)
+        .is_ok()
+    {
+        collected.tell(&recorded, json_as_of(basket, &recorded, meaning), true);
+    }
+    Decided::Applied
+}
+
+/// What became of a parked event about which a person decided.
+pub(super) enum Decided {
     /// It is in its basket.
     Applied,
     /// It never counts.
@@ -489,22 +548,34 @@ fn stored(basket: &Basket, epoch: &str) -> Stored {
     }
 }
 
-/// The basket as it was after the event at this place.
-fn as_of(basket: &Basket, sequence: u64, meaning: crate::core::event::ActionIdMeaning) -> Basket {
+/// The update's text from the basket as it was after this event, which it has.
+fn json_as_of(basket: &Basket, recorded: &Recorded, meaning: ActionIdMeaning) -> String {
+    if basket.sequence() == recorded.sequence {
+        return update_json(recorded, basket);
+    }
     let up_to = |events: &[Recorded]| {
         events
             .iter()
-            .filter(|event| event.sequence <= sequence)
+            .filter(|event| event.sequence <= recorded.sequence)
             .cloned()
             .collect()
     };
-    Basket::restore(
+    let as_it_was = Basket::restore(
         basket.id(),
         meaning,
         up_to(basket.actions()),
         up_to(basket.conflicts()),
         None,
-    )
+    );
+    update_json(recorded, &as_it_was)
+}
+
+fn following(since: u64) -> String {
+    format!("event {since} of the same session is parked")
+}
+
+fn full() -> String {
+    format!("the session has {EVENTS_MAX} events or {TEXT_BYTES_MAX} bytes of texts, which is all that a basket keeps")
 }
 
 /// Reads an event of the journal, or says why it cannot be read.

@@ -1,6 +1,6 @@
 //! `ezout parked`: events that could not be applied, and what a person decides about them.
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -65,6 +65,7 @@ async fn carry_out(views: &Views, command: Command) -> anyhow::Result<()> {
             if events.is_empty() {
                 say("no event is parked");
             }
+            let cut = i64::try_from(events.len()) == Ok(LISTED_MAX);
             for event in events {
                 let basket = event
                     .basket
@@ -75,6 +76,9 @@ async fn carry_out(views: &Views, command: Command) -> anyhow::Result<()> {
                     event.state.word(),
                     event.reason
                 ));
+            }
+            if cut {
+                say(&format!("only the first {LISTED_MAX} are listed"));
             }
         }
         Command::Show { sequence } => say(&shown(&find(views, sequence).await?)),
@@ -110,12 +114,13 @@ async fn carry_out(views: &Views, command: Command) -> anyhow::Result<()> {
 }
 
 async fn find(views: &Views, sequence: u64) -> anyhow::Result<ParkedEvent> {
-    let events = views.list_parked(true, i64::MAX).await?;
-    let found = events.into_iter().find(|event| event.sequence == sequence);
-    match found {
-        Some(event) => Ok(event),
-        None => bail!("no event {sequence} is parked; `ezout parked list` shows those that are"),
-    }
+    // After a journal was begun anew a place may have been parked twice; the newest is meant.
+    let found = views
+        .parked_at(sequence)
+        .await?
+        .into_iter()
+        .max_by_key(|event| event.recorded_at);
+    found.with_context(|| format!("no event {sequence} is parked; `ezout parked list` shows those that are"))
 }
 
 fn shown(event: &ParkedEvent) -> String {

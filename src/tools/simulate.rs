@@ -43,9 +43,9 @@ pub struct Args {
     /// How long, with its unit: `30s`, `5m`, `1h`.
     #[arg(long = "for", default_value = "1m", value_parser = duration)]
     pub duration: Duration,
-    /// Seed of the visits; the same seed makes the same visits.
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
+    /// Seed of the visits; the same seed makes the same visits. Without it, another one each time, which is printed.
+    #[arg(long)]
+    pub seed: Option<u64>,
 }
 
 impl Args {
@@ -57,7 +57,7 @@ impl Args {
             shoppers: 12,
             rate: 6.0,
             duration: Duration::MAX,
-            seed: 1,
+            seed: None,
         }
     }
 }
@@ -81,6 +81,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// What came of a simulation.
 #[derive(Debug, Clone)]
 pub struct Summary {
+    /// Seed of the visits.
+    pub seed: u64,
     /// Requests that were answered.
     pub answered: u64,
     /// Events that were recorded.
@@ -98,9 +100,10 @@ pub struct Summary {
 }
 
 impl Summary {
-    fn new() -> Self {
+    fn new(seed: u64) -> Self {
         let latency_us = Histogram::new(3).expect("three digits are allowed");
         Self {
+            seed,
             answered: 0,
             recorded: 0,
             duplicates: 0,
@@ -121,11 +124,12 @@ impl Summary {
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = self.answered as f64 / seconds;
         format!(
-            "{} answers in {seconds:.1} s ({rate:.0}/s), {} visits ended\n\
+            "{} answers in {seconds:.1} s ({rate:.0}/s), {} visits ended, seed {}\n\
              recorded {}   repeated {}   refused {}   sent again after a failure {}\n\
              answer time   p50 {}   p90 {}   p99 {}   p99.9 {}   max {}",
             self.answered,
             self.visits,
+            self.seed,
             self.recorded,
             self.duplicates,
             self.refused,
@@ -169,8 +173,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
 /// Lets the shoppers shop until `stop`; `progress` is told about twice a second.
 pub async fn shop(args: &Args, stop: CancellationToken, progress: impl Fn(&Summary)) -> anyhow::Result<Summary> {
-    let client = reqwest::Client::builder().timeout(ANSWER_TIMEOUT).build()?;
-    let summary = Arc::new(Mutex::new(Summary::new()));
+    let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build()?;
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let summary = Arc::new(Mutex::new(Summary::new(seed)));
     let pause = if args.rate > 0.0 {
         Duration::from_secs_f64(f64::from(args.shoppers) / args.rate)
     } else {
@@ -183,7 +188,7 @@ pub async fn shop(args: &Args, stop: CancellationToken, progress: impl Fn(&Summa
             url: args.url.trim_end_matches('/').to_owned(),
             shop: shop_of(number % args.shops),
             pause,
-            rng: fastrand::Rng::with_seed(args.seed.wrapping_mul(1_000_003).wrapping_add(u64::from(number))),
+            rng: fastrand::Rng::with_seed(seed.wrapping_mul(1_000_003).wrapping_add(u64::from(number))),
             summary: Arc::clone(&summary),
         };
         let stop = stop.clone();

@@ -30,7 +30,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         ),
         None => "updates.store.*".to_owned(),
     };
-    let client = async_nats::connect(&args.nats_url)
+    let client = async_nats::connect(args.nats_url.split(',').collect::<Vec<_>>())
         .await
         .context("cannot connect to NATS; is `ezout dev` running?")?;
     let mut updates = client.subscribe(subject).await?;

@@ -14,6 +14,10 @@ pub struct Checkpoint {
     pub partition: i32,
     /// Epoch of the journal.
     pub epoch: String,
+    /// When the journal took the event at `sequence`, in nanoseconds since 1970. A journal that has another
+    /// event at this place, or none, is not the one that was folded.
+    #[serde(default)]
+    pub recorded_ns: i64,
     /// Every event of the partition up to this place is in its basket, and its update is published.
     pub sequence: i64,
     /// The fence of the lease under which it was written.
@@ -38,22 +42,27 @@ impl Views {
         within("read a checkpoint", async { find.await }).await
     }
 
-    /// Moves a checkpoint forward, or begins it. Answers whether it did: `false` says that another
-    /// projector has moved it under a later lease, or further.
+    /// Moves a checkpoint forward; `begins` says that there was none. Answers whether it did: `false` says
+    /// that another projector has moved it under a later lease or further, or that it was dropped.
     ///
     /// Not awaited by a majority: a checkpoint that falls back only makes the projector repeat steps
     /// that find themselves done.
-    pub async fn move_checkpoint(&self, to: &Checkpoint) -> Result<bool, ViewError> {
+    pub async fn move_checkpoint(&self, to: &Checkpoint, begins: bool) -> Result<bool, ViewError> {
         let guard = doc! {
             "_id": to.partition,
             "epoch": &to.epoch,
             "sequence": { "$lte": to.sequence },
             "fence": { "$lte": to.fence },
         };
-        let set = doc! { "$set": { "sequence": to.sequence, "fence": to.fence, "action_id": &to.action_id } };
+        let set = doc! { "$set": {
+            "sequence": to.sequence,
+            "recorded_ns": to.recorded_ns,
+            "fence": to.fence,
+            "action_id": &to.action_id,
+        } };
         let command = doc! {
             "update": "checkpoints",
-            "updates": [ { "q": guard, "u": set, "upsert": true } ],
+            "updates": [ { "q": guard, "u": set, "upsert": begins } ],
             "writeConcern": { "w": 1 },
         };
         let answer = write_command(&self.database, "move a checkpoint", command).await?;

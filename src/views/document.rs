@@ -175,9 +175,7 @@ struct StoredDivergence {
 
 /// What the fold needs of a document.
 #[derive(Debug, Deserialize)]
-pub(super) struct StoredBasket {
-    #[serde(rename = "_id")]
-    id: String,
+struct StoredBasket {
     epoch: String,
     sequence: i64,
     version: i64,
@@ -186,21 +184,34 @@ pub(super) struct StoredBasket {
     conflicts: Vec<StoredAction>,
 }
 
+/// A basket that was looked for and found.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Which basket.
+    pub id: BasketId,
+    /// The basket and what is stored of it, or why it cannot be read.
+    pub basket: Result<(Basket, Stored), String>,
+}
+
+/// Reads a document with its actions; nothing where not even its `_id` names a basket.
+pub(super) fn restore(document: Document, meaning: ActionIdMeaning) -> Option<Loaded> {
+    let id = BasketId::parse(document.get_str("_id").ok()?).ok()?;
+    let stored = mongodb::bson::deserialize_from_document::<StoredBasket>(document).map_err(|error| error.to_string());
+    Some(Loaded {
+        id,
+        basket: stored.and_then(|stored| stored.restore(id, meaning)),
+    })
+}
+
 impl StoredBasket {
-    pub(super) fn restore(self, meaning: ActionIdMeaning) -> Result<(Basket, Stored), ViewError> {
-        let unreadable = |reason: String| ViewError::Unreadable {
-            id: self.id.clone(),
-            reason,
-        };
-        let id = BasketId::parse(&self.id).map_err(|error| unreadable(error.to_string()))?;
+    fn restore(self, id: BasketId, meaning: ActionIdMeaning) -> Result<(Basket, Stored), String> {
         let all = |actions: Vec<StoredAction>| {
             actions
                 .into_iter()
                 .map(|action| action.restore(id))
                 .collect::<Result<Vec<_>, _>>()
         };
-        let actions = all(self.actions).map_err(unreadable)?;
-        let conflicts = all(self.conflicts).map_err(unreadable)?;
+        let (actions, conflicts) = (all(self.actions)?, all(self.conflicts)?);
         let stored = Stored {
             epoch: self.epoch,
             sequence: self.sequence,

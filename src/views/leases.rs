@@ -131,16 +131,15 @@ impl Views {
         Ok(())
     }
 
-    /// Raises the fence of a held lease above one that was found in a checkpoint, as after the leases were dropped.
-    pub async fn raise_fence(&self, me: &LeaseId, lease: Lease, above: i64) -> Result<Lease, ViewError> {
-        let mine = doc! { "_id": i32::from(lease.partition), "owner": me.to_string() };
+    /// Raises the fence of a held lease above one that was found in a checkpoint, as after the leases were
+    /// dropped. Answers `None` where somebody else has the lease by now.
+    pub async fn raise_fence(&self, me: &LeaseId, lease: Lease, above: i64) -> Result<Option<Lease>, ViewError> {
+        let mine = doc! { "_id": i32::from(lease.partition), "owner": me.to_string(), "fence": lease.fence };
         let leases = self.leases();
         let fence = above + 1;
-        within("raise a fence", async {
-            leases.update_one(mine, doc! { "$max": { "fence": fence } }).await
-        })
-        .await?;
-        Ok(Lease { fence, ..lease })
+        let raise = leases.update_one(mine, doc! { "$set": { "fence": fence } });
+        let raised = within("raise a fence", async { raise.await }).await?;
+        Ok((raised.matched_count == 1).then_some(Lease { fence, ..lease }))
     }
 }
 

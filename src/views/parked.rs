@@ -41,6 +41,8 @@ impl ParkedState {
 pub struct ParkedEvent {
     /// Epoch and sequence, which name it for ever.
     pub id: String,
+    /// Epoch of its journal.
+    pub epoch: String,
     /// Its partition.
     pub partition: u16,
     /// Its place in the journal.
@@ -84,6 +86,7 @@ pub enum Which {
 struct StoredEvent {
     #[serde(rename = "_id")]
     id: String,
+    epoch: String,
     partition: i32,
     sequence: i64,
     basket: Option<String>,
@@ -99,6 +102,7 @@ impl StoredEvent {
     fn of(event: &ParkedEvent) -> Self {
         Self {
             id: event.id.clone(),
+            epoch: event.epoch.clone(),
             partition: i32::from(event.partition),
             sequence: long(event.sequence),
             basket: event.basket.map(|basket| basket.to_string()),
@@ -126,6 +130,7 @@ impl StoredEvent {
             basket: basket.map_err(|_| unreadable("its basket is none"))?,
             recorded_at: time(self.recorded_at).ok_or_else(|| unreadable("recorded_at is out of range"))?,
             id: self.id,
+            epoch: self.epoch,
             reason: self.reason,
             state: self.state,
             subject: self.subject,
@@ -169,32 +174,45 @@ impl Views {
         Ok(found.into_iter().map(|event| event.id).collect())
     }
 
-    /// Events of a partition about which a person decided, by place in the journal.
-    pub async fn decided(&self, partition: u16) -> Result<Vec<ParkedEvent>, ViewError> {
+    /// Events of a partition of this journal about which a person decided, up to a place, in the order of the journal.
+    pub async fn decided(&self, epoch: &str, partition: u16, up_to: u64) -> Result<Vec<ParkedEvent>, ViewError> {
         let states = [ParkedState::Retry.word(), ParkedState::Drop.word()];
-        let query = doc! { "partition": i32::from(partition), "state": { "$in": states } };
+        let query = doc! {
+            "partition": i32::from(partition),
+            "state": { "$in": states },
+            "sequence": { "$lte": long(up_to) },
+            "epoch": epoch,
+        };
         self.find_parked(query, 1_000).await
     }
 
-    /// All that is kept of a basket's parked events, by place in the journal.
-    pub async fn parked_of(&self, basket: BasketId) -> Result<Vec<ParkedEvent>, ViewError> {
-        self.find_parked(doc! { "basket": basket.to_string() }, i64::MAX).await
+    /// All that is kept of a basket's parked events of this journal, in the order of the journal.
+    pub async fn parked_of(&self, epoch: &str, basket: BasketId) -> Result<Vec<ParkedEvent>, ViewError> {
+        self.find_parked(doc! { "basket": basket.to_string(), "epoch": epoch }, 0)
+            .await
     }
 
-    /// Events that wait, by place in the journal; dropped ones only where asked for.
+    /// Up to `limit` events that wait, in the order of the journal; dropped ones only where asked for.
     pub async fn list_parked(&self, dropped: bool, limit: i64) -> Result<Vec<ParkedEvent>, ViewError> {
-        let query = if dropped {
-            doc! {}
-        } else {
-            not_dropped()
-        };
-        self.find_parked(query, limit).await
+        self.find_parked(
+            if dropped {
+                doc! {}
+            } else {
+                not_dropped()
+            },
+            limit,
+        )
+        .await
+    }
+
+    /// The events at a place in the journal; more than one only after the journal was begun anew.
+    pub async fn parked_at(&self, sequence: u64) -> Result<Vec<ParkedEvent>, ViewError> {
+        self.find_parked(doc! { "sequence": long(sequence) }, 0).await
     }
 
     async fn find_parked(&self, query: Document, limit: i64) -> Result<Vec<ParkedEvent>, ViewError> {
-        let parked = self.parked();
-        let limit = if limit == i64::MAX { 0 } else { limit };
-        let found: Vec<StoredEvent> = within("find parked events", async {
+        let parked: Collection<Document> = self.parked().clone_with_type();
+        let found: Vec<Document> = within("find parked events", async {
             parked
                 .find(query)
                 .sort(doc! { "sequence": 1 })
@@ -204,14 +222,14 @@ impl Views {
                 .await
         })
         .await?;
-        found.into_iter().map(StoredEvent::restore).collect()
+        Ok(found.into_iter().filter_map(readable).collect())
     }
 
-    /// How many events wait.
-    pub async fn count_parked(&self) -> Result<u64, ViewError> {
+    /// How many events wait, counted up to `limit`.
+    pub async fn count_parked(&self, limit: u64) -> Result<u64, ViewError> {
         let parked = self.parked();
         within("count parked events", async {
-            parked.count_documents(not_dropped()).await
+            parked.count_documents(not_dropped()).limit(limit).await
         })
         .await
     }
@@ -272,4 +290,14 @@ impl Views {
 
 fn not_dropped() -> Document {
     doc! { "state": { "$ne": ParkedState::Dropped.word() } }
+}
+
+/// A document that a hand has made unreadable is told and left out, so that it stands in nobody's way.
+fn readable(document: Document) -> Option<ParkedEvent> {
+    let id = document.get_str("_id").unwrap_or("?").to_owned();
+    let stored = mongodb::bson::deserialize_from_document::<StoredEvent>(document).map_err(|error| error.to_string());
+    let event = stored.and_then(|stored| stored.restore().map_err(|error| error.to_string()));
+    event
+        .inspect_err(|error| tracing::warn!("the parked event {id} cannot be read: {error}"))
+        .ok()
 }

@@ -12,6 +12,7 @@ mod handover;
 mod history;
 mod oracle;
 mod phones;
+mod shuffled;
 mod supervisor;
 
 use std::fmt::Write as _;

@@ -401,3 +401,243 @@ async fn migrations_are_applied_once_however_many_apply_them() {
     let changed = ezout(&stack, &["migrate"]).await;
     assert!(String::from_utf8_lossy(&changed.stderr).contains("was changed after it was applied"));
 }
+
+/// Sends events of `session` with these numbers; each adds a piece.
+async fn add_all(service: &Service, shop: &str, session: &str, ids: std::ops::RangeInclusive<i64>) -> u64 {
+    let mut last = 0;
+    for id in ids {
+        last = sent(service, shop, &event(shop, session, id, "ADD", 5, 1.0, 1.0)).await;
+    }
+    last
+}
+
+/// The sequences that `UPDATES` tells of, in its order.
+async fn told(stack: &Stack) -> Vec<u64> {
+    let jetstream = stack.jetstream().await;
+    let stream = jetstream.get_stream("UPDATES").await.unwrap();
+    let last = stream.cached_info().state.last_sequence;
+    let mut told = Vec::new();
+    for place in 1..=last {
+        let update = stream.direct_get(place).await.unwrap();
+        let body: Value = serde_json::from_slice(&update.payload).unwrap();
+        told.push(body["sequence"].as_u64().unwrap());
+    }
+    told
+}
+
+#[tokio::test]
+async fn a_session_of_long_texts_is_parked_before_its_document_is_too_large() {
+    let system = system().await;
+    let (shop, session) = (system.shop(), session());
+    let long = "x".repeat(15_000);
+    let mut bodies = Vec::new();
+    for id in 1..=300 {
+        let mut event = event(&shop, &session, id, "ADD", id, 1.0, 1.0);
+        event["product_name"] = json!(long);
+        bodies.push(event.to_string());
+    }
+    let client = reqwest::Client::new();
+    for lines in bodies.chunks(100) {
+        let request = client.post(format!("{}/v1/shops/{shop}/events", system.http_url()));
+        let answer = request
+            .header("content-type", "application/x-ndjson")
+            .body(lines.join("\n"))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+    let other = sent(&system.service, &shop, &event(&shop, &shop, 1, "ADD", 5, 1.0, 1.0)).await;
+    assert_eq!(system.service.basket(&shop, &shop, other).await["item_count"], 1);
+    let full = system.service.basket(&shop, &session, other).await;
+    assert_eq!(
+        (&full["item_count"], full["parked_since"].is_u64()),
+        (&json!(209), true)
+    );
+    let list = printed(&ezout(&system.stack, &["parked", "list"]).await);
+    assert!(
+        list.contains("bytes of texts, which is all that a basket keeps"),
+        "{}",
+        &list[..list.len().min(500)]
+    );
+}
+
+#[tokio::test]
+async fn an_update_that_is_owed_is_not_overtaken_by_a_decision_about_parked_events() {
+    let stack = Stack::start().await;
+    let mut service = stack.service("api").await;
+    // A projector makes the collections first.
+    stack.service("project").await.stop().await;
+    let (shop, good, bad) = (session(), session(), session());
+    let first = add_all(&service, &shop, &good, 1..=1).await;
+    let poisoned = poison(&stack, &shop, &bad, "{").await;
+    let last = add_all(&service, &shop, &bad, 1..=1).await;
+    let mut dying = stack.launch("project", &[("EZOUT_FAIL_POINT", "after_baskets")]);
+    dying.exited().await;
+    printed(&ezout(&stack, &["parked", "drop", &poisoned.to_string()]).await);
+    let projector = stack.service("project").await;
+    wait_for("both updates", async || (told(&stack).await.len() == 2).then_some(())).await;
+    assert_eq!(told(&stack).await, [first, last]);
+    drop(projector);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_copy_among_parked_events_is_no_event_of_its_own() {
+    let stack = Stack::start().await;
+    let service = stack.service("serve").await;
+    let (shop, bad) = (session(), session());
+    let first = add_all(&service, &shop, &bad, 1..=1).await;
+    let poisoned = poison(&stack, &shop, &bad, "{").await;
+    let copy = poison(
+        &stack,
+        &shop,
+        &bad,
+        &event(&shop, &bad, 1, "ADD", 5, 1.0, 1.0).to_string(),
+    )
+    .await;
+    let last = add_all(&service, &shop, &bad, 2..=2).await;
+    service.basket(&shop, &bad, last).await;
+    printed(&ezout(&stack, &["parked", "drop", &poisoned.to_string()]).await);
+    wait_for("the later event", async || {
+        (service.basket(&shop, &bad, last).await["item_count"] == 2).then_some(())
+    })
+    .await;
+    assert_eq!(told(&stack).await, [first, last], "the copy at {copy} has no update");
+    assert!(printed(&ezout(&stack, &["parked", "list"]).await).contains("no event is parked"));
+}
+
+#[tokio::test]
+async fn a_decision_that_cannot_be_carried_out_is_put_back_whole() {
+    let stack = Stack::start().await;
+    let service = stack.service("serve").await;
+    let (shop, bad) = (session(), session());
+    let poisoned = poison(&stack, &shop, &bad, "{").await;
+    let last = add_all(&service, &shop, &bad, 1..=3).await;
+    service.basket(&shop, &bad, last).await;
+    printed(&ezout(&stack, &["parked", "retry", "all"]).await);
+    let list = wait_for("all are parked again", async || {
+        let list = printed(&ezout(&stack, &["parked", "list"]).await);
+        (list.matches("  parked  ").count() == 4).then_some(list)
+    })
+    .await;
+    assert!(
+        list.contains(&format!("event {poisoned} of the same session is parked")),
+        "{list}"
+    );
+}
+
+#[tokio::test]
+async fn views_that_are_dropped_under_a_running_projector_come_back_whole() {
+    let stack = Stack::start().await;
+    let service = stack.service("serve").await;
+    let database = stack.database().await;
+    let (shop, visit) = (session(), session());
+    let last = add_all(&service, &shop, &visit, 1..=3).await;
+    caught_up(&database, last).await;
+    for collection in ["baskets", "checkpoints", "parked_events"] {
+        database
+            .collection::<Document>(collection)
+            .delete_many(doc! {})
+            .await
+            .unwrap();
+    }
+    add_all(&service, &shop, &visit, 4..=4).await;
+    wait_for("the basket is whole", async || {
+        let basket = document(&database, &shop, &visit).await?;
+        (basket.get_array("actions").unwrap().len() == 4).then_some(())
+    })
+    .await;
+    assert_eq!(told(&stack).await, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn updates_of_a_new_journal_are_told_though_the_old_one_was_longer() {
+    let stack = Stack::start().await;
+    let mut service = stack.service("serve").await;
+    let database = stack.database().await;
+    let (shop, visit) = (session(), session());
+    let last = add_all(&service, &shop, &visit, 1..=20).await;
+    caught_up(&database, last).await;
+    service.stop().await;
+    stack.jetstream().await.delete_stream("CHECKOUT").await.unwrap();
+    for collection in ["baskets", "checkpoints", "parked_events"] {
+        database
+            .collection::<Document>(collection)
+            .delete_many(doc! {})
+            .await
+            .unwrap();
+    }
+    let service = stack.service("serve").await;
+    let last = add_all(&service, &shop, &session(), 1..=3).await;
+    caught_up(&database, last).await;
+    assert_eq!(told(&stack).await[20..], [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_restored_journal_that_has_grown_again_is_not_taken_for_the_old_one() {
+    let mut stack = Stack::start().await;
+    let mut service = stack.service("serve").await;
+    let shop = session();
+    let older = stack.folder().join("older");
+    let nats = stack.folder().join("nats");
+    add_all(&service, &shop, &session(), 1..=3).await;
+    stack.nats.kill().await;
+    copy(&nats, &older);
+    stack.nats.restart().await.unwrap();
+    service.wait_ready().await;
+    let last = add_all(&service, &shop, &session(), 1..=3).await;
+    caught_up(&stack.database().await, last).await;
+    service.stop().await;
+
+    stack.nats.kill().await;
+    std::fs::remove_dir_all(&nats).unwrap();
+    copy(&older, &nats);
+    stack.nats.restart().await.unwrap();
+    let api = stack.service("api").await;
+    add_all(&api, &shop, &session(), 1..=9).await;
+    let projector = stack.launch("project", &[]);
+    halted(&projector, "the journal has another event at 6").await;
+}
+
+#[tokio::test]
+async fn a_basket_that_cannot_be_read_stops_nobody_else() {
+    let stack = Stack::start().await;
+    let mut service = stack.service("serve").await;
+    let database = stack.database().await;
+    let (shop, spoiled, other) = (session(), session(), session());
+    let last = add_all(&service, &shop, &spoiled, 1..=1).await;
+    caught_up(&database, last).await;
+    service.stop().await;
+    let edit = doc! { "$set": { "actions.0.basket_total": 1.5 } };
+    let baskets = database.collection::<Document>("baskets");
+    assert_eq!(
+        baskets
+            .update_one(doc! { "_id": format!("{shop}.{spoiled}") }, edit)
+            .await
+            .unwrap()
+            .modified_count,
+        1
+    );
+
+    let service = stack.service("serve").await;
+    let parked = add_all(&service, &shop, &spoiled, 2..=2).await;
+    let last = add_all(&service, &shop, &other, 1..=1).await;
+    assert_eq!(service.basket(&shop, &other, last).await["item_count"], 1);
+    let list = printed(&ezout(&stack, &["parked", "list"]).await);
+    assert!(
+        list.contains(&format!("{parked}  parked ")) && list.contains("cannot be read"),
+        "{list}"
+    );
+
+    let mend = doc! { "$set": { "actions.0.basket_total": "1.0".parse::<mongodb::bson::Decimal128>().unwrap() } };
+    baskets
+        .update_one(doc! { "_id": format!("{shop}.{spoiled}") }, mend)
+        .await
+        .unwrap();
+    printed(&ezout(&stack, &["parked", "retry", "all"]).await);
+    wait_for("the mended basket has both", async || {
+        (service.basket(&shop, &spoiled, last).await["item_count"] == 2).then_some(())
+    })
+    .await;
+}

@@ -260,6 +260,21 @@ fn a_full_basket_takes_no_more() {
     );
 }
 
+#[test]
+fn long_texts_fill_a_basket_too() {
+    let mut basket = Basket::new(basket_id(), ActionIdMeaning::Auto);
+    let long = |number: i64| {
+        let mut recorded = recorded(u64::try_from(number).unwrap(), Act(number, 0, "ADD", 1, 1, 1, 1));
+        recorded.event.product_name = Some("x".repeat(15_000));
+        recorded
+    };
+    let taken = (1..=1_000)
+        .take_while(|number| basket.apply(long(*number)) == Applied::Counted)
+        .count();
+    assert_eq!(taken, TEXT_BYTES_MAX / 15_002);
+    assert_eq!(basket.apply(long(1)), Applied::Duplicate);
+}
+
 fn any_act() -> impl Strategy<Value = Act> {
     let word = prop_oneof![6 => Just("ADD"), 3 => Just("REMOVE"), 1 => Just("LOOK"), 1 => Just("CHECKOUT"), 1 => Just("CANCEL")];
     (

@@ -134,7 +134,13 @@ impl<'a> Fields<'a> {
             let text: String = serde_json::from_str(value).map_err(|_| rule())?;
             return text.parse().map_err(|_| rule());
         }
-        value.parse().map_err(|_| rule())
+        // Python takes 101.0 for the whole number that it is.
+        let whole = if strictness == Strictness::Original {
+            value.trim_end_matches('0').strip_suffix('.')
+        } else {
+            None
+        };
+        whole.unwrap_or(value).parse().map_err(|_| rule())
     }
 
     /// Money that is not negative, as a JSON number or as decimal text.
@@ -174,17 +180,27 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Reads RFC 3339, and where `lax` also what Python's `datetime` readers take: a space for the `T`, no
+/// seconds, no zone (then it is UTC), and a zone without its colon or minutes.
 fn parse_time(text: &str, lax: bool) -> Option<OffsetDateTime> {
     if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
         return Some(time);
     }
-    if !lax || !text.is_ascii() || text.len() < 19 {
+    if !lax || !text.is_ascii() || text.len() < 16 {
         return None;
     }
-    let (date, clock) = text.split_at(10);
-    let clock = &clock[1..];
-    let zoned = clock.ends_with(['Z', 'z']) || clock.contains(['+', '-']);
-    OffsetDateTime::parse(&format!("{date}T{clock}{}", if zoned { "" } else { "Z" }), &Rfc3339).ok()
+    let (date, clock) = (&text[..10], &text[11..]);
+    let zone_at = clock.find(['Z', 'z', '+', '-']).unwrap_or(clock.len());
+    let (clock, zone) = clock.split_at(zone_at);
+    let seconds = if clock.len() == 5 { ":00" } else { "" };
+    let digits: String = zone.chars().skip(1).filter(char::is_ascii_digit).collect();
+    let zone = match (zone.chars().next(), digits.len()) {
+        (None | Some('Z' | 'z'), _) => "Z".to_owned(),
+        (Some(sign), 2) => format!("{sign}{digits}:00"),
+        (Some(sign), 4) => format!("{sign}{}:{}", &digits[..2], &digits[2..]),
+        _ => return None,
+    };
+    OffsetDateTime::parse(&format!("{date}T{clock}{seconds}{zone}"), &Rfc3339).ok()
 }
 
 /// Seconds since 1970, or milliseconds where seconds would be beyond the year 2603.
