@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
+use async_nats::{HeaderMap, HeaderName, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -65,7 +65,11 @@ struct Follower {
 #[derive(Debug)]
 enum Flight {
     Single(Pending),
-    Batch { id: String, events: Vec<Pending> },
+    Batch {
+        id: String,
+        events: Vec<Pending>,
+        sent: Instant,
+    },
 }
 
 type CatchUp = BoxFuture<'static, Result<JournalEnd, ReadError>>;
@@ -345,10 +349,18 @@ impl Writer {
             .journal_batch_events
             .observe(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
         let id = format!("{}-{}", self.inbox.trim_start_matches("_INBOX."), self.token + 1);
-        let messages: Vec<_> = events.iter().map(Pending::message).collect();
-        let token = self.take_off(Flight::Batch { id: id.clone(), events });
+        let flight = Flight::Batch {
+            id: id.clone(),
+            events,
+            sent: Instant::now(),
+        };
+        let token = self.take_off(flight);
         self.batch_in_flight = true;
-        for (n, (subject, mut headers, body)) in (1_usize..).zip(messages) {
+        for n in 1..=count {
+            let Some(Flight::Batch { events, .. }) = self.in_flight.get(&token) else {
+                return;
+            };
+            let (subject, mut headers, body) = events[n - 1].message();
             headers.insert(async_nats::header::NATS_BATCH_ID, id.as_str());
             headers.insert(async_nats::header::NATS_BATCH_SEQUENCE, n.to_string());
             let sent = if n < count {
@@ -414,8 +426,9 @@ impl Writer {
         }
         // Events that were held back for a batch wait for those just answered, or the two would go in turns for ever.
         if self.in_flight.is_empty() && !self.waiting.is_empty() && self.landed > 0 {
+            let answered = std::mem::take(&mut self.landed);
             self.gather
-                .begin(std::mem::take(&mut self.landed), self.waiting.len(), Instant::now());
+                .begin(answered, self.waiting.len(), Duration::MAX, Instant::now());
         }
     }
 
@@ -444,10 +457,11 @@ impl Writer {
                 let error = refusal.single();
                 self.answer(event, Err(error));
             }
-            (Flight::Batch { id, events }, None)
+            (Flight::Batch { id, events, sent }, None)
                 if ack.batch.as_deref() == Some(&id) && ack.count == events.len() as u64 && ack.seq >= ack.count =>
             {
-                self.gather.begin(events.len(), self.waiting.len(), Instant::now());
+                self.gather
+                    .begin(events.len(), self.waiting.len(), sent.elapsed(), Instant::now());
                 for (sequence, event) in (ack.seq - ack.count + 1..).zip(events) {
                     self.recorded(event, sequence);
                 }
@@ -500,22 +514,8 @@ impl Writer {
                 self.begin_catch_up();
             }
             // Some may be stored and some not, and the server does not say which.
-            STORE_FAILED => self.answer_flight(
-                Flight::Batch {
-                    id: String::new(),
-                    events,
-                },
-                &AppendError::Unknown,
-            ),
-            _ if refusal.is_full() => {
-                self.answer_flight(
-                    Flight::Batch {
-                        id: String::new(),
-                        events,
-                    },
-                    &refusal.single(),
-                );
-            }
+            STORE_FAILED => self.answer_all(events, &AppendError::Unknown),
+            _ if refusal.is_full() => self.answer_all(events, &refusal.single()),
             code => {
                 tracing::warn!(
                     code,
@@ -620,11 +620,13 @@ impl Writer {
     fn answer_flight(&mut self, flight: Flight, error: &AppendError) {
         match flight {
             Flight::Single(event) => self.answer(event, Err(error.clone())),
-            Flight::Batch { events, .. } => {
-                for event in events {
-                    self.answer(event, Err(error.clone()));
-                }
-            }
+            Flight::Batch { events, .. } => self.answer_all(events, error),
+        }
+    }
+
+    fn answer_all(&mut self, events: Vec<Pending>, error: &AppendError) {
+        for event in events {
+            self.answer(event, Err(error.clone()));
         }
     }
 
@@ -699,13 +701,14 @@ impl Pending {
         let entry = &self.entry;
         let mut headers = HeaderMap::new();
         headers.insert(ID, &*entry.id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
-        headers.insert(DIGEST, format!("{:032x}", entry.digest));
+        headers.insert(HeaderName::from_static(DIGEST), format!("{:032x}", entry.digest));
         for (name, value) in &entry.headers {
+            let name = HeaderName::from_static(name);
             // A line break would begin another header.
             if value.contains(char::is_control) {
-                headers.insert(*name, value.replace(char::is_control, ""));
+                headers.insert(name, value.replace(char::is_control, ""));
             } else {
-                headers.insert(*name, value.as_str());
+                headers.insert(name, value.as_str());
             }
         }
         (self.subject.clone(), headers, entry.body.clone())

@@ -26,6 +26,8 @@ const QUIET: Duration = Duration::from_millis(2);
 const GATHER_MAX: Duration = Duration::from_millis(3);
 /// and than this for each event of a large one: about what it costs to answer a request and to read the next.
 const GATHER_EACH: Duration = Duration::from_micros(20);
+/// What each event adds to the time that a batch takes on its way to the disk and back, whatever the disk.
+const COMMIT_EACH: Duration = Duration::from_micros(10);
 /// Batches that go without waiting after one that waited in vain.
 const GATHER_REST: u32 = 4;
 
@@ -63,7 +65,9 @@ struct Wait {
     answered: usize,
     /// and as many were waiting at that time.
     before: usize,
-    /// As many were waiting when last looked at.
+    /// As many are enough,
+    expected: usize,
+    /// and as many were waiting when last looked at.
     seen: usize,
     /// When it is over if nobody comes.
     until: Instant,
@@ -72,18 +76,24 @@ struct Wait {
 }
 
 impl Gather {
-    /// After a batch: those just answered may be back in a moment.
-    pub(super) fn begin(&mut self, answered: usize, waiting: usize, now: Instant) {
+    /// After a batch that took so long: those just answered may be back in a moment.
+    pub(super) fn begin(&mut self, answered: usize, waiting: usize, took: Duration, now: Instant) {
         self.rest = self.rest.saturating_sub(1);
         self.wait = None;
-        if answered + waiting > SINGLES_MAX && self.rest == 0 {
-            let each = GATHER_EACH.saturating_mul(u32::try_from(answered).unwrap_or(u32::MAX));
+        let all = answered + waiting;
+        if all > SINGLES_MAX && self.rest == 0 {
+            let times = |each: Duration, events: usize| each.saturating_mul(u32::try_from(events).unwrap_or(u32::MAX));
+            // What a batch costs whatever its size is saved by making one of two. Where it costs less than waiting
+            // for all, two in turns are better: one is on its way while those of the other come back.
+            let saved = took.saturating_sub(times(COMMIT_EACH, answered));
+            let expected = if saved < times(GATHER_EACH, all) { all / 2 } else { all };
             self.wait = Some(Wait {
                 answered,
                 before: waiting,
+                expected: expected.min(BATCH_EVENTS_MAX),
                 seen: waiting,
                 until: now + QUIET,
-                latest: now + GATHER_MAX.max(each),
+                latest: now + GATHER_MAX.max(times(GATHER_EACH, answered)),
             });
         }
     }
@@ -100,12 +110,11 @@ impl Gather {
             wait.seen = waiting;
             wait.until = wait.latest.min(now + QUIET);
         }
-        let expected = (wait.answered + wait.before).min(BATCH_EVENTS_MAX);
-        if waiting < expected && now < wait.until {
+        if waiting < wait.expected && now < wait.until {
             return true;
         }
         let came_back = waiting.saturating_sub(wait.before);
-        if waiting < expected && came_back < wait.answered / 2 {
+        if waiting < wait.expected && came_back < wait.answered / 2 {
             self.rest = GATHER_REST;
         }
         self.end();
@@ -151,6 +160,9 @@ impl Gather {
 mod tests {
     use super::*;
 
+    /// A disk that is slower than the clients.
+    const SLOW: Duration = Duration::from_millis(13);
+
     fn load(waiting: usize, flying: usize) -> Load {
         Load {
             waiting,
@@ -192,10 +204,10 @@ mod tests {
     async fn a_batch_waits_for_those_just_answered_while_they_come_back() {
         let (mut gather, now) = (Gather::default(), Instant::now());
         let ms = Duration::from_millis;
-        gather.begin(80, 20, now);
+        gather.begin(80, 20, SLOW, now);
         assert_eq!(gather.choose(load(60, 0), now), Choice::Wait);
         assert_eq!(gather.choose(load(100, 0), now), Choice::Batch);
-        gather.begin(80, 20, now);
+        gather.begin(80, 20, SLOW, now);
         assert_eq!(gather.choose(load(60, 0), now + ms(1)), Choice::Wait);
         assert_eq!(
             gather.choose(load(70, 0), now + ms(2)),
@@ -207,21 +219,36 @@ mod tests {
             Choice::Batch,
             "but not for ever"
         );
-        gather.begin(80, 20, now);
+        gather.begin(80, 20, SLOW, now);
         assert_eq!(gather.choose(load(60, 0), now), Choice::Wait, "waiting has paid off");
+    }
+
+    #[tokio::test]
+    async fn where_the_disk_is_faster_than_the_clients_a_batch_waits_for_half_of_them() {
+        let (mut gather, now) = (Gather::default(), Instant::now());
+        let fast = Duration::from_millis(1);
+        gather.begin(80, 20, fast, now);
+        assert_eq!(gather.choose(load(49, 0), now), Choice::Wait);
+        assert_eq!(gather.choose(load(50, 0), now), Choice::Batch);
+        gather.begin(50, 50, fast, now);
+        assert_eq!(
+            gather.choose(load(50, 0), now),
+            Choice::Batch,
+            "the other half is there already"
+        );
     }
 
     #[tokio::test]
     async fn a_batch_that_waited_in_vain_is_followed_by_some_that_do_not_wait() {
         let (mut gather, now) = (Gather::default(), Instant::now());
-        gather.begin(80, 20, now);
+        gather.begin(80, 20, SLOW, now);
         assert_eq!(gather.choose(load(30, 0), now), Choice::Wait);
         assert_eq!(gather.choose(load(30, 0), now + QUIET), Choice::Batch);
         for _ in 1..GATHER_REST {
-            gather.begin(80, 20, now);
+            gather.begin(80, 20, SLOW, now);
             assert_eq!(gather.choose(load(30, 0), now), Choice::Batch);
         }
-        gather.begin(80, 20, now);
+        gather.begin(80, 20, SLOW, now);
         assert_eq!(gather.choose(load(30, 0), now), Choice::Wait);
     }
 }
