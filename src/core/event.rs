@@ -243,12 +243,18 @@ impl Event {
     /// Fields that this version does not know take no part: a phone that counts its attempts in
     /// such a field still sends the same event.
     pub fn digest(&self) -> u128 {
-        Uuid::new_v5(&NAMESPACE, self.known_json().as_bytes()).as_u128()
+        self.canonical().1
     }
 
     /// The canonical JSON that the journal keeps: fixed order, compact, money in its shortest form.
     pub fn canonical_json(&self) -> String {
+        self.canonical().0
+    }
+
+    /// The canonical JSON and the digest, for little more than the price of one.
+    pub fn canonical(&self) -> (String, u128) {
         let mut json = self.known_json();
+        let digest = Uuid::new_v5(&NAMESPACE, json.as_bytes()).as_u128();
         if !self.unknown.is_empty() {
             json.pop();
             for (name, value) in &self.unknown {
@@ -256,7 +262,7 @@ impl Event {
             }
             json.push('}');
         }
-        json
+        (json, digest)
     }
 
     fn known_json(&self) -> String {

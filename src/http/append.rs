@@ -316,12 +316,13 @@ fn entry(api: &Api, shop: Option<ShopId>, body: &[u8], strictness: Strictness) -
         return Err(Problem::plain(Code::ShopMismatch).with_errors(vec![rule]));
     }
     let id = event.identity(api.meaning());
+    let (json, digest) = event.canonical();
     Ok(Entry {
         shop: event.shop,
         id,
-        digest: event.digest(),
+        digest,
         headers: event.headers(id),
-        body: Bytes::from(event.canonical_json()),
+        body: Bytes::from(json),
     })
 }
 
