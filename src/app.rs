@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -58,14 +57,12 @@ pub async fn run(
     ready: impl FnOnce() + Send,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let bind = |address| async move {
-        TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on {address}; is another process there?"))
+    let listen = |address| {
+        http::serve::listen(address).with_context(|| format!("cannot listen on {address}; is another process there?"))
     };
-    let admin = bind(options.http.admin_addr).await?;
+    let admin = listen(options.http.admin_addr)?;
     let api = if role.serves_http() {
-        Some(bind(options.http.http_addr).await?)
+        Some(listen(options.http.http_addr)?)
     } else {
         None
     };

@@ -5,6 +5,7 @@
 //! within the grace is cut off.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use prometheus::IntGauge;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
@@ -29,6 +30,9 @@ const PATIENCE: Patience = Patience {
     first_request: Duration::from_secs(10),
     grace: Duration::from_secs(10),
 };
+/// Connections that may wait to be accepted. Beyond it the system turns them away, and each tries again a second later:
+/// after an outage all phones come at once.
+const BACKLOG: u32 = 4096;
 /// Most headers of a request.
 const HEADERS_MAX: usize = 64;
 /// Most bytes of all headers of a request.
@@ -54,6 +58,19 @@ struct Patience {
     first_request: Duration,
     /// For requests under way when the process stops.
     grace: Duration,
+}
+
+/// Listens on an address, with room for a crowd that comes at once.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // A start right after a stop must not wait for the old connections to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until `stop` is cancelled and the connections have ended, at most the grace of 10 s later.
@@ -186,8 +203,8 @@ mod tests {
         server: tokio::task::JoinHandle<()>,
     }
 
-    async fn serving(router: Router, connections_max: usize, patience: Patience) -> Served {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    fn serving(router: Router, connections_max: usize, patience: Patience) -> Served {
+        let listener = listen(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let open = IntGauge::new("open", "open").unwrap();
         let stop = CancellationToken::new();
@@ -219,7 +236,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_beyond_the_limit_is_served_when_another_ends() {
-        let served = serving(Router::new().route("/", get(async || "here")), 1, PATIENCE).await;
+        let served = serving(Router::new().route("/", get(async || "here")), 1, PATIENCE);
         let mut first = TcpStream::connect(served.address).await.unwrap();
         ask(&mut first).await;
         assert!(hear(&mut first).await.ends_with("here"));
@@ -241,7 +258,7 @@ mod tests {
             wait.notified().await;
             "done"
         };
-        let served = serving(Router::new().route("/", get(handler)), 10, PATIENCE).await;
+        let served = serving(Router::new().route("/", get(handler)), 10, PATIENCE);
         let mut client = TcpStream::connect(served.address).await.unwrap();
         let _silent = TcpStream::connect(served.address).await.unwrap();
         ask(&mut client).await;
@@ -262,7 +279,7 @@ mod tests {
             first_request: Duration::from_millis(50),
             ..PATIENCE
         };
-        let served = serving(Router::new(), 10, patience).await;
+        let served = serving(Router::new(), 10, patience);
         for beginning in ["", "PRI * HT", "GET / HTTP/1.1\r\nhost:"] {
             let mut client = TcpStream::connect(served.address).await.unwrap();
             client.write_all(beginning.as_bytes()).await.unwrap();
