@@ -1,9 +1,11 @@
 //! Ingest over HTTP against raw publishes of the same bodies.
 
+use std::time::Duration;
+
 use crate::events::{ACTIONS, fresh_sessions};
-use crate::load::{Done, Requests, closed_loop};
+use crate::load::{Done, Load, Requests};
 use crate::meter::{Meter, Rate, Window};
-use crate::processors::{Processors, Used};
+use crate::processors::{Used, Watched};
 use crate::raw::{RawStream, lead};
 use crate::service::{Machine, Place, Service};
 use crate::table::{Goal, Row, Table};
@@ -32,7 +34,7 @@ pub(crate) async fn one_server(machine: &Machine, plan: &Plan, table: &mut Table
     let synced = RawStream::create(place.client().await, 1).await;
     let service = place.start("api").await;
     for connections in wanted {
-        let mut sides = [const { None }; 4];
+        let mut sides = [const { None }; 5];
         let mut used = Used::default();
         for _ in 0..ROUNDS {
             add(&mut sides[0], lazy.singles(connections, plan.window()).await);
@@ -41,11 +43,12 @@ pub(crate) async fn one_server(machine: &Machine, plan: &Plan, table: &mut Table
             if size > 1 {
                 add(&mut sides[2], synced.batches(size, plan.window()).await);
             }
-            let watch = watch(&place, &service);
-            add(&mut sides[3], singles(&service, connections, plan).await.meter);
-            used = watch.used();
+            let [first, again] = singles(&place, &service, connections, plan).await;
+            add(&mut sides[3], first.meter);
+            add(&mut sides[4], again.meter);
+            used = first.used;
         }
-        let [lazily, singly, batched, figure] = sides.map(|meter| meter.map(|meter| meter.rate(ROUNDS)));
+        let [lazily, singly, batched, figure, http] = sides.map(|meter| meter.map(|meter| meter.rate(ROUNDS)));
         let figure = figure.expect("it was measured");
         let best = [singly, batched]
             .iter()
@@ -74,6 +77,22 @@ pub(crate) async fn one_server(machine: &Machine, plan: &Plan, table: &mut Table
                 used: used.clone(),
             });
         }
+        table.add(&in_turn(work(connections), figure, best, http));
+    }
+}
+
+/// What both halves of the way would come to, one after the other: requests answered from memory, and the disk. Where
+/// they share the processors with each other and with the load, no more is to be had.
+fn in_turn(work: String, figure: Rate, disk: f64, http: Option<Rate>) -> Row {
+    let http = http.expect("it was measured").per_second;
+    let limit = 1.0 / (1.0 / disk + 1.0 / http);
+    Row {
+        work,
+        figure: figure.to_string(),
+        limit: format!("{limit:>7.0}/s that and HTTP alone, {http:.0}/s"),
+        ratio: figure.per_second / limit,
+        goal: Goal::None,
+        used: Used::default(),
     }
 }
 
@@ -96,15 +115,17 @@ pub(crate) async fn three_replicas(machine: &Machine, plan: &Plan, table: &mut T
         lead(&client, stream, "n1").await;
     }
     for connections in wanted {
-        let (mut limit, mut figure) = (None, None);
+        let mut sides = [const { None }; 3];
         let mut used = Used::default();
         for _ in 0..ROUNDS {
-            add(&mut limit, raw.singles(connections, plan.window()).await);
-            let watch = watch(&place, &service);
-            add(&mut figure, singles(&service, connections, plan).await.meter);
-            used = watch.used();
+            add(&mut sides[0], raw.singles(connections, plan.window()).await);
+            let [first, again] = singles(&place, &service, connections, plan).await;
+            add(&mut sides[1], first.meter);
+            add(&mut sides[2], again.meter);
+            used = first.used;
         }
-        let (limit, figure) = (rate(limit.as_ref()), rate(figure.as_ref()));
+        let [limit, figure, http] = sides.map(|meter| meter.map(|meter| meter.rate(ROUNDS)));
+        let (limit, figure) = limit.zip(figure).expect("both were measured");
         table.add(&Row {
             work: work(connections),
             figure: figure.to_string(),
@@ -113,6 +134,7 @@ pub(crate) async fn three_replicas(machine: &Machine, plan: &Plan, table: &mut T
             goal: Goal::AtLeast(0.8),
             used,
         });
+        table.add(&in_turn(work(connections), figure, limit.per_second, http));
     }
 }
 
@@ -126,31 +148,23 @@ pub(crate) async fn storm(machine: &Machine, plan: &Plan, table: &mut Table) {
     let place = machine.place().await;
     let mut service = place.start("api").await;
     let from = fresh_sessions(1_000_000) * ACTIONS;
-    let first = closed_loop(
-        service.http,
-        CONNECTIONS,
-        Requests::Singles { from },
-        plan.warm_up,
-        plan.time,
-    )
-    .await;
+    let load = |service: &Service, requests, warm_up| Load {
+        address: service.http,
+        connections: CONNECTIONS,
+        requests,
+        warm_up,
+        time: plan.time,
+        watched: watched(&place, service),
+    };
+    let first = load(&service, Requests::Singles { from }, plan.warm_up).run().await;
     let (limit, to) = (first.meter.rate(1), from + first.requests);
     for (place_in_order, work) in works.into_iter().enumerate() {
         if place_in_order == 1 {
             drop(service);
             service = place.start("api").await;
         }
-        let watch = watch(&place, &service);
         // No warm-up: how the first moments go is the question.
-        let requests = Requests::Again { from, to };
-        let again = closed_loop(
-            service.http,
-            CONNECTIONS,
-            requests,
-            std::time::Duration::ZERO,
-            plan.time,
-        )
-        .await;
+        let again = load(&service, Requests::Again { from, to }, Duration::ZERO).run().await;
         let figure = again.meter.rate(1);
         table.add(&Row {
             work: work.to_owned(),
@@ -158,7 +172,7 @@ pub(crate) async fn storm(machine: &Machine, plan: &Plan, table: &mut Table) {
             limit: limit.alone("first sends"),
             ratio: figure.per_second / limit.per_second,
             goal: Goal::AtLeast(1.0),
-            used: watch.used(),
+            used: again.used,
         });
     }
     let stored = place
@@ -188,21 +202,20 @@ pub(crate) async fn lines(machine: &Machine, plan: &Plan, table: &mut Table) {
     let mut used = Used::default();
     for _ in 0..ROUNDS {
         add(&mut limit, synced.batches(LINES, plan.window()).await);
-        let watch = watch(&place, &service);
-        let requests = Requests::Lines {
-            session: fresh_sessions(1_000_000),
-            lines: LINES,
+        let load = Load {
+            address: service.http,
+            connections: CONNECTIONS,
+            requests: Requests::Lines {
+                session: fresh_sessions(1_000_000),
+                lines: LINES,
+            },
+            warm_up: plan.warm_up,
+            time: fraction(plan.time, ROUNDS),
+            watched: watched(&place, &service),
         };
-        let done = closed_loop(
-            service.http,
-            CONNECTIONS,
-            requests,
-            plan.warm_up,
-            fraction(plan.time, ROUNDS),
-        )
-        .await;
+        let done = load.run().await;
         add(&mut figure, done.meter);
-        used = watch.used();
+        used = done.used;
     }
     let (limit, figure) = (rate(limit.as_ref()), rate(figure.as_ref()));
     table.add(&Row {
@@ -215,21 +228,25 @@ pub(crate) async fn lines(machine: &Machine, plan: &Plan, table: &mut Table) {
     });
 }
 
-async fn singles(service: &Service, connections: usize, plan: &Plan) -> Done {
+/// First sends of single events, and the same ones again, which the service knows from memory.
+async fn singles(place: &Place, service: &Service, connections: usize, plan: &Plan) -> [Done; 2] {
     let from = fresh_sessions(1_000_000) * ACTIONS;
-    let time = fraction(plan.time, ROUNDS);
-    closed_loop(
-        service.http,
+    let load = |requests, warm_up| Load {
+        address: service.http,
         connections,
-        Requests::Singles { from },
-        plan.warm_up,
-        time,
-    )
-    .await
+        requests,
+        warm_up,
+        time: fraction(plan.time, ROUNDS),
+        watched: watched(place, service),
+    };
+    let first = load(Requests::Singles { from }, plan.warm_up).run().await;
+    let to = from + first.requests;
+    let again = load(Requests::Again { from, to }, plan.warm_up / 4).run().await;
+    [first, again]
 }
 
-fn watch(place: &Place, service: &Service) -> Processors {
-    Processors::watch(&[("nats", &place.nats_ids()), ("ezout", &[service.id()])])
+fn watched(place: &Place, service: &Service) -> Watched {
+    vec![("nats", place.nats_ids()), ("ezout", vec![service.id()])]
 }
 
 fn add(sum: &mut Option<Meter>, meter: Meter) {

@@ -2,6 +2,7 @@
 //!
 //! It shares the processors with what it measures, so it is one thread and does nothing that it need not.
 
+use std::cell::Cell;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::events::{Action, shop};
 use crate::meter::{Meter, Window};
+use crate::processors::{Processors, Used, Watched};
 
 /// What the connections send.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +73,18 @@ impl Requests {
     }
 }
 
+/// A load: connections that are kept busy for a while, from a thread of their own.
+#[derive(Debug)]
+pub(crate) struct Load {
+    pub(crate) address: SocketAddr,
+    pub(crate) connections: usize,
+    pub(crate) requests: Requests,
+    pub(crate) warm_up: Duration,
+    pub(crate) time: Duration,
+    /// Whose use of the processors is measured meanwhile.
+    pub(crate) watched: Watched,
+}
+
 /// What a load came to.
 #[derive(Debug)]
 pub(crate) struct Done {
@@ -78,67 +92,59 @@ pub(crate) struct Done {
     pub(crate) meter: Meter,
     /// Requests that were sent, in all.
     pub(crate) requests: u64,
+    /// Who used the processors, warming up included.
+    pub(crate) used: Used,
 }
 
-/// Keeps `connections` busy for the window, from a thread of its own.
-pub(crate) async fn closed_loop(
-    address: SocketAddr,
-    connections: usize,
-    requests: Requests,
-    warm_up: Duration,
-    time: Duration,
-) -> Done {
-    let work = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime starts");
-        tokio::task::LocalSet::new().block_on(
-            &runtime,
-            connect_and_send(address, connections, requests, warm_up, time),
-        )
-    };
-    tokio::task::spawn_blocking(work).await.expect("the load ends")
+impl Load {
+    /// Applies the load.
+    pub(crate) async fn run(self) -> Done {
+        let work = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime starts");
+            tokio::task::LocalSet::new().block_on(&runtime, self.connect_and_send())
+        };
+        tokio::task::spawn_blocking(work).await.expect("the load ends")
+    }
+
+    async fn connect_and_send(self) -> Done {
+        let mut connections = Vec::with_capacity(self.connections);
+        for _ in 0..self.connections {
+            connections.push(Connection::open(self.address).await);
+        }
+        let processors = Processors::watch(self.watched);
+        let window = Window::after(self.warm_up, self.time);
+        let next = Rc::new(Cell::new(0_u64));
+        let mut tasks = JoinSet::new();
+        for connection in connections {
+            tasks.spawn_local(keep_asking(connection, self.requests, Rc::clone(&next), window));
+        }
+        let mut meter = Meter::new(window);
+        while let Some(done) = tasks.join_next().await {
+            meter.add(&done.expect("a connection ends"));
+        }
+        Done {
+            meter,
+            requests: next.get(),
+            used: processors.used(),
+        }
+    }
 }
 
-async fn connect_and_send(
-    address: SocketAddr,
-    connections: usize,
-    requests: Requests,
-    warm_up: Duration,
-    time: Duration,
-) -> Done {
-    let mut streams = Vec::with_capacity(connections);
-    for _ in 0..connections {
-        streams.push(Connection::open(address).await);
-    }
-    let window = Window::after(warm_up, time);
-    let next = Rc::new(std::cell::Cell::new(0_u64));
-    let mut tasks = JoinSet::new();
-    for mut connection in streams {
-        let next = Rc::clone(&next);
-        tasks.spawn_local(async move {
-            let mut meter = Meter::new(window);
-            let (mut request, mut body) = (Vec::new(), Vec::new());
-            while window.is_open() {
-                let number = next.replace(next.get() + 1);
-                let events = requests.write(number, &mut request, &mut body);
-                let since = Instant::now();
-                let answer = connection.ask(&request).await;
-                assert_eq!(answer.status, 200, "the service refused: {}", answer.text);
-                meter.count(events, since);
-            }
-            meter
-        });
-    }
+async fn keep_asking(mut connection: Connection, requests: Requests, next: Rc<Cell<u64>>, window: Window) -> Meter {
     let mut meter = Meter::new(window);
-    while let Some(done) = tasks.join_next().await {
-        meter.add(&done.expect("a connection ends"));
+    let (mut request, mut body) = (Vec::new(), Vec::new());
+    while window.is_open() {
+        let number = next.replace(next.get() + 1);
+        let events = requests.write(number, &mut request, &mut body);
+        let since = Instant::now();
+        let answer = connection.ask(&request).await;
+        assert_eq!(answer.status, 200, "the service refused: {}", answer.text);
+        meter.count(events, since);
     }
-    Done {
-        meter,
-        requests: next.get(),
-    }
+    meter
 }
 
 /// A connection that is kept alive.

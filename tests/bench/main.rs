@@ -49,7 +49,7 @@ impl Plan {
             warm_up: if quick {
                 Duration::from_millis(300)
             } else {
-                Duration::from_millis(1_000)
+                Duration::from_secs(1)
             },
         }
     }

@@ -8,10 +8,13 @@ use crate::meter::as_float;
 /// Ticks in a second of what the system counts; 100 on every Linux.
 const TICKS_A_SECOND: f64 = 100.0;
 
-/// Processes whose use is watched, by the word that stands for them.
+/// Process ids to watch, by the word that stands for them.
+pub(crate) type Watched = Vec<(&'static str, Vec<u32>)>;
+
+/// A watch over processes.
 #[derive(Debug)]
 pub(crate) struct Processors {
-    processes: Vec<(&'static str, Vec<u32>)>,
+    processes: Watched,
     began: Vec<u64>,
     busy: u64,
     at: Instant,
@@ -19,9 +22,7 @@ pub(crate) struct Processors {
 
 impl Processors {
     /// Begins to watch these processes, and this one, which makes the load.
-    pub(crate) fn watch(processes: &[(&'static str, &[u32])]) -> Self {
-        let mut processes: Vec<(&'static str, Vec<u32>)> =
-            processes.iter().map(|(name, ids)| (*name, ids.to_vec())).collect();
+    pub(crate) fn watch(mut processes: Watched) -> Self {
         processes.push(("load", vec![std::process::id()]));
         Self {
             began: ticks(&processes),

@@ -9,9 +9,9 @@ use mongodb::Database;
 
 use crate::Plan;
 use crate::events::{ACTIONS, Action, fresh_sessions, shop};
-use crate::load::{Connection, Requests, closed_loop};
+use crate::load::{Connection, Load, Requests};
 use crate::meter::{Times, as_float};
-use crate::processors::{Processors, Used, resident_bytes};
+use crate::processors::{Processors, Used, Watched, resident_bytes};
 use crate::raw::{self, RawStream};
 use crate::service::{Machine, Place};
 use crate::table::{Goal, Row, Table};
@@ -187,19 +187,17 @@ pub(crate) async fn full_load(machine: &Machine, plan: &Plan, table: &mut Table)
     let service = place.start("serve").await;
     let counted = "ezout_projected_events_total{outcome=\"counted\"}";
     let from = fresh_sessions(1_000_000) * ACTIONS;
-    let watched = watch(machine, &place, service.id());
     let began = Instant::now();
-    let time = plan.time * 2;
-    let done = closed_loop(
-        service.http,
-        CONNECTIONS,
-        Requests::Singles { from },
-        plan.warm_up,
-        time,
-    )
-    .await;
+    let load = Load {
+        address: service.http,
+        connections: CONNECTIONS,
+        requests: Requests::Singles { from },
+        warm_up: plan.warm_up,
+        time: plan.time * 3,
+        watched: watched(machine, &place, service.id()),
+    };
+    let done = load.run().await;
     let projected = as_float(service.series(counted).await) / began.elapsed().as_secs_f64();
-    let used = watched.used();
     let memory = resident_bytes(service.id(), true);
     let accepted = done.meter.rate(1);
     table.add(&Row {
@@ -208,7 +206,7 @@ pub(crate) async fn full_load(machine: &Machine, plan: &Plan, table: &mut Table)
         limit: format!("{projected:>7.0}/s projected meanwhile"),
         ratio: f64::NAN,
         goal: Goal::None,
-        used,
+        used: done.used,
     });
     table.add(&Row {
         work: works[1].to_owned(),
@@ -398,11 +396,15 @@ async fn project(machine: &Machine, place: &Place, events: u64) -> (Duration, Us
 }
 
 fn watch(machine: &Machine, place: &Place, service: u32) -> Processors {
-    Processors::watch(&[
-        ("nats", &place.nats_ids()),
-        ("mongod", &[machine.mongod()]),
-        ("ezout", &[service]),
-    ])
+    Processors::watch(watched(machine, place, service))
+}
+
+fn watched(machine: &Machine, place: &Place, service: u32) -> Watched {
+    vec![
+        ("nats", place.nats_ids()),
+        ("mongod", vec![machine.mongod()]),
+        ("ezout", vec![service]),
+    ]
 }
 
 /// How many writes of single documents the baskets have had.
@@ -413,7 +415,10 @@ async fn basket_writes(admin: &Database, database: &Database) -> u64 {
         .get_document(format!("{}.baskets", database.name()))
         .expect("the baskets are counted");
     let update = baskets.get_document("update").expect("their writes are counted");
-    bson_number(update, "count").round() as u64
+    let count = update
+        .get_i64("count")
+        .or_else(|_| update.get_i32("count").map(i64::from));
+    u64::try_from(count.expect("a count is a whole number")).expect("a count is not negative")
 }
 
 async fn baskets(database: &Database) -> Vec<Document> {
