@@ -118,6 +118,7 @@ pub async fn run(
             updates: Updates::new(journal.client(), replicas, Arc::clone(&metrics)),
             metrics: Arc::clone(&metrics),
             action_id: options.action_id,
+            cached_bytes: Arc::default(),
         };
         let stop_projector = CancellationToken::new();
         (

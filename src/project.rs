@@ -9,6 +9,7 @@ mod partition;
 mod step;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// What `action_id` means.
     pub action_id: ActionIdMeaning,
+    /// Bytes of the baskets in memory, about, which all partitions of the process bound together.
+    pub cached_bytes: Arc<AtomicUsize>,
 }
 
 /// How projecting goes, for the readiness of the process.

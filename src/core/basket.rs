@@ -337,9 +337,9 @@ impl Basket {
         self.actions.len() + self.conflicts.len()
     }
 
-    /// How many bytes the basket takes in memory or in MongoDB, about.
+    /// How many bytes the basket takes in memory, about.
     pub fn weight(&self) -> usize {
-        const EVENT_BYTES: usize = 500;
+        const EVENT_BYTES: usize = 1_200;
         EVENT_BYTES * (self.version() + 1) + 2 * self.text_bytes
     }
 

@@ -6,6 +6,7 @@
 //! that was not is made from the basket as it was after its event.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use lru::LruCache;
@@ -21,8 +22,8 @@ use crate::journal::RawEvent;
 use crate::updates::{Update, UpdateError};
 use crate::views::{Checkpoint, ParkedEvent, ParkedState, Saved, Stored, ViewError, Write};
 
-/// Most bytes, about, of a partition's baskets in memory. Only the baskets of a step are needed.
-const CACHED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most bytes, about, of the baskets in memory, in all partitions of the process. Only the baskets of a step are needed.
+const CACHED_BYTES_MAX: usize = 48 * 1024 * 1024;
 
 /// Header with the type of an event (`CloudEvents` 1.0).
 const EVENT_TYPE: &str = "ce-type";
@@ -400,30 +401,34 @@ impl Fold {
     fn settle_cache(&mut self, ids: &BTreeSet<BasketId>, failed: bool) {
         if failed {
             self.baskets.clear();
-            self.cached_bytes = 0;
         }
+        let mut bytes = if failed { 0 } else { self.cached_bytes };
         for id in ids {
             if let Some(held) = self.baskets.peek_mut(id) {
                 let weight = held.basket.weight();
-                self.cached_bytes = self.cached_bytes + weight - held.weight;
+                bytes = bytes + weight - held.weight;
                 held.weight = weight;
             }
         }
-        while self.cached_bytes > CACHED_BYTES_MAX && self.baskets.len() > 1 {
+        while self.count_cached(bytes) > CACHED_BYTES_MAX && self.baskets.len() > 1 {
             let Some((_, held)) = self.baskets.pop_lru() else { break };
-            self.cached_bytes -= held.weight;
+            bytes -= held.weight;
         }
-        self.count_cached(self.baskets.len());
     }
 
-    /// The gauge is shared by all partitions of the process, so each adds its difference.
-    fn count_cached(&mut self, baskets: usize) {
+    /// Tells what this partition has in memory, and answers what all partitions of the process have, in bytes.
+    fn count_cached(&mut self, bytes: usize) -> usize {
         let signed = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let baskets = self.baskets.len();
         self.parts
             .metrics
             .cached_baskets
             .add(signed(baskets) - signed(self.cached_baskets));
         self.cached_baskets = baskets;
+        let all = &self.parts.cached_bytes;
+        all.fetch_add(bytes, Ordering::Relaxed);
+        let before = std::mem::replace(&mut self.cached_bytes, bytes);
+        all.fetch_sub(before, Ordering::Relaxed) - before
     }
 
     fn time(&self, part: &str, started: Instant) {
@@ -493,6 +498,7 @@ impl Fold {
 
 impl Drop for Fold {
     fn drop(&mut self) {
+        self.baskets.clear();
         self.count_cached(0);
     }
 }
