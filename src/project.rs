@@ -1,8 +1,8 @@
 //! Projecting: the journal's events into baskets and updates, by those who hold the leases.
 //!
 //! Processes share the partitions evenly by leases in MongoDB. Whoever holds one reads its partition
-//! from its checkpoint in order, a step at a time; what a step does is in [`step`]. A process that
-//! dies loses its leases within [`LEASE_TTL`], and one that only slept finds each of its writes refused.
+//! from its checkpoint in order, a step at a time; what a step does is in `step.rs`. A process that
+//! dies loses its leases within `LEASE_TTL`, and one that only slept finds each of its writes refused.
 
 mod parked;
 mod partition;
