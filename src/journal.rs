@@ -13,7 +13,6 @@ mod durability;
 mod end;
 mod group;
 mod known;
-mod link;
 mod read;
 mod upkeep;
 
@@ -28,14 +27,14 @@ use uuid::Uuid;
 
 use crate::core::id::ShopId;
 use crate::metrics::Metrics;
+use crate::nats::{Link, Plan};
 
 pub use self::ack::AppendError;
 pub use self::durability::Durability;
-pub use self::link::LinkError;
-pub use self::read::{RawEvent, ReadError, Reader};
+pub use self::read::{RawEvent, Reader};
+pub use crate::nats::{LinkError, ReadError};
 
 use self::append::{Request, Writer};
-use self::link::Link;
 use self::upkeep::Upkeep;
 
 /// Name of the stream.
@@ -177,7 +176,7 @@ impl Journal {
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Result<Self, LinkError> {
-        let link = Link::start(&config.nats_url).await?;
+        let link = Link::start(&config.nats_url, STREAM).await?;
         let (requests, queue) = mpsc::channel(config.append_queue.max(1));
         let (upkeep, state) = Upkeep::new(config, link.clone(), Arc::clone(&metrics));
         let writer = Writer::new(link.clone(), &upkeep, state.clone(), queue, Arc::clone(&metrics));
@@ -194,6 +193,11 @@ impl Journal {
     /// What the journal can do now, and every change of it.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
+    }
+
+    /// The link to the journal, for those who read other streams by the same connection.
+    pub fn link(&self) -> &Link {
+        &self.link
     }
 
     /// The connection, for those who publish beside the journal. It reconnects by itself.
@@ -246,7 +250,7 @@ impl Journal {
     /// [`ReadError`] if the journal cannot be reached now.
     pub async fn read(&self, partition: u16, after: u64) -> Result<Reader, ReadError> {
         let subject = format!("checkout.{partition}.*");
-        Reader::open(&self.link, &self.metrics, read::Plan::after(subject, after)).await
+        Reader::open(&self.link, &self.metrics, Plan::after(subject, after)).await
     }
 
     /// Reads the events of a shop in journal order, from the one after the sequence `after`.
@@ -255,7 +259,7 @@ impl Journal {
     /// [`ReadError`] if the journal cannot be reached now.
     pub async fn read_shop(&self, shop: ShopId, after: u64) -> Result<Reader, ReadError> {
         let subject = format!("checkout.*.{shop}");
-        Reader::open(&self.link, &self.metrics, read::Plan::after(subject, after)).await
+        Reader::open(&self.link, &self.metrics, Plan::after(subject, after)).await
     }
 
     /// Gets one event, or nothing if the journal has none of that sequence.

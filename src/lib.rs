@@ -10,6 +10,7 @@
 //! - `main`, [`app`], [`config`], [`tools`] compose;
 //! - [`http`], [`project`] are stages; they never call one another;
 //! - [`journal`], [`updates`], [`views`], [`metrics`] are adapters, one outside system each; they never know one another;
+//! - [`nats`] is what the two adapters of NATS build on: the connection, and streams read in order;
 //! - [`core`] is pure: no I/O, no clock.
 //!
 //! What always holds: the journal is the only truth; an acknowledged event is in it once and in its
@@ -22,6 +23,7 @@ pub mod core;
 pub mod http;
 pub mod journal;
 pub mod metrics;
+pub mod nats;
 pub mod project;
 pub mod tools;
 pub mod updates;

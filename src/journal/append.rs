@@ -22,12 +22,12 @@ use super::ack::{Ack, AppendError, BATCH_HAS_DUPLICATE, Refusal, STORE_FAILED};
 use super::end::{JournalEnd, read_end};
 use super::group::{BATCH_EVENTS_MAX, Choice, Gather, Load, PIPELINE_MAX};
 use super::known::{Known, Recorded};
-use super::link::Link;
-use super::read::{self, RawEvent, ReadError};
+use super::read::{self, RawEvent};
 use super::upkeep::Upkeep;
 use super::{DIGEST, Durability, Entry, Facts, ID, Receipt, State};
 use crate::core::id::partition_of;
 use crate::metrics::Metrics;
+use crate::nats::{Link, ReadError};
 
 /// How long the server may take to acknowledge.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,9 +10,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::known::{self, Recorded};
-use super::link::Link;
-use super::read::{Plan, ReadError, Reader, Start};
+use super::read::Reader;
 use crate::metrics::Metrics;
+use crate::nats::{Link, Plan, ReadError, Start};
 
 /// How long it may take.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,56 +1,22 @@
-//! Reading the journal in order.
+//! Reading the journal in order, and what an event is there.
 //!
 //! A [`Reader`] gives every event after a sequence exactly once and in order, through lost
-//! connections and restarts of the server: its place is its own, and the server's consumer is only a
-//! tool that is thrown away and made again after the last event that was given out.
+//! connections and restarts of the server.
 //!
 //! A reader does not compare epochs; who keeps a place across restarts asks [`Journal::tail`](super::Journal::tail).
 
-use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy};
-use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind, Stream};
-use async_nats::jetstream::{ErrorCode, Message, message::StreamMessage};
+use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt};
 use time::OffsetDateTime;
-use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::link::{Link, Status};
 use super::{DIGEST, ID, SUBJECT};
 use crate::core::id::{SessionId, ShopId};
-use crate::core::retry::Backoff;
 use crate::metrics::Metrics;
-
-/// Messages asked for at a time: the server sends ahead while a batch is being worked on.
-const PULL_MESSAGES: usize = 1_000;
-/// How long one request for messages stands.
-const PULL_EXPIRES: Duration = Duration::from_secs(10);
-/// The server says that it is still there this often; two missed ones and the consumer is made again.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-/// The server forgets a consumer that nobody asks for this long.
-const INACTIVE: Duration = Duration::from_secs(30);
-
-/// Why the journal could not be read now.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the journal cannot be read now: {reason}")]
-pub struct ReadError {
-    reason: String,
-}
-
-impl ReadError {
-    pub(super) fn unavailable(error: impl fmt::Display) -> Self {
-        Self {
-            reason: error.to_string(),
-        }
-    }
-}
+use crate::nats::{self, Link, Plan, ReadError, StoredMessage};
 
 /// An event as the journal has it, not decoded.
 #[derive(Debug, Clone)]
@@ -93,123 +59,34 @@ impl RawEvent {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(async_nats::HeaderValue::as_str)
     }
+}
 
-    fn stored(message: StreamMessage) -> Self {
+impl From<StoredMessage> for RawEvent {
+    fn from(message: StoredMessage) -> Self {
         Self {
             sequence: message.sequence,
-            recorded_at: message.time,
-            subject: message.subject.to_string(),
-            body: message.payload,
-            pending: 0,
+            recorded_at: message.stored_at,
+            subject: message.subject,
+            body: message.body,
+            pending: message.pending,
             headers: message.headers,
         }
     }
 }
 
-/// Gets one event. A replica may not have the newest ones yet, so the leader has the last word on what is not there.
+/// Gets one event.
 pub(super) async fn get(stream: &Stream<()>, sequence: u64) -> Result<Option<RawEvent>, ReadError> {
-    match stream.direct_get(sequence).await {
-        Ok(message) => return Ok(Some(RawEvent::stored(message))),
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => {}
-        Err(error) => return Err(ReadError::unavailable(error)),
-    }
-    match stream.get_raw_message(sequence).await {
-        Ok(message) => Ok(Some(RawEvent::stored(message))),
-        Err(error) => match error.kind() {
-            LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            LastRawMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
-            _ => Err(ReadError::unavailable(error)),
-        },
-    }
-}
-
-/// What a reader reads.
-#[derive(Debug, Clone)]
-pub(super) struct Plan {
-    /// Nothing for the whole journal.
-    subject: String,
-    start: Start,
-    headers_only: bool,
-}
-
-/// Where a reader stands.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Start {
-    /// After a sequence.
-    After(u64),
-    /// At the first event that is not older than this.
-    Since(OffsetDateTime),
-}
-
-impl Plan {
-    /// Events of a subject after a sequence.
-    pub(super) fn after(subject: String, sequence: u64) -> Self {
-        Self {
-            subject,
-            start: Start::After(sequence),
-            headers_only: false,
-        }
-    }
-
-    /// Headers of all events, without their bodies.
-    pub(super) fn headers(start: Start) -> Self {
-        Self {
-            subject: String::new(),
-            start,
-            headers_only: true,
-        }
-    }
+    Ok(nats::get(stream, sequence).await?.map(RawEvent::from))
 }
 
 /// An endless reading of events in journal order, which goes on by itself after every interruption.
 #[derive(Debug)]
-pub struct Reader {
-    link: Link,
-    metrics: Arc<Metrics>,
-    status: watch::Receiver<Status>,
-    plan: Plan,
-    consumer: Option<Consumer>,
-    opens: u64,
-    backoff: Backoff,
-    /// Taken from the consumer, not yet given out: so that `next` may be dropped at any time.
-    taken: VecDeque<RawEvent>,
-}
-
-/// The server's side of a reading.
-struct Consumer {
-    messages: pull::Stream,
-    /// The connection that it was made on.
-    generation: u64,
-    /// Messages had from it; the next one must be the next to this.
-    delivered: u64,
-    /// Events that awaited it when it was made.
-    pending: u64,
-}
-
-impl fmt::Debug for Consumer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Consumer")
-            .field("generation", &self.generation)
-            .field("delivered", &self.delivered)
-            .finish_non_exhaustive()
-    }
-}
+pub struct Reader(nats::Reader);
 
 impl Reader {
     pub(super) async fn open(link: &Link, metrics: &Arc<Metrics>, plan: Plan) -> Result<Self, ReadError> {
-        let mut status = link.status();
-        let generation = status.borrow_and_update().generation;
-        let consumer = Consumer::make(link, &plan, generation).await?;
-        Ok(Self {
-            link: link.clone(),
-            metrics: Arc::clone(metrics),
-            status,
-            plan,
-            consumer: Some(consumer),
-            opens: 1,
-            backoff: Backoff::new(Duration::from_millis(20), Duration::from_secs(1)),
-            taken: VecDeque::new(),
-        })
+        let reader = nats::Reader::open(link, &metrics.journal_reader_reopens, plan).await?;
+        Ok(Self(reader))
     }
 
     /// Waits for an event and takes it and those that have arrived with it, up to `max`.
@@ -220,16 +97,8 @@ impl Reader {
     /// [`ReadError`] while the journal cannot be reached. Calling again goes on after the last event
     /// that was given out; the pause between attempts is made here.
     pub async fn next(&mut self, max: usize) -> Result<Vec<RawEvent>, ReadError> {
-        while self.taken.is_empty() {
-            if let Err(error) = self.take(max).await {
-                // A consumer that failed is thrown away at once, so that a dropped pause changes nothing.
-                self.consumer = None;
-                self.pause().await;
-                return Err(error);
-            }
-        }
-        let count = self.taken.len().min(max.max(1));
-        Ok(self.taken.drain(..count).collect())
+        let messages = self.0.next(max).await?;
+        Ok(messages.into_iter().map(RawEvent::from).collect())
     }
 
     /// How often the reading was opened at the server, which grows with each interruption.
@@ -238,134 +107,11 @@ impl Reader {
     /// from one to the other: who keeps a place compares [`Tail::epoch`](super::Tail) when this has grown,
     /// before it uses what [`next`](Self::next) gave.
     pub fn opens(&self) -> u64 {
-        self.opens
+        self.0.opens()
     }
 
     /// Events that were in the journal when the reading was opened.
     pub(super) fn pending_at_open(&self) -> u64 {
-        self.consumer.as_ref().map_or(0, |consumer| consumer.pending)
-    }
-
-    /// Fills `taken` with at least one event, or leaves it empty after an interruption that is mended already.
-    async fn take(&mut self, max: usize) -> Result<(), ReadError> {
-        let status = *self.status.borrow_and_update();
-        let consumer = match &mut self.consumer {
-            Some(consumer) if consumer.generation == status.generation => consumer,
-            stale => {
-                *stale = None;
-                self.metrics.journal_reader_reopens.inc();
-                self.opens += 1;
-                stale.insert(Consumer::make(&self.link, &self.plan, status.generation).await?)
-            }
-        };
-        let first = tokio::select! {
-            message = consumer.messages.next() => message,
-            // The connection was lost or is back: what the consumer had under way may be lost with it.
-            _ = self.status.changed() => return Ok(()),
-        };
-        let mut message = first;
-        while let Some(event) = consumer.check(message, self.plan.start)? {
-            self.plan.start = Start::After(event.sequence);
-            self.taken.push_back(event);
-            if self.taken.len() >= max {
-                break;
-            }
-            match consumer.messages.next().now_or_never() {
-                Some(next) => message = next,
-                None => break,
-            }
-        }
-        self.backoff.reset();
-        Ok(())
-    }
-
-    /// Waits before another attempt: a moment, or until the connection changes.
-    async fn pause(&mut self) {
-        let pause = self.backoff.next_pause();
-        let _ = tokio::time::timeout(pause, self.status.changed()).await;
-    }
-}
-
-impl Consumer {
-    /// Makes a consumer at the place where the reading stands.
-    async fn make(link: &Link, plan: &Plan, generation: u64) -> Result<Self, ReadError> {
-        if !link.is_up() {
-            return Err(ReadError::unavailable("not connected to NATS"));
-        }
-        let deliver_policy = match plan.start {
-            Start::After(sequence) => DeliverPolicy::ByStartSequence {
-                start_sequence: sequence + 1,
-            },
-            Start::Since(start_time) => DeliverPolicy::ByStartTime { start_time },
-        };
-        let config = pull::Config {
-            deliver_policy,
-            ack_policy: AckPolicy::None,
-            filter_subject: plan.subject.clone(),
-            replay_policy: ReplayPolicy::Instant,
-            headers_only: plan.headers_only,
-            inactive_threshold: INACTIVE,
-            memory_storage: true,
-            num_replicas: 1,
-            ..pull::Config::default()
-        };
-        let consumer = link
-            .stream()
-            .create_consumer(config)
-            .await
-            .map_err(ReadError::unavailable)?;
-        let pending = consumer.cached_info().num_pending;
-        let messages = consumer
-            .stream()
-            .max_messages_per_batch(PULL_MESSAGES)
-            .expires(PULL_EXPIRES)
-            .heartbeat(HEARTBEAT)
-            .messages()
-            .await
-            .map_err(ReadError::unavailable)?;
-        Ok(Self {
-            messages,
-            generation,
-            delivered: 0,
-            pending,
-        })
-    }
-
-    /// Accepts a message if it is the next one.
-    fn check(
-        &mut self,
-        message: Option<Result<Message, pull::MessagesError>>,
-        start: Start,
-    ) -> Result<Option<RawEvent>, ReadError> {
-        let message = match message {
-            Some(message) => message.map_err(ReadError::unavailable)?,
-            None => return Err(ReadError::unavailable("the server ended the reading")),
-        };
-        let info = message.info().map_err(ReadError::unavailable)?;
-        self.delivered += 1;
-        if info.consumer_sequence != self.delivered {
-            return Err(ReadError::unavailable(format!(
-                "message {} of the consumer came in the place of {}",
-                info.consumer_sequence, self.delivered
-            )));
-        }
-        let sequence = info.stream_sequence;
-        if let Start::After(last) = start
-            && sequence <= last
-        {
-            return Err(ReadError::unavailable(format!(
-                "event {sequence} came after event {last}"
-            )));
-        }
-        let (recorded_at, pending) = (info.published, info.pending);
-        let message = message.message;
-        Ok(Some(RawEvent {
-            sequence,
-            recorded_at,
-            subject: message.subject.to_string(),
-            body: message.payload,
-            pending,
-            headers: message.headers.unwrap_or_default(),
-        }))
+        self.0.pending_at_open()
     }
 }

@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::durability;
-use super::link::{Link, Status};
 use super::{Config, Facts, STREAM, State};
 use crate::core::retry::Backoff;
 use crate::metrics::Metrics;
+use crate::nats::{Link, Status};
 
 /// Time between two looks at an open journal.
 const RECHECK: Duration = Duration::from_secs(15);

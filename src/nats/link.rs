@@ -8,8 +8,6 @@ use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{ConnectOptions, Event, ServerAddr};
 use tokio::sync::watch;
 
-use super::STREAM;
-
 /// Longest pause before the next attempt to connect.
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Longest wait for the answer to a request about the stream or a consumer.
@@ -24,16 +22,16 @@ pub struct LinkError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 /// Whether there is a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Status {
+pub struct Status {
     /// Connected now.
-    pub(super) up: bool,
+    pub up: bool,
     /// Connections so far: what was sent on an earlier one may never be answered.
-    pub(super) generation: u64,
+    pub generation: u64,
 }
 
-/// The connection, shared by all parts of the journal.
+/// The connection, and one stream at it. Clones share the connection, and so do links to other streams.
 #[derive(Debug, Clone)]
-pub(super) struct Link {
+pub struct Link {
     client: async_nats::Client,
     context: jetstream::Context,
     stream: jetstream::stream::Stream<()>,
@@ -41,8 +39,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Begins to connect and returns at once.
-    pub(super) async fn start(urls: &str) -> Result<Self, LinkError> {
+    /// Begins to connect and returns at once; it is a link to this stream, whether or not it is there.
+    ///
+    /// # Errors
+    /// [`LinkError`] if `urls` is no list of addresses.
+    pub async fn start(urls: &str, stream: &str) -> Result<Self, LinkError> {
         let (sender, status) = watch::channel(Status::default());
         let servers: Vec<ServerAddr> = urls
             .split(',')
@@ -84,7 +85,7 @@ impl Link {
         let context = ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
         // Asks nothing of the server, so it does not wait for one.
         let stream = context
-            .get_stream_no_info(STREAM)
+            .get_stream_no_info(stream)
             .await
             .map_err(|error| LinkError(error.into()))?;
         Ok(Self {
@@ -95,28 +96,40 @@ impl Link {
         })
     }
 
+    /// The same connection as a link to another stream, whether or not it is there.
+    ///
+    /// # Errors
+    /// [`LinkError`] if no stream can have this name.
+    pub async fn to(&self, stream: &str) -> Result<Self, LinkError> {
+        let stream = self.context.get_stream_no_info(stream).await;
+        Ok(Self {
+            stream: stream.map_err(|error| LinkError(error.into()))?,
+            ..self.clone()
+        })
+    }
+
     /// The connection itself.
-    pub(super) fn client(&self) -> async_nats::Client {
+    pub fn client(&self) -> async_nats::Client {
         self.client.clone()
     }
 
     /// Requests about streams.
-    pub(super) fn context(&self) -> &jetstream::Context {
+    pub fn context(&self) -> &jetstream::Context {
         &self.context
     }
 
-    /// The journal's stream, whether or not it is there.
-    pub(super) fn stream(&self) -> &jetstream::stream::Stream<()> {
+    /// The stream, whether or not it is there.
+    pub fn stream(&self) -> &jetstream::stream::Stream<()> {
         &self.stream
     }
 
     /// Every loss and return of the connection.
-    pub(super) fn status(&self) -> watch::Receiver<Status> {
+    pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
 
     /// Whether there is a connection now.
-    pub(super) fn is_up(&self) -> bool {
+    pub fn is_up(&self) -> bool {
         self.status.borrow().up && self.client.connection_state() == async_nats::connection::State::Connected
     }
 }

@@ -1,0 +1,11 @@
+//! NATS: one connection a process, and streams read in order.
+//!
+//! [`Link`] is the connection; it reconnects by itself and tells when it was lost. [`Reader`] gives
+//! the messages of a stream exactly once and in order, through lost connections and restarts of the
+//! server. What the messages mean is the business of `journal` and `updates`, which build on this.
+
+mod link;
+mod read;
+
+pub use self::link::{Link, LinkError, Status};
+pub use self::read::{Plan, ReadError, Reader, Start, StoredMessage, get};
