@@ -6,6 +6,7 @@
 
 mod checkpoints;
 mod document;
+mod json;
 mod leases;
 mod migrate;
 mod parked;
@@ -23,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::core::error_chain;
 use crate::core::event::ActionIdMeaning;
-use crate::core::id::BasketId;
+use crate::core::id::{BasketId, SessionId, ShopId};
 
 pub use checkpoints::Checkpoint;
 pub use document::{BasketView, FoundView, Loaded};
@@ -101,6 +102,15 @@ pub enum ViewError {
     },
 }
 
+/// Some open baskets of a shop.
+#[derive(Debug)]
+pub struct OpenBaskets {
+    /// The baskets.
+    pub baskets: Vec<(BasketId, BasketView)>,
+    /// After which to ask for more; nothing if these are the last.
+    pub next: Option<String>,
+}
+
 /// The views; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Views {
@@ -150,6 +160,26 @@ impl Views {
             .await?
             .map(BasketView::try_from)
             .transpose()
+    }
+
+    /// Open baskets of a shop without their actions, from the one after `after`, at most `limit`. One that cannot
+    /// be read, as after an edit by hand, is left out.
+    pub async fn open_baskets(&self, shop: ShopId, after: Option<&str>, limit: u16) -> Result<OpenBaskets, ViewError> {
+        let baskets: Collection<Document> = self.database.collection("baskets");
+        let first = format!("{shop}.");
+        // The slash is the character after the dot, so this is the shop's range of `_id`s.
+        let ids = doc! { "$gt": after.unwrap_or(&first), "$lt": format!("{shop}/") };
+        let find = baskets
+            .find(doc! { "shop_id": shop.to_string(), "status": "open", "_id": ids })
+            .projection(doc! { "actions": 0, "conflicts": 0 })
+            .sort(doc! { "_id": 1 })
+            .limit(i64::from(limit));
+        let found: Vec<Document> = within("list open baskets", async { find.await?.try_collect().await }).await?;
+        let last = found.last().filter(|_| found.len() == usize::from(limit));
+        Ok(OpenBaskets {
+            next: last.and_then(|last| last.get_str("_id").ok()).map(str::to_owned),
+            baskets: found.into_iter().filter_map(document::identified).collect(),
+        })
     }
 
     /// Loads baskets with their actions. Those that do not exist are not in the answer; one that cannot be

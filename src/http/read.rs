@@ -10,17 +10,13 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::Api;
 use super::append::SEQUENCE;
 use super::problem::{Code, Problem};
-use crate::core::event::rfc3339;
 use crate::core::id::{BasketId, SessionId, ShopId};
-use crate::core::money::Money;
 use crate::views::{BasketView, ViewError, Views};
 
 /// Longest wait for a basket to become as new as it should be.
@@ -145,10 +141,7 @@ async fn look(api: &Api, views: &Views, id: BasketId) -> Result<Reading, Problem
 }
 
 fn not_yet(id: BasketId, min_sequence: u64, reading: &Reading) -> Problem {
-    let basket = reading
-        .view
-        .as_ref()
-        .map(|view| basket_json(id, reading.sequence, view));
+    let basket = reading.view.as_ref().map(|view| view.json(id, reading.sequence));
     let basket =
         RawValue::from_string(basket.unwrap_or_else(|| "null".to_owned())).expect("what was just written is JSON");
     Problem::new(
@@ -171,7 +164,7 @@ fn basket_answer(id: BasketId, sequence: u64, view: &BasketView, headers: &Heade
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-        (json, basket_json(id, sequence, view)).into_response()
+        (json, view.json(id, sequence)).into_response()
     };
     let headers = response.headers_mut();
     headers.insert(ETAG, HeaderValue::try_from(tag).expect("numbers are a header's value"));
@@ -190,138 +183,13 @@ fn matches_tag(headers: &HeaderMap, tag: &str) -> bool {
         .any(|known| known.trim() == "*" || opaque(known) == opaque(tag))
 }
 
-#[derive(Serialize)]
-struct BasketJson<'a> {
-    shop_id: String,
-    session_id: String,
-    shopper_id: Option<String>,
-    sequence: u64,
-    basket_sequence: u64,
-    version: u64,
-    status: &'a str,
-    item_count: u64,
-    total: Exact,
-    claimed_total: Option<Exact>,
-    verdict: &'static str,
-    divergence: Option<DivergenceJson>,
-    lines: Vec<LineJson<'a>>,
-    findings: Vec<FindingJson<'a>>,
-    finding_count: u64,
-    missing: &'a [i64],
-    opened_at: Option<String>,
-    last_action_at: Option<String>,
-    last_action: Option<&'a str>,
-    updated_at: Option<String>,
-    parked_since: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct DivergenceJson {
-    since_sequence: u64,
-    since_action_id: i64,
-    by: Exact,
-}
-
-#[derive(Serialize)]
-struct LineJson<'a> {
-    product_id: i64,
-    product_name: Option<&'a str>,
-    #[serde(rename = "UPC")]
-    upc: Option<&'a str>,
-    category_id: Option<&'a str>,
-    quantity: u64,
-    amount: Exact,
-    prices: Vec<PriceJson>,
-}
-
-#[derive(Serialize)]
-struct PriceJson {
-    price: Exact,
-    quantity: u64,
-}
-
-#[derive(Serialize)]
-struct FindingJson<'a> {
-    kind: &'a str,
-    sequence: u64,
-    action_id: i64,
-    product_id: Option<i64>,
-}
-
-/// Money as a JSON number of exactly its decimals.
-struct Exact(Money);
-
-impl Serialize for Exact {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let number = RawValue::from_string(self.0.to_string()).map_err(serde::ser::Error::custom)?;
-        number.serialize(serializer)
-    }
-}
-
-fn basket_json(id: BasketId, sequence: u64, view: &BasketView) -> String {
-    let time = |time: Option<OffsetDateTime>| time.map(rfc3339);
-    let lines = view.lines.iter().filter(|line| line.quantity > 0);
-    let json = BasketJson {
-        shop_id: id.shop.to_string(),
-        session_id: id.session.to_string(),
-        shopper_id: view.shopper.map(|shopper| shopper.to_string()),
-        sequence,
-        basket_sequence: view.sequence,
-        version: view.version,
-        status: &view.status,
-        item_count: view.item_count,
-        total: Exact(view.total),
-        claimed_total: view.claimed_total.map(Exact),
-        verdict: if view.divergence.is_some() { "diverged" } else { "ok" },
-        divergence: view.divergence.map(|divergence| DivergenceJson {
-            since_sequence: divergence.since_sequence,
-            since_action_id: divergence.since_action_id,
-            by: Exact(divergence.by),
-        }),
-        lines: lines
-            .map(|line| LineJson {
-                product_id: line.product_id,
-                product_name: line.product_name.as_deref(),
-                upc: line.upc.as_deref(),
-                category_id: line.category_id.as_deref(),
-                quantity: line.quantity,
-                amount: Exact(line.amount),
-                prices: line
-                    .lots
-                    .iter()
-                    .filter(|lot| lot.quantity > 0)
-                    .map(|lot| PriceJson {
-                        price: Exact(lot.price),
-                        quantity: lot.quantity,
-                    })
-                    .collect(),
-            })
-            .collect(),
-        findings: view
-            .findings
-            .iter()
-            .map(|finding| FindingJson {
-                kind: &finding.kind,
-                sequence: finding.sequence,
-                action_id: finding.action_id,
-                product_id: finding.product_id,
-            })
-            .collect(),
-        finding_count: view.finding_count,
-        missing: &view.missing,
-        opened_at: time(view.opened_at),
-        last_action_at: time(view.last_action_at),
-        last_action: view.last_action.as_deref(),
-        updated_at: time(view.updated_at),
-        parked_since: view.parked_since,
-    };
-    serde_json::to_string(&json).expect("a basket is JSON")
-}
-
 #[cfg(test)]
 mod tests {
+    use time::OffsetDateTime;
+
     use super::*;
     use crate::core::basket::{Divergence, Line, Lot};
+    use crate::core::money::Money;
     use crate::views::FoundView;
 
     fn id() -> BasketId {
@@ -371,14 +239,6 @@ mod tests {
             last_action: Some("ADD".to_owned()),
             parked_since: None,
         }
-    }
-
-    #[test]
-    fn a_basket_is_printed_with_exact_money_and_without_empty_lines() {
-        assert_eq!(
-            basket_json(id(), 9, &view()),
-            r#"{"shop_id":"123e4567-e89b-42d3-a456-426614174000","session_id":"4e29b2d3-7c8a-446e-a4e1-d8e2a51c0e94","shopper_id":null,"sequence":9,"basket_sequence":7,"version":3,"status":"open","item_count":3,"total":99999999999.9999,"claimed_total":12.18,"verdict":"diverged","divergence":{"since_sequence":5,"since_action_id":101,"by":-0.0001},"lines":[{"product_id":500100,"product_name":"FUJI \"Apples\"","UPC":"042100005264","category_id":null,"quantity":3,"amount":0.3,"prices":[{"price":0.1,"quantity":3}]}],"findings":[{"kind":"removed_absent","sequence":6,"action_id":102,"product_id":500200}],"finding_count":1,"missing":[4],"opened_at":"2023-12-18T10:30:00Z","last_action_at":"2023-12-18T10:30:00Z","last_action":"ADD","updated_at":null,"parked_since":null}"#
-        );
     }
 
     #[test]

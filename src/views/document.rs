@@ -248,6 +248,22 @@ pub(super) struct StoredView {
     parked_since: Option<i64>,
 }
 
+/// The view in a document, with the basket that it is of; nothing, and a line in the log, if it cannot be read.
+pub(super) fn identified(document: Document) -> Option<(BasketId, BasketView)> {
+    let name = document.get_str("_id").unwrap_or_default().to_owned();
+    let id = BasketId::parse(&name).ok();
+    let stored = mongodb::bson::deserialize_from_document::<StoredView>(document).map_err(|error| error.to_string());
+    let view = stored.and_then(|stored| BasketView::try_from(stored).map_err(|error| error.to_string()));
+    match (id, view) {
+        (Some(id), Ok(view)) => Some((id, view)),
+        (_, view) => {
+            let reason = view.err().unwrap_or_else(|| "its _id names no basket".to_owned());
+            tracing::warn!("the basket {name} cannot be read and is left out: {reason}");
+            None
+        }
+    }
+}
+
 impl TryFrom<StoredView> for BasketView {
     type Error = ViewError;
 
