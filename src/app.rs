@@ -12,9 +12,10 @@ use tokio_util::task::TaskTracker;
 use crate::config::ServiceOptions;
 use crate::http::{self, Api, health};
 use crate::journal::Journal;
+use crate::live::Hub;
 use crate::metrics::Metrics;
 use crate::project::{self, Parts, Status};
-use crate::updates::Updates;
+use crate::updates::{Feed, Updates};
 use crate::views::{self, Views};
 
 pub use signals::StopSignals;
@@ -129,12 +130,7 @@ pub async fn run(
 
     let becoming_ready = announce(&journal, &views, ready);
     if let Some(listener) = api {
-        let state = Api::new(
-            journal.clone(),
-            Some(views.clone()),
-            options.action_id,
-            Arc::clone(&metrics),
-        );
+        let state = api_state(&options, &journal, &views, &metrics, &tasks, &stop).await?;
         let serving = http::serve::serve(
             listener,
             http::router(state),
@@ -160,6 +156,27 @@ pub async fn run(
         tracing::warn!("some tasks did not end within {} s", STOP_GRACE.as_secs());
     }
     Ok(())
+}
+
+/// What the routes work with.
+async fn api_state(
+    options: &ServiceOptions,
+    journal: &Journal,
+    views: &Views,
+    metrics: &Arc<Metrics>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Api> {
+    let live = Hub::new(
+        Feed::new(journal.link(), metrics).await?,
+        views.clone(),
+        &options.live,
+        Arc::clone(metrics),
+        tasks.clone(),
+        stop.clone(),
+    );
+    let (journal, views, metrics) = (journal.clone(), views.clone(), Arc::clone(metrics));
+    Ok(Api::new(journal, Some(views), options.action_id, metrics).with_live(live))
 }
 
 async fn announce(journal: &Journal, views: &Views, ready: impl FnOnce()) {

@@ -6,7 +6,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::core::event::ActionIdMeaning;
-use crate::{http, journal, tools, views};
+use crate::{http, journal, live, tools, views};
 
 /// Checkout events from shoppers' phones: kept for ever, folded into baskets, live to merchants.
 #[derive(Debug, Parser)]
@@ -82,6 +82,9 @@ pub struct ServiceOptions {
     /// The journal's.
     #[command(flatten)]
     pub journal: journal::Config,
+    /// The viewers'.
+    #[command(flatten)]
+    pub live: live::Config,
     /// The views'.
     #[command(flatten)]
     pub views: views::Config,

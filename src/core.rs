@@ -4,6 +4,7 @@
 //! basket folded again from the journal comes out the same to the byte.
 
 pub mod basket;
+pub mod duration;
 pub mod event;
 pub mod failpoint;
 pub mod id;

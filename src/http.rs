@@ -6,6 +6,7 @@
 mod append;
 mod body;
 pub mod health;
+mod live;
 pub mod problem;
 mod read;
 pub mod serve;
@@ -27,6 +28,7 @@ use self::problem::{Code, Problem};
 use crate::core::event::ActionIdMeaning;
 use crate::core::id::{ShopId, partition_of};
 use crate::journal::{self, Journal};
+use crate::live::Hub;
 use crate::metrics::Metrics;
 use crate::views::Views;
 
@@ -59,6 +61,7 @@ pub struct Api(Arc<Parts>);
 struct Parts {
     journal: Journal,
     views: Option<Views>,
+    live: Option<Hub>,
     meaning: ActionIdMeaning,
     metrics: Arc<Metrics>,
     /// Partitions of the journal when it was last seen; 0 before that.
@@ -72,11 +75,20 @@ impl Api {
         Self(Arc::new(Parts {
             journal,
             views,
+            live: None,
             meaning,
             metrics,
             partitions: AtomicU16::new(0),
             bodies: BodyMemory::new(),
         }))
+    }
+
+    /// Serves live updates, too. Called before the routes are made.
+    #[must_use]
+    pub fn with_live(mut self, live: Hub) -> Self {
+        let parts = Arc::get_mut(&mut self.0).expect("nobody has a clone before the routes are made");
+        parts.live = Some(live);
+        self
     }
 
     fn bodies(&self) -> &BodyMemory {
@@ -89,6 +101,10 @@ impl Api {
 
     fn views(&self) -> Option<&Views> {
         self.0.views.as_ref()
+    }
+
+    fn live(&self) -> Option<&Hub> {
+        self.0.live.as_ref()
     }
 
     fn meaning(&self) -> ActionIdMeaning {
@@ -127,6 +143,7 @@ pub fn router(api: Api) -> Router {
         .route("/send", post(append::send))
         .route("/v1/shops/{shop}/events", post(append::events))
         .route("/v1/shops/{shop}/sessions/{session}/basket", get(read::basket))
+        .route("/v1/shops/{shop}/updates", get(live::updates))
         .route("/problems/{code}", get(explain))
         .route("/", get(index))
         .fallback(nothing_here)

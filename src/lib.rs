@@ -8,7 +8,7 @@
 //! The layers, of which each imports only those under it (a test keeps that true):
 //!
 //! - `main`, [`app`], [`config`], [`tools`] compose;
-//! - [`http`], [`project`] are stages; they never call one another;
+//! - [`http`], [`live`], [`project`] are stages; of them only [`http`] calls another, to hand a viewer to [`live`];
 //! - [`journal`], [`updates`], [`views`], [`metrics`] are adapters, one outside system each; they never know one another;
 //! - [`nats`] is what the two adapters of NATS build on: the connection, and streams read in order;
 //! - [`core`] is pure: no I/O, no clock.
@@ -22,6 +22,7 @@ pub mod config;
 pub mod core;
 pub mod http;
 pub mod journal;
+pub mod live;
 pub mod metrics;
 pub mod nats;
 pub mod project;

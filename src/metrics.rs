@@ -60,7 +60,7 @@ macro_rules! metrics {
 
 metrics! {
     /// Time from a request's arrival to its answer, by route.
-    http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "other"]) "ezout_http_request_seconds";
+    http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "updates", "other"]) "ezout_http_request_seconds";
     /// Events that came by HTTP, by what became of them.
     received_events: counter_by("outcome" = ["recorded", "duplicate", "conflict", "refused", "overloaded", "unavailable", "unknown"]) "ezout_received_events_total";
     /// Connections to the second address that are open.
@@ -107,6 +107,22 @@ metrics! {
     published_updates: counter() "ezout_published_updates_total";
     /// Updates that had been published before, seen on a take-over or after a retry.
     repeated_updates: counter() "ezout_repeated_updates_total";
+    /// Viewers of live updates that are connected.
+    live_viewers: gauge() "ezout_live_viewers";
+    /// Shops whose updates are followed for at least one viewer, or were until a moment ago.
+    live_shops: gauge() "ezout_live_shops";
+    /// Viewers that began, by whether they could go on where they had been, or why they had to begin with a snapshot.
+    live_joins: counter_by("outcome" = ["recovered", "new", "aged_out", "unknown_place"]) "ezout_live_joins_total";
+    /// Viewers that were sent away to come back, by reason.
+    live_goodbyes: counter_by("reason" = ["stopping", "lagging", "lost"]) "ezout_live_goodbyes_total";
+    /// Updates that were handed to the connections of viewers, each viewer counted.
+    live_sent_updates: counter() "ezout_live_sent_updates_total";
+    /// Updates that a slow viewer was not sent since a newer one of the same basket was there.
+    live_coalesced_updates: counter() "ezout_live_coalesced_updates_total";
+    /// Time from an update's being stored to its being handed to the connection of a viewer that is up to date.
+    live_delay_seconds: histogram(SECONDS) "ezout_live_delay_seconds";
+    /// Times that a reader of the updates opened its consumer again after an interruption.
+    live_reader_reopens: counter() "ezout_live_reader_reopens_total";
     /// Partitions that this process owns.
     leases_held: gauge() "ezout_leases_held";
     /// Changes of partition leases seen by this process.

@@ -8,6 +8,8 @@
 //! Updates of one shop go out one after the other, since each names its predecessor; those of
 //! different shops go side by side.
 
+mod feed;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,8 @@ use tokio::sync::Mutex;
 use crate::core::failpoint;
 use crate::core::id::ShopId;
 use crate::metrics::Metrics;
+
+pub use self::feed::{Extent, Feed, FeedReader, LinkError, Place, ReadError, StoredUpdate};
 
 /// Name of the stream.
 pub const STREAM: &str = "UPDATES";

@@ -101,6 +101,8 @@ codes! {
     JournalFull = "journal_full", INSUFFICIENT_STORAGE, "The journal is full";
     /// The baskets cannot be read now. Ask again after Retry-After.
     ViewsUnavailable = "views_unavailable", SERVICE_UNAVAILABLE, "The baskets are not available";
+    /// As many viewers are connected as this process serves. Ask again after Retry-After, or ask another process.
+    TooManyViewers = "too_many_viewers", SERVICE_UNAVAILABLE, "Too many viewers";
     /// The basket is not yet as new as `min_sequence` asks. `basket` is what there is, true at `sequence`; ask again after Retry-After.
     NotYet = "not_yet", GATEWAY_TIMEOUT, "The basket is not that new yet";
     /// The request failed for a reason of ours, which the log has.

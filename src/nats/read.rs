@@ -31,6 +31,12 @@ const PULL_MESSAGES: usize = 1_000;
 const PULL_EXPIRES: Duration = Duration::from_secs(10);
 /// The server says that it is still there this often; two missed ones and the consumer is made again.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Longest wait for the next message of a batch.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(3);
+/// The status after the last message of a batch.
+const BATCH_END: u16 = 204;
+/// The status where a batch would have no message.
+const BATCH_EMPTY: u16 = 404;
 /// The server forgets a consumer that nobody asks for this long.
 const INACTIVE: Duration = Duration::from_secs(30);
 
@@ -104,6 +110,45 @@ pub async fn get(stream: &Stream<()>, sequence: u64) -> Result<Option<StoredMess
             LastRawMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
             _ => Err(ReadError::unavailable(error)),
         },
+    }
+}
+
+/// Gets messages of a subject from a sequence on, at most `max`, without a consumer. A replica may
+/// answer, which may not have the newest ones yet.
+///
+/// # Errors
+/// [`ReadError`] if the stream cannot be reached now, or does not answer in time.
+pub async fn get_many(
+    link: &Link,
+    stream: &str,
+    subject: &str,
+    from: u64,
+    max: usize,
+) -> Result<Vec<StoredMessage>, ReadError> {
+    let client = link.client();
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.map_err(ReadError::unavailable)?;
+    let request = serde_json::json!({ "seq": from.max(1), "next_by_subj": subject, "batch": max }).to_string();
+    client
+        .publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, request.into())
+        .await
+        .map_err(ReadError::unavailable)?;
+    let mut messages = Vec::new();
+    loop {
+        let answer = tokio::time::timeout(BATCH_TIMEOUT, answers.next())
+            .await
+            .map_err(|_| ReadError::unavailable("NATS did not answer in time"))?
+            .ok_or_else(|| ReadError::unavailable("the connection was closed"))?;
+        match answer.status.map(|status| status.as_u16()) {
+            None => {}
+            Some(BATCH_END | BATCH_EMPTY) => return Ok(messages),
+            Some(status) => {
+                let reason = answer.description.unwrap_or_default();
+                return Err(ReadError::unavailable(format!("NATS answered {status} {reason}")));
+            }
+        }
+        let message = StreamMessage::try_from(answer).map_err(ReadError::unavailable)?;
+        messages.push(message.into());
     }
 }
 

@@ -1,0 +1,166 @@
+//! The text of Server-Sent Events.
+//!
+//! | event | data | when |
+//! |---|---|---|
+//! | `hello` | `recovered`, and if not: `reason`, `oldest`; `place` | once, first |
+//! | `snapshot` | `baskets`, `more` | if not recovered; the last one has `more: false` and the id to come back with |
+//! | `update` | the message of `updates.store.{shop}` | each event |
+//! | `coalesced` | `left_out` | before updates of which only the newest of each basket are sent |
+//! | `heartbeat` | `place`, `sequence`, `stale_since` | when nothing happened for a while |
+//! | `bye`, `lagging`, `lost` | `reason` | last: come back with the last id |
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+
+use super::join::Verdict;
+use crate::core::event::rfc3339;
+use crate::updates::Place;
+
+/// Shortest pause before a client comes back, in milliseconds; up to as much again is added, so that not all come at once.
+const RETRY_MS: u64 = 500;
+
+/// Why a viewer is sent away. It may come back at once, with the last id that it had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goodbye {
+    /// The process stops.
+    Stopping,
+    /// More baskets changed than can be given at once to one that is so far behind.
+    Lagging,
+    /// Updates may have been lost between the stream and us; coming back will tell.
+    Lost,
+}
+
+impl Goodbye {
+    /// The word in metrics and in the data.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Stopping => "stopping",
+            Self::Lagging => "lagging",
+            Self::Lost => "lost",
+        }
+    }
+
+    const fn event(self) -> &'static str {
+        match self {
+            Self::Stopping => "bye",
+            Self::Lagging => "lagging",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// A comment, which clients pass over: it only keeps the connection in use.
+pub(super) fn comment(text: &'static str) -> Bytes {
+    Bytes::from(format!(": {text}\n\n"))
+}
+
+pub(super) fn hello(verdict: Verdict, from: Place, oldest: Option<Place>) -> String {
+    let retry_ms = RETRY_MS + fastrand::u64(..RETRY_MS);
+    let mut text = format!("retry: {retry_ms}\nevent: hello\ndata: {{");
+    let _ = match verdict {
+        Verdict::Recovered => write!(text, "\"recovered\":true"),
+        other => {
+            let oldest = oldest.map_or_else(|| "null".to_owned(), |oldest| format!("\"{oldest}\""));
+            write!(
+                text,
+                "\"recovered\":false,\"reason\":\"{}\",\"oldest\":{oldest}",
+                other.word()
+            )
+        }
+    };
+    let _ = write!(text, ",\"place\":\"{from}\"}}\n\n");
+    text
+}
+
+/// A page of the snapshot; the last one has the place to come back with.
+pub(super) fn snapshot(baskets: &[String], last: Option<Place>) -> String {
+    let id = last.map(|place| format!("id: {place}\n")).unwrap_or_default();
+    format!(
+        "{id}event: snapshot\ndata: {{\"baskets\":[{}],\"more\":{}}}\n\n",
+        baskets.join(","),
+        last.is_none()
+    )
+}
+
+pub(super) fn update(at: Place, json: &str) -> Bytes {
+    Bytes::from(format!("id: {at}\nevent: update\ndata: {json}\n\n"))
+}
+
+/// Moves the client's last id past an update that it has already, and is no event.
+pub(super) fn passed(at: Place) -> String {
+    format!("id: {at}\n\n")
+}
+
+pub(super) fn coalesced(left_out: u64) -> String {
+    format!("event: coalesced\ndata: {{\"left_out\":{left_out}}}\n\n")
+}
+
+pub(super) fn heartbeat(newest: Place, stale_since: Option<OffsetDateTime>) -> Bytes {
+    let stale_since = stale_since.map_or_else(|| "null".to_owned(), |time| format!("\"{}\"", rfc3339(time)));
+    Bytes::from(format!(
+        "event: heartbeat\ndata: {{\"place\":\"{newest}\",\"sequence\":{},\"stale_since\":{stale_since}}}\n\n",
+        newest.sequence
+    ))
+}
+
+pub(super) fn goodbye(goodbye: Goodbye) -> Bytes {
+    let (event, word) = (goodbye.event(), goodbye.word());
+    Bytes::from(format!("event: {event}\ndata: {{\"reason\":\"{word}\"}}\n\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: Place = Place { place: 12, sequence: 7 };
+
+    #[test]
+    fn the_first_message_says_whether_everything_is_there() {
+        let data = |verdict, oldest| {
+            let text = hello(verdict, PLACE, oldest);
+            let (retry, rest) = text.split_once('\n').unwrap();
+            assert!(retry.starts_with("retry: "), "{retry}");
+            rest.to_owned()
+        };
+        assert_eq!(
+            data(Verdict::Recovered, None),
+            "event: hello\ndata: {\"recovered\":true,\"place\":\"12-7\"}\n\n"
+        );
+        assert_eq!(
+            data(Verdict::AgedOut, Some(Place { place: 9, sequence: 4 })),
+            "event: hello\ndata: {\"recovered\":false,\"reason\":\"aged_out\",\"oldest\":\"9-4\",\"place\":\"12-7\"}\n\n"
+        );
+        assert_eq!(
+            data(Verdict::New, None),
+            "event: hello\ndata: {\"recovered\":false,\"reason\":\"new\",\"oldest\":null,\"place\":\"12-7\"}\n\n"
+        );
+    }
+
+    #[test]
+    fn only_the_last_page_of_a_snapshot_has_an_id() {
+        let baskets = ["{\"a\":1}".to_owned(), "{\"b\":2}".to_owned()];
+        assert_eq!(
+            snapshot(&baskets, None),
+            "event: snapshot\ndata: {\"baskets\":[{\"a\":1},{\"b\":2}],\"more\":true}\n\n"
+        );
+        assert_eq!(
+            snapshot(&[], Some(PLACE)),
+            "id: 12-7\nevent: snapshot\ndata: {\"baskets\":[],\"more\":false}\n\n"
+        );
+    }
+
+    #[test]
+    fn a_heartbeat_says_how_far_it_goes_and_since_when_nothing_is_known() {
+        assert_eq!(
+            heartbeat(PLACE, None),
+            "event: heartbeat\ndata: {\"place\":\"12-7\",\"sequence\":7,\"stale_since\":null}\n\n"
+        );
+        let time = OffsetDateTime::from_unix_timestamp(1_702_895_400).unwrap();
+        assert_eq!(
+            heartbeat(PLACE, Some(time)),
+            "event: heartbeat\ndata: {\"place\":\"12-7\",\"sequence\":7,\"stale_since\":\"2023-12-18T10:30:00Z\"}\n\n"
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! Whether a viewer that comes back gets everything since it left.
+//!
+//! The place that it had is a pair. It is right if the update at that place is of this shop and has
+//! that sequence; as updates age out in order, everything after it is then there, too. Whatever is not
+//! known for sure is answered as not recovered, never as nothing new.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Hub;
+use super::frame;
+use super::log::{Cursor, Log};
+use crate::core::error_chain;
+use crate::core::id::ShopId;
+use crate::core::retry::Backoff;
+use crate::updates::{Feed, Place, ReadError};
+
+/// What became of a viewer's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It gets everything after it.
+    Recovered,
+    /// It had none.
+    New,
+    /// What followed it may no longer be stored.
+    AgedOut,
+    /// It is of another stream, or of another shop, or of none.
+    UnknownPlace,
+}
+
+impl Verdict {
+    /// The word in metrics and in `hello`.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Recovered => "recovered",
+            Self::New => "new",
+            Self::AgedOut => "aged_out",
+            Self::UnknownPlace => "unknown_place",
+        }
+    }
+}
+
+/// How a viewer begins.
+#[derive(Debug)]
+pub(super) struct Joined {
+    /// The first message.
+    pub(super) hello: String,
+    /// Where its updates begin.
+    pub(super) cursor: Cursor,
+    /// Whether it needs a snapshot first.
+    pub(super) needs_snapshot: bool,
+}
+
+/// Waits until the shop is followed, and finds out how a viewer begins.
+pub(super) async fn join(hub: Hub, shop: ShopId, log: Arc<Log>, after: Option<Place>) -> Joined {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    let mut changed = log.changed();
+    loop {
+        changed.borrow_and_update();
+        if let Some(newest) = log.newest() {
+            break match begin(&hub.0.feed, shop, &log, newest, after).await {
+                Ok((verdict, joined)) => {
+                    hub.0.metrics.live_joins.with_label_values(&[verdict.word()]).inc();
+                    joined
+                }
+                Err(error) => {
+                    tracing::debug!("a viewer waits: {}", error_chain(&error));
+                    tokio::time::sleep(backoff.next_pause()).await;
+                    continue;
+                }
+            };
+        }
+        // A log lives as long as those that wait for it.
+        let _ = changed.changed().await;
+    }
+}
+
+async fn begin(
+    feed: &Feed,
+    shop: ShopId,
+    log: &Log,
+    newest: Place,
+    after: Option<Place>,
+) -> Result<(Verdict, Joined), ReadError> {
+    let verdict = match after {
+        None => Verdict::New,
+        Some(place) if log.knows(place) => Verdict::Recovered,
+        Some(place) => judge(feed, shop, place).await?,
+    };
+    if verdict == Verdict::Recovered
+        && let Some(place) = after
+    {
+        let joined = Joined {
+            hello: frame::hello(verdict, place, None),
+            cursor: Cursor::at(place),
+            needs_snapshot: false,
+        };
+        return Ok((verdict, joined));
+    }
+    let oldest = feed.oldest(shop).await?;
+    let joined = Joined {
+        hello: frame::hello(verdict, newest, oldest),
+        // The place comes first and the baskets after it, so that what happens between is in both and not in neither.
+        cursor: Cursor::at(newest),
+        needs_snapshot: true,
+    };
+    Ok((verdict, joined))
+}
+
+/// Compares a place with what is stored.
+pub(super) async fn judge(feed: &Feed, shop: ShopId, place: Place) -> Result<Verdict, ReadError> {
+    if place.sequence > 0 {
+        let stored = feed.at(place.place).await?;
+        if stored.is_some_and(|update| update.shop == shop && update.at == place) {
+            return Ok(Verdict::Recovered);
+        }
+    }
+    let extent = feed.extent().await?;
+    if place.place < extent.first.saturating_sub(u64::from(place.sequence == 0)) {
+        return Ok(Verdict::AgedOut);
+    }
+    // The place of a viewer whose shop had no update by then is the end of the stream at that time.
+    if place.sequence == 0 && place.place <= extent.last {
+        let oldest = feed.oldest(shop).await?;
+        if oldest.is_none_or(|oldest| oldest.place > place.place) {
+            return Ok(Verdict::Recovered);
+        }
+    }
+    Ok(Verdict::UnknownPlace)
+}
