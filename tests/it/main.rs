@@ -5,6 +5,7 @@
 mod append;
 mod chaos;
 mod journal;
+mod live;
 mod project;
 mod servers;
 mod support;
