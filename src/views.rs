@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::core::error_chain;
 use crate::core::event::ActionIdMeaning;
-use crate::core::id::{BasketId, SessionId, ShopId};
+use crate::core::id::{BasketId, ShopId};
 
 pub use checkpoints::Checkpoint;
 pub use document::{BasketView, FoundView, Loaded};
