@@ -6,8 +6,12 @@
 mod append;
 mod body;
 pub mod health;
+mod history;
+mod list;
 mod live;
+mod past;
 pub mod problem;
+mod query;
 mod read;
 pub mod serve;
 
@@ -142,9 +146,13 @@ pub fn router(api: Api) -> Router {
         .route("/publish/{shop_id}", post(append::publish))
         .route("/send", post(append::send))
         .route("/v1/shops/{shop}/events", post(append::events))
+        .route("/v1/shops/{shop}/baskets", get(list::baskets))
+        .route("/v1/shops/{shop}/summary", get(list::summary))
         .route("/v1/shops/{shop}/sessions/{session}/basket", get(read::basket))
         .route("/v1/shops/{shop}/updates", get(live::updates))
-        .route("/problems/{code}", get(explain))
+        .route("/v1/shops/{shop}/sessions/{session}/events", get(history::events))
+        .route("/v1/shops/{shop}/sessions/{session}/explain", get(past::explain))
+        .route("/problems/{code}", get(explain_problem))
         .route("/", get(index))
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_method)
@@ -158,7 +166,7 @@ async fn index(State(api): State<Api>) -> Html<&'static str> {
 }
 
 /// What the `type` of a problem leads to.
-async fn explain(State(api): State<Api>, Path(word): Path<String>) -> Response {
+async fn explain_problem(State(api): State<Api>, Path(word): Path<String>) -> Response {
     let _timer = api.timer("other");
     match Code::ALL.iter().find(|code| code.word() == word) {
         Some(code) => format!(

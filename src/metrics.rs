@@ -60,7 +60,7 @@ macro_rules! metrics {
 
 metrics! {
     /// Time from a request's arrival to its answer, by route.
-    http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "updates", "other"]) "ezout_http_request_seconds";
+    http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "baskets", "summary", "history", "explain", "updates", "other"]) "ezout_http_request_seconds";
     /// Events that came by HTTP, by what became of them.
     received_events: counter_by("outcome" = ["recorded", "duplicate", "conflict", "refused", "overloaded", "unavailable", "unknown"]) "ezout_received_events_total";
     /// Connections to the second address that are open.

@@ -6,10 +6,11 @@
 
 mod checkpoints;
 mod document;
-mod json;
+pub mod json;
 mod leases;
 mod migrate;
 mod parked;
+mod queries;
 mod save;
 
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub use document::{BasketView, FoundView, Loaded};
 pub use leases::{Lease, LeaseId};
 pub use migrate::{MigrateError, migrate};
 pub use parked::{ParkedEvent, ParkedState, Which};
+pub use queries::{Cursor, Filter, Places, Summary, Totals};
 pub use save::{Saved, Stored, Write};
 
 /// How long a command may take before it counts as failed.

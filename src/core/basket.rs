@@ -5,7 +5,9 @@
 //! is put where it belongs and the basket is folded again. Nothing here can fail; what makes no
 //! sense is a finding.
 
+mod explain;
 mod fold;
+mod past;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -13,6 +15,7 @@ use crate::core::event::{ActionIdMeaning, Event, Recorded, unix_microseconds};
 use crate::core::id::BasketId;
 use fold::Fold;
 
+pub use explain::{Effect, Explanation, Idle};
 pub use fold::{Divergence, FINDINGS_MAX, Finding, FindingKind, Line, Lot, MISSING_MAX, Status};
 
 /// Most events that a basket keeps; later ones are parked.
@@ -235,7 +238,18 @@ impl Basket {
     }
 
     fn refold(&mut self) {
+        let fold = self.folded_with(|_, _, _| {});
         let before = std::mem::replace(&mut self.fold, Fold::new());
+        if before.lines != fold.lines {
+            self.changes.lines = LineChanges::All;
+        }
+        self.changes.findings |= before.findings != fold.findings || before.finding_count != fold.finding_count;
+        self.fold = fold;
+        self.folded = true;
+    }
+
+    /// Folds the actions in their order, and shows the fold after each, with the place of the line that it changed.
+    fn folded_with<'a>(&'a self, mut after_each: impl FnMut(&mut Fold, &'a Recorded, Option<usize>)) -> Fold {
         let mut order: Vec<&Recorded> = self.actions.iter().collect();
         order.sort_by_cached_key(|action| self.order_key(&action.event));
         let mut conflicts: HashMap<(i64, i64), usize> = HashMap::new();
@@ -249,14 +263,10 @@ impl Basket {
             } else {
                 conflicts.get(&self.identity(&action.event)).copied().unwrap_or(0)
             };
-            fold.step(action, self.by_time(), self.reports_repeats(), copies);
+            let touched = fold.step(action, self.by_time(), self.reports_repeats(), copies);
+            after_each(&mut fold, action, touched);
         }
-        if before.lines != fold.lines {
-            self.changes.lines = LineChanges::All;
-        }
-        self.changes.findings |= before.findings != fold.findings || before.finding_count != fold.finding_count;
-        self.fold = fold;
-        self.folded = true;
+        fold
     }
 
     fn index(&mut self) {

@@ -293,7 +293,8 @@ fn lines_answer(verdicts: &[Verdict]) -> Response {
     response
 }
 
-fn shop_of(path: ShopPath) -> Result<ShopId, Problem> {
+/// The shop in a path.
+pub(super) fn shop_of(path: ShopPath) -> Result<ShopId, Problem> {
     path.ok()
         .and_then(|Path(shop)| ShopId::parse(&shop).ok())
         .ok_or_else(|| {

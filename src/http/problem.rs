@@ -92,7 +92,7 @@ codes! {
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed";
     /// More events came at once than can be recorded. This one is not recorded; send the same event again after Retry-After.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too many events at once";
-    /// The journal cannot be reached now. The event is not recorded; send the same event again after Retry-After.
+    /// The journal cannot be reached now. An event that was sent is not recorded; send the same again after Retry-After.
     JournalUnavailable = "journal_unavailable", SERVICE_UNAVAILABLE, "The journal is not available";
     /// The journal did not answer in time, so the event may have been recorded.
     /// Send the same event again after Retry-After; it will not count twice.
@@ -175,6 +175,15 @@ impl Problem {
     /// The baskets cannot be read now.
     pub fn views_unavailable() -> Self {
         Self::plain(Code::ViewsUnavailable).with_retry(RETRY_SECONDS)
+    }
+
+    /// The journal cannot be read now.
+    pub fn journal_unread() -> Self {
+        Self::new(
+            Code::JournalUnavailable,
+            "the journal cannot be read now; ask again after Retry-After",
+        )
+        .with_retry(RETRY_SECONDS)
     }
 
     /// Why the request was not done.

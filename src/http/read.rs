@@ -1,4 +1,4 @@
-//! Reading a basket as it is now, or as it is once an event is in it.
+//! Reading a basket as it is now, as it is once an event is in it, or as it was.
 //!
 //! Every answer carries the `sequence` it is true at: all events of the session up to that place in
 //! the journal are in the basket. It is read before the basket, so the basket can only be newer.
@@ -15,7 +15,9 @@ use tokio::time::Instant;
 
 use super::Api;
 use super::append::SEQUENCE;
+use super::past::{self, Moment};
 use super::problem::{Code, Problem};
+use super::query::Query;
 use crate::core::id::{BasketId, SessionId, ShopId};
 use crate::views::{BasketView, ViewError, Views};
 
@@ -44,23 +46,31 @@ pub(super) async fn basket(
     let _timer = api.timer("basket");
     let answer = async {
         let id = basket_of(path)?;
-        let min_sequence = min_sequence_of(query.as_deref().unwrap_or_default())?;
+        let query = Query::read(query.as_deref(), &["min_sequence", "at", "sequence"])?;
+        if let Some(moment) = Moment::of(&query)? {
+            let past = past::load(&api, id, Some(moment)).await?;
+            return Ok(basket_answer(
+                id,
+                past.sequence,
+                &BasketView::of(&past.basket),
+                &headers,
+            ));
+        }
+        let min_sequence = query.place("min_sequence")?.unwrap_or(0);
         let reading = read(&api, id, min_sequence).await?;
         if reading.sequence < min_sequence {
             return Err(not_yet(id, min_sequence, &reading));
         }
         let Some(view) = reading.view else {
-            return Err(
-                Problem::new(Code::NotFound, "no event of this session is recorded for this shop")
-                    .with_sequence(reading.sequence),
-            );
+            return Err(no_event(reading.sequence));
         };
         Ok(basket_answer(id, reading.sequence, &view, &headers))
     };
     answer.await.unwrap_or_else(Problem::into_response)
 }
 
-fn basket_of(path: Result<Path<(String, String)>, PathRejection>) -> Result<BasketId, Problem> {
+/// The basket in a path.
+pub(super) fn basket_of(path: Result<Path<(String, String)>, PathRejection>) -> Result<BasketId, Problem> {
     let (shop, session) = path.map_or_else(|_| Default::default(), |Path(path)| path);
     let rule = |code, noun| {
         let detail = format!("the {noun} in the path must be a UUID such as 123e4567-e89b-42d3-a456-426614174000");
@@ -72,39 +82,46 @@ fn basket_of(path: Result<Path<(String, String)>, PathRejection>) -> Result<Bask
     })
 }
 
-/// The value of `min_sequence`, 0 where it is not asked for.
-fn min_sequence_of(query: &str) -> Result<u64, Problem> {
-    let mut min_sequence = None;
-    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        if name != "min_sequence" {
-            return Err(Problem::new(
-                Code::UnknownParameter,
-                format!("{name} is not a parameter of this route; it has min_sequence"),
-            ));
-        }
-        let place = value
-            .parse()
-            .ok()
-            .filter(|_| value.bytes().all(|byte| byte.is_ascii_digit()) && min_sequence.is_none());
-        min_sequence = Some(place.ok_or_else(|| {
-            Problem::new(
-                Code::InvalidParameter,
-                "min_sequence must be one place in the journal, a whole number of at most 64 bits",
-            )
-        })?);
-    }
-    Ok(min_sequence.unwrap_or(0))
+/// The answer where a session has no event, as of this place in the journal.
+pub(super) fn no_event(sequence: u64) -> Problem {
+    Problem::new(Code::NotFound, "no event of this session is recorded for this shop").with_sequence(sequence)
 }
 
-/// Reads until the basket is as new as asked, or the wait is over.
-async fn read(api: &Api, id: BasketId, min_sequence: u64) -> Result<Reading, Problem> {
-    let views = api.views().ok_or_else(|| {
+/// The views, where this process has them.
+pub(super) fn views_of(api: &Api) -> Result<&Views, Problem> {
+    api.views().ok_or_else(|| {
         Problem::new(
             Code::ViewsUnavailable,
             "this process takes events only; ask one that reads baskets",
         )
-    })?;
+    })
+}
+
+/// The place up to which all events of the shop are in its baskets; 0 as long as that is not known.
+pub(super) async fn checkpoint(api: &Api, views: &Views, shop: ShopId) -> Result<u64, Problem> {
+    // As long as the journal was never seen, its partitions are not known.
+    match api.partition_of(shop) {
+        Some(partition) => {
+            let checkpoint = views.checkpoint(partition).await.map_err(|error| unread(&error))?;
+            Ok(checkpoint.unwrap_or(0))
+        }
+        None => Ok(0),
+    }
+}
+
+/// The answer where a view could not be read.
+pub(super) fn unread(error: &ViewError) -> Problem {
+    tracing::warn!(error = error as &dyn std::error::Error, "cannot read a view");
+    match error {
+        // To ask again would not help.
+        ViewError::Unreadable { .. } => Problem::plain(Code::Internal),
+        _ => Problem::views_unavailable(),
+    }
+}
+
+/// Reads until the basket is as new as asked, or the wait is over.
+async fn read(api: &Api, id: BasketId, min_sequence: u64) -> Result<Reading, Problem> {
+    let views = views_of(api)?;
     let deadline = Instant::now() + WAIT_MAX;
     let mut pause = PAUSE_FIRST;
     loop {
@@ -119,20 +136,9 @@ async fn read(api: &Api, id: BasketId, min_sequence: u64) -> Result<Reading, Pro
 }
 
 async fn look(api: &Api, views: &Views, id: BasketId) -> Result<Reading, Problem> {
-    let failed = |error: ViewError| {
-        tracing::warn!(error = &error as &dyn std::error::Error, basket = %id, "cannot read basket {id}");
-        match error {
-            // To ask again would not help.
-            ViewError::Unreadable { .. } => Problem::plain(Code::Internal),
-            _ => Problem::views_unavailable(),
-        }
-    };
-    // As long as the journal was never seen, its partitions are not known; the basket's own sequence still is.
-    let checkpoint = match api.partition_of(id.shop) {
-        Some(partition) => views.checkpoint(partition).await.map_err(failed)?.unwrap_or(0),
-        None => 0,
-    };
-    let view = views.view(id).await.map_err(failed)?;
+    let checkpoint = checkpoint(api, views, id.shop).await?;
+    let view = views.view(id).await.map_err(|error| unread(&error))?;
+    // The basket's own sequence is known also where no checkpoint is.
     let own = view.as_ref().map_or(0, |view| view.sequence);
     Ok(Reading {
         sequence: checkpoint.max(own),
@@ -275,24 +281,6 @@ mod tests {
             assert_eq!(answer.status().as_u16(), status, "{known}");
             assert_eq!(answer.headers()[ETAG], "W/\"7-3\"");
             assert_eq!(answer.headers()[SEQUENCE], "9");
-        }
-    }
-
-    #[test]
-    fn a_query_is_read_whole_or_refused() {
-        assert_eq!(min_sequence_of("").unwrap(), 0);
-        assert_eq!(min_sequence_of("min_sequence=18446744073709551615").unwrap(), u64::MAX);
-        for (query, code) in [
-            ("min_sequence=", Code::InvalidParameter),
-            ("min_sequence=-1", Code::InvalidParameter),
-            ("min_sequence=+1", Code::InvalidParameter),
-            ("min_sequence=1.0", Code::InvalidParameter),
-            ("min_sequence=18446744073709551616", Code::InvalidParameter),
-            ("min_sequence=1&min_sequence=2", Code::InvalidParameter),
-            ("minsequence=1", Code::UnknownParameter),
-            ("min_sequence=1&at=2", Code::UnknownParameter),
-        ] {
-            assert_eq!(min_sequence_of(query).unwrap_err().code(), code, "{query}");
         }
     }
 }

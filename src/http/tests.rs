@@ -244,11 +244,17 @@ async fn a_shop_in_the_path_that_is_no_uuid_is_refused() {
             let answer = post_to(&route, "application/json", EXAMPLE).await;
             check_problem(&answer, 422, "invalid_shop", &route);
         }
-        let route = format!("/v1/shops/{shop}/sessions/{SESSION}/basket");
-        check_problem(&get_from(&route).await, 422, "invalid_shop", &route);
-        if shop != "%ff" {
-            let route = format!("/v1/shops/{SHOP}/sessions/{shop}/basket");
-            check_problem(&get_from(&route).await, 422, "invalid_session", &route);
+        for noun in ["baskets", "summary"] {
+            let route = format!("/v1/shops/{shop}/{noun}");
+            check_problem(&get_from(&route).await, 422, "invalid_shop", &route);
+        }
+        for noun in ["basket", "events", "explain"] {
+            let route = format!("/v1/shops/{shop}/sessions/{SESSION}/{noun}");
+            check_problem(&get_from(&route).await, 422, "invalid_shop", &route);
+            if shop != "%ff" {
+                let route = format!("/v1/shops/{SHOP}/sessions/{shop}/{noun}");
+                check_problem(&get_from(&route).await, 422, "invalid_session", &route);
+            }
         }
     }
 }
@@ -429,21 +435,63 @@ async fn a_body_of_lines_has_its_limits() {
 
 #[tokio::test]
 async fn a_read_is_checked_before_it_is_done() {
-    let route = format!("/v1/shops/{SHOP}/sessions/{SESSION}/basket");
-    check_problem(
-        &get_from(&format!("{route}?colour=red")).await,
-        400,
-        "unknown_parameter",
-        &route,
-    );
-    check_problem(
-        &get_from(&format!("{route}?min_sequence=x")).await,
-        400,
-        "invalid_parameter",
-        &route,
-    );
-    let answer = get_from(&format!("{route}?min_sequence=1")).await;
-    check_problem(&answer, 503, "views_unavailable", &route);
+    let shop = format!("/v1/shops/{SHOP}");
+    let session = format!("{shop}/sessions/{SESSION}");
+    for (path, queries) in [
+        (
+            format!("{session}/basket"),
+            &[
+                "min_sequence=x",
+                "min_sequence=1&min_sequence=1",
+                "at=yesterday",
+                "at=2023-12-18",
+                "sequence=-1",
+                "at=2023-12-18T10:30:00Z&sequence=1",
+                "min_sequence=1&sequence=1",
+                "at=2023-12-18T10:30:00Z&min_sequence=1",
+            ][..],
+        ),
+        (
+            format!("{session}/explain"),
+            &["at=1", "sequence=x", "at=2023-12-18T10:30:00Z&sequence=1"],
+        ),
+        (
+            format!("{session}/events"),
+            &["after=x", "after=", "speed=0", "speed=-1", "speed=inf", "speed=10"],
+        ),
+        (
+            format!("{shop}/baskets"),
+            &[
+                "limit=0",
+                "limit=201",
+                "limit=65537",
+                "limit=x",
+                "status=OPEN",
+                "status=",
+                "verdict=bad",
+                "since=today",
+                "cursor=x",
+                "cursor=",
+                "cursor=0200000000000000010000000000000002",
+                "limit=1&limit=1",
+                "limit=%f",
+            ],
+        ),
+        (format!("{shop}/summary"), &["day_start=today", "day_start=2023-12-18"]),
+    ] {
+        for query in queries {
+            let route = format!("{path}?{query}");
+            check_problem(&get_from(&route).await, 400, "invalid_parameter", &route);
+        }
+        let route = format!("{path}?colour=red");
+        check_problem(&get_from(&route).await, 400, "unknown_parameter", &route);
+        check_problem(&get_from(&path).await, 503, "views_unavailable", &path);
+    }
+    let last = Request::get(format!("{session}/events"))
+        .header("accept", "text/event-stream")
+        .header("last-event-id", "x");
+    let answer = answer(router(api().await), last.body(Body::empty()).unwrap()).await;
+    check_problem(&answer, 400, "invalid_parameter", "last-event-id");
 }
 
 #[tokio::test]

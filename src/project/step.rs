@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 
 use super::Parts;
 use crate::core::basket::{Applied, Basket, EVENTS_MAX, TEXT_BYTES_MAX};
-use crate::core::event::{ACTION_TYPE, ActionIdMeaning, Event, Recorded, Strictness};
+use crate::core::event::{ACTION_TYPE, Event, Recorded, Strictness};
 use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId};
 use crate::core::update::update_json;
@@ -310,7 +310,7 @@ impl Fold {
             .binary_search_by_key(&sequence, |action| action.sequence)
             .is_ok();
         if is_here && due {
-            collected.tell(&recorded, json_as_of(basket, &recorded, self.parts.action_id), false);
+            collected.tell(&recorded, json_as_of(basket, &recorded), false);
         }
         match applied {
             Applied::Counted => collected.count("counted"),
@@ -472,7 +472,7 @@ impl Fold {
                 ParkedState::Drop => Decided::Dropped,
                 ParkedState::Retry if event.sequence <= up_to => match still_parked {
                     Some(since) => Decided::ParkedAgain(following(since)),
-                    None => apply_again(&mut held.basket, event, self.parts.action_id, &mut collected),
+                    None => apply_again(&mut held.basket, event, &mut collected),
                 },
                 _ => {
                     still_parked = still_parked.or(Some(event.sequence));
@@ -504,12 +504,7 @@ impl Drop for Fold {
 }
 
 /// Applies a parked event whose turn it is.
-fn apply_again(
-    basket: &mut Basket,
-    event: &ParkedEvent,
-    meaning: ActionIdMeaning,
-    collected: &mut Collected,
-) -> Decided {
+fn apply_again(basket: &mut Basket, event: &ParkedEvent, collected: &mut Collected) -> Decided {
     let sequence = event.sequence;
     let recorded = decode_parts(event.event_type.as_deref(), &event.body, &event.subject).map(|decoded| Recorded {
         sequence,
@@ -531,7 +526,7 @@ fn apply_again(
         .binary_search_by_key(&sequence, |action| action.sequence)
         .is_ok()
     {
-        collected.tell(&recorded, json_as_of(basket, &recorded, meaning), true);
+        collected.tell(&recorded, json_as_of(basket, &recorded), true);
     }
     Decided::Applied
 }
@@ -555,25 +550,11 @@ fn stored(basket: &Basket, epoch: &str) -> Stored {
 }
 
 /// The update's text from the basket as it was after this event, which it has.
-fn json_as_of(basket: &Basket, recorded: &Recorded, meaning: ActionIdMeaning) -> String {
+fn json_as_of(basket: &Basket, recorded: &Recorded) -> String {
     if basket.sequence() == recorded.sequence {
         return update_json(recorded, basket);
     }
-    let up_to = |events: &[Recorded]| {
-        events
-            .iter()
-            .filter(|event| event.sequence <= recorded.sequence)
-            .cloned()
-            .collect()
-    };
-    let as_it_was = Basket::restore(
-        basket.id(),
-        meaning,
-        up_to(basket.actions()),
-        up_to(basket.conflicts()),
-        None,
-    );
-    update_json(recorded, &as_it_was)
+    update_json(recorded, &basket.as_of(recorded.sequence))
 }
 
 fn following(since: u64) -> String {

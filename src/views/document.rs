@@ -55,7 +55,8 @@ pub(super) fn long(number: impl TryInto<i64>) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
 }
 
-fn unsigned(number: i64) -> u64 {
+/// A number read back.
+pub(super) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
@@ -63,7 +64,8 @@ fn decimal(money: Money) -> Decimal128 {
     Decimal128::from_str(&money.to_string()).expect("money has fewer digits than Decimal128")
 }
 
-fn money(decimal: Decimal128) -> Result<Money, String> {
+/// Money read back.
+pub(super) fn money(decimal: Decimal128) -> Result<Money, String> {
     let text = decimal.to_string();
     Money::parse_sum(&text).map_err(|error| format!("{text}: {error}"))
 }
@@ -237,9 +239,13 @@ pub(super) struct StoredView {
     total: Decimal128,
     claimed_total: Option<Decimal128>,
     divergence: Option<StoredDivergence>,
+    // A page of baskets is read without these.
+    #[serde(default)]
     lines: Vec<StoredLine>,
+    #[serde(default)]
     findings: Vec<StoredFinding>,
     finding_count: i64,
+    #[serde(default)]
     missing: Vec<i64>,
     opened_at: Option<DateTime>,
     last_action_at: Option<DateTime>,
@@ -327,6 +333,49 @@ impl TryFrom<StoredView> for BasketView {
     }
 }
 
+impl BasketView {
+    /// The view of a basket, as it would be read back if this were what is stored.
+    pub fn of(basket: &Basket) -> Self {
+        let state = basket.state();
+        let in_milliseconds = |at: OffsetDateTime| time(date(at));
+        let found = |finding: &Finding| FoundView {
+            kind: finding.kind.word().to_owned(),
+            sequence: finding.sequence,
+            action_id: finding.action_id,
+            product_id: finding.product_id,
+        };
+        Self {
+            shopper: state.shopper,
+            sequence: basket.sequence(),
+            version: u64::try_from(basket.version()).expect("a number of events"),
+            status: state.status.word().to_owned(),
+            item_count: state.item_count,
+            total: state.total,
+            claimed_total: state.claimed_total,
+            divergence: state.divergence,
+            lines: state.lines.clone(),
+            findings: state.findings.iter().map(found).collect(),
+            finding_count: u64::try_from(state.finding_count).expect("a number of findings"),
+            missing: state.missing().to_vec(),
+            opened_at: state.opened_at.and_then(in_milliseconds),
+            last_action_at: state.last_action_at.and_then(in_milliseconds),
+            last_action: state.last_action.clone(),
+            updated_at: updated_at(basket).and_then(in_milliseconds),
+            parked_since: basket.parked_since(),
+        }
+    }
+}
+
+/// When the journal took the newest event that the basket holds.
+fn updated_at(basket: &Basket) -> Option<OffsetDateTime> {
+    // Both are in the order of the journal.
+    [basket.actions().last(), basket.conflicts().last()]
+        .into_iter()
+        .flatten()
+        .max_by_key(|event| event.sequence)
+        .map(|event| event.recorded_at)
+}
+
 fn bson(value: &impl Serialize) -> Bson {
     mongodb::bson::serialize_to_bson(value).expect("numbers, texts and dates have a BSON form")
 }
@@ -372,11 +421,6 @@ pub(super) fn scalars(basket: &Basket) -> Document {
         since_action_id: divergence.since_action_id,
         by: decimal(divergence.by),
     });
-    // Both are in the order of the journal.
-    let updated_at = [basket.actions().last(), basket.conflicts().last()]
-        .into_iter()
-        .flatten()
-        .max_by_key(|event| event.sequence);
     doc! {
         "shopper_id": state.shopper.map(|shopper| shopper.to_string()),
         "sequence": long(basket.sequence()),
@@ -392,7 +436,7 @@ pub(super) fn scalars(basket: &Basket) -> Document {
         "opened_at": state.opened_at.map(date),
         "last_action_at": state.last_action_at.map(date),
         "last_action": state.last_action.as_deref(),
-        "updated_at": updated_at.map(|event| date(event.recorded_at)),
+        "updated_at": updated_at(basket).map(date),
         "parked_since": basket.parked_since().map(long),
     }
 }

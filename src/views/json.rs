@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use super::BasketView;
+use crate::core::basket::Divergence;
 use crate::core::event::rfc3339;
 use crate::core::id::BasketId;
 use crate::core::money::Money;
@@ -25,12 +26,8 @@ impl BasketView {
             item_count: self.item_count,
             total: Exact(self.total),
             claimed_total: self.claimed_total.map(Exact),
-            verdict: if self.divergence.is_some() { "diverged" } else { "ok" },
-            divergence: self.divergence.map(|divergence| DivergenceJson {
-                since_sequence: divergence.since_sequence,
-                since_action_id: divergence.since_action_id,
-                by: Exact(divergence.by),
-            }),
+            verdict: verdict(self.divergence),
+            divergence: self.divergence.map(DivergenceJson::of),
             lines: lines
                 .map(|line| LineJson {
                     product_id: line.product_id,
@@ -97,8 +94,9 @@ struct BasketJson<'a> {
     parked_since: Option<u64>,
 }
 
-#[derive(Serialize)]
-struct DivergenceJson {
+/// How claim and computation differ.
+#[derive(Debug, Serialize)]
+pub struct DivergenceJson {
     since_sequence: u64,
     since_action_id: i64,
     by: Exact,
@@ -130,8 +128,25 @@ struct FindingJson<'a> {
     product_id: Option<i64>,
 }
 
+impl DivergenceJson {
+    /// The form of a divergence.
+    pub fn of(divergence: Divergence) -> Self {
+        Self {
+            since_sequence: divergence.since_sequence,
+            since_action_id: divergence.since_action_id,
+            by: Exact(divergence.by),
+        }
+    }
+}
+
+/// The word for whether the claimed total is the computed one.
+pub fn verdict(divergence: Option<Divergence>) -> &'static str {
+    if divergence.is_some() { "diverged" } else { "ok" }
+}
+
 /// Money as a JSON number of exactly its decimals.
-struct Exact(Money);
+#[derive(Debug)]
+pub struct Exact(pub Money);
 
 impl Serialize for Exact {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -143,7 +158,7 @@ impl Serialize for Exact {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::basket::{Divergence, Line, Lot};
+    use crate::core::basket::{Line, Lot};
     use crate::views::FoundView;
 
     fn id() -> BasketId {

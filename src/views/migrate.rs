@@ -8,6 +8,7 @@ use uuid::Uuid;
 const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_baskets", include_str!("../../migrations/0001_baskets.json")),
     ("0002_projector", include_str!("../../migrations/0002_projector.json")),
+    ("0003_looking", include_str!("../../migrations/0003_looking.json")),
 ];
 
 /// What to do with a command that finds its work done.

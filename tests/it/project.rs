@@ -61,7 +61,7 @@ async fn a_session_whose_action_ids_are_codes_folds_right() {
 }
 
 /// Puts bytes into the journal as no API of ours would.
-async fn poison(stack: &Stack, shop: &str, session: &str, body: &str) -> u64 {
+pub async fn poison(stack: &Stack, shop: &str, session: &str, body: &str) -> u64 {
     let shop_id = ezout::core::id::ShopId::parse(shop).unwrap();
     let subject = format!("checkout.{}.{shop}", ezout::core::id::partition_of(shop_id, 16));
     let mut headers = HeaderMap::new();

@@ -25,6 +25,14 @@ pub enum Status {
 }
 
 impl Status {
+    /// The status of this word.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|status| status.word() == word)
+    }
+
+    /// Every status.
+    pub const ALL: &[Self] = &[Self::Open, Self::Paid, Self::Cancelled];
+
     /// The word for it in documents and messages.
     pub const fn word(self) -> &'static str {
         match self {
@@ -150,7 +158,8 @@ pub struct Fold {
     pub last_action: Option<String>,
     /// Where the last action stands in the order.
     pub(super) last_key: Option<(i64, i64)>,
-    line_of: HashMap<i64, usize>,
+    /// The place of each product's line.
+    pub(super) line_of: HashMap<i64, usize>,
     seen_ids: HashSet<i64>,
     reported_ids: HashSet<i64>,
     gaps: Vec<i64>,

@@ -386,6 +386,56 @@ proptest! {
     }
 
     #[test]
+    fn the_effects_add_up_to_every_line_and_to_the_total(
+        acts in prop::collection::vec(any_act(), 0..140),
+        meaning in prop_oneof![Just(ActionIdMeaning::Auto), Just(ActionIdMeaning::Number), Just(ActionIdMeaning::Code)],
+    ) {
+        let basket = folded(meaning, in_order(&acts));
+        let state = basket.state();
+        let explanation = basket.explain();
+        prop_assert_eq!(explanation.effects.len(), basket.actions().len());
+        prop_assert_eq!(explanation.conflicts.len(), basket.conflicts().len());
+        for (place, line) in state.lines.iter().enumerate() {
+            let own = || explanation.effects.iter().filter(|effect| effect.line == Some(place));
+            prop_assert_eq!(own().map(|effect| effect.amount).sum::<Money>(), line.amount);
+            prop_assert_eq!(own().map(|effect| effect.quantity).sum::<i64>(), i64::try_from(line.quantity).unwrap());
+            prop_assert!(own().all(|effect| effect.recorded.event.product_id == Some(line.product_id)));
+        }
+        let mut total = Money::ZERO;
+        for effect in &explanation.effects {
+            total += effect.amount;
+            prop_assert_eq!(effect.total, total);
+            prop_assert!(effect.line.is_some() || effect.amount == Money::ZERO);
+            prop_assert!(effect.idle.is_none() || effect.quantity == 0);
+        }
+        prop_assert_eq!(total, state.total);
+        let found: Vec<_> = explanation.effects.iter().flat_map(|effect| effect.findings.clone()).collect();
+        prop_assert_eq!(found.len(), state.finding_count);
+        prop_assert_eq!(&found[..state.findings.len()], &state.findings[..]);
+        prop_assert_eq!(explanation.effects.last().is_some_and(|effect| effect.diverged), state.divergence.is_some());
+    }
+
+    #[test]
+    fn a_basket_of_the_past_is_the_fold_of_what_had_come(
+        acts in prop::collection::vec(any_act(), 0..30),
+        meaning in prop_oneof![Just(ActionIdMeaning::Auto), Just(ActionIdMeaning::Number), Just(ActionIdMeaning::Code)],
+    ) {
+        let mut events = in_order(&acts);
+        for event in &mut events {
+            event.recorded_at += Duration::seconds(i64::try_from(event.sequence).unwrap());
+        }
+        let whole = folded(meaning, events.clone());
+        for count in 0..=events.len() {
+            let prefix = picture(&folded(meaning, events[..count].iter().cloned()));
+            let sequence = u64::try_from(count).unwrap();
+            prop_assert_eq!(picture(&whole.as_of(sequence)), prefix);
+            let next = whole.first_after(OffsetDateTime::UNIX_EPOCH + Duration::seconds(i64::try_from(count).unwrap()));
+            let kept = whole.actions().iter().chain(whole.conflicts()).map(|event| event.sequence);
+            prop_assert_eq!(next, kept.filter(|kept| *kept > sequence).min());
+        }
+    }
+
+    #[test]
     fn no_bytes_are_too_strange_to_be_refused(body in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Event::parse(&body, Strictness::Original);
     }

@@ -1,0 +1,37 @@
+//! A basket as it was: the fold of those events that were recorded by then.
+//!
+//! The journal's places decide, not the phones' clocks: the answer is the basket that a reader had
+//! at that moment, before later events came for earlier actions.
+
+use time::OffsetDateTime;
+
+use super::Basket;
+
+impl Basket {
+    /// The basket as it was when the journal ended at this place.
+    #[must_use]
+    pub fn as_of(&self, sequence: u64) -> Self {
+        let until = |events: &[super::Recorded]| {
+            let count = events.partition_point(|event| event.sequence <= sequence);
+            events[..count].to_vec()
+        };
+        let parked_since = self.parked_since.filter(|since| *since <= sequence);
+        Self::restore(
+            self.id,
+            self.meaning,
+            until(&self.actions),
+            until(&self.conflicts),
+            parked_since,
+        )
+    }
+
+    /// The place of the first event in the journal that was recorded later than this; none if none was.
+    pub fn first_after(&self, time: OffsetDateTime) -> Option<u64> {
+        self.actions
+            .iter()
+            .chain(&self.conflicts)
+            .filter(|event| event.recorded_at > time)
+            .map(|event| event.sequence)
+            .min()
+    }
+}

@@ -1,0 +1,320 @@
+//! The events of a session as the journal has them: at once, or replayed at the pace of the visit.
+//!
+//! The basket says where its events stand in the journal, so a history costs as much as it is long,
+//! however long the journal is. Events that wait among the parked ones are not part of it.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName};
+use axum::response::sse::{self, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::stream::{self, BoxStream, Stream, StreamExt as _};
+use time::OffsetDateTime;
+
+use super::Api;
+use super::append::SEQUENCE;
+use super::problem::{Code, Problem};
+use super::query::{Query, refused, whole_number};
+use super::read::{basket_of, checkpoint, no_event, unread, views_of};
+use crate::core::event::{Event, Strictness, minified, rfc3339};
+use crate::core::id::BasketId;
+use crate::journal::{self, Journal, RawEvent};
+
+/// Events that are asked for at the same time.
+const IN_FLIGHT: usize = 32;
+/// Longest pause between two events of a replay, whatever lay between them.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Fastest replay, as a multiple of the original pace.
+const SPEED_MAX: f64 = 1_000_000.0;
+/// Where a client that lost its connection says how far it was.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// In which form a history is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    Lines,
+    Replay,
+}
+
+impl Form {
+    /// The first of the types in `Accept` that is had here; JSON if there is none.
+    fn asked_for(headers: &HeaderMap) -> Self {
+        headers
+            .get_all(ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .find_map(|range| match range.split(';').next().unwrap_or_default().trim() {
+                "application/json" | "application/*" | "*/*" => Some(Self::Json),
+                "application/x-ndjson" => Some(Self::Lines),
+                "text/event-stream" | "text/*" => Some(Self::Replay),
+                _ => None,
+            })
+            .unwrap_or(Self::Json)
+    }
+}
+
+/// `GET /v1/shops/{shop}/sessions/{session}/events`
+pub(super) async fn events(
+    State(api): State<Api>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let _timer = api.timer("history");
+    let answer = async {
+        let id = basket_of(path)?;
+        let query = Query::read(query.as_deref(), &["after", "speed"])?;
+        let form = Form::asked_for(&headers);
+        let speed = query.value("speed", &format!("a number above 0 and up to {SPEED_MAX}"), speed_of)?;
+        if speed.is_some() && form != Form::Replay {
+            return Err(refused(
+                "speed is that of a replay; ask for one with Accept: text/event-stream",
+            ));
+        }
+        let mut after = query.place("after")?.unwrap_or(0);
+        if let (Form::Replay, Some(last)) = (form, headers.get(LAST_EVENT_ID)) {
+            let last = last.to_str().ok().and_then(whole_number);
+            after = last.ok_or_else(|| refused("Last-Event-ID must be the id of an event of this replay"))?;
+        }
+        let (sequence, events) = history(&api, id, after).await?;
+        match form {
+            Form::Json => json_answer(id, sequence, events).await,
+            Form::Lines => lines_answer(sequence, events).await,
+            Form::Replay => Ok(replay_answer(sequence, events, speed.unwrap_or(1.0))),
+        }
+    };
+    answer.await.unwrap_or_else(Problem::into_response)
+}
+
+fn speed_of(text: &str) -> Option<f64> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let speed: f64 = text.parse().ok().filter(|_| plain)?;
+    (speed > 0.0 && speed <= SPEED_MAX).then_some(speed)
+}
+
+type Events = BoxStream<'static, Result<RawEvent, Problem>>;
+
+/// The events of a session after a place, in order, and the place that this is true at.
+async fn history(api: &Api, id: BasketId, after: u64) -> Result<(u64, Events), Problem> {
+    let views = views_of(api)?;
+    let checkpoint = checkpoint(api, views, id.shop).await?;
+    let places = views.places(id).await.map_err(|error| unread(&error))?;
+    let Some(places) = places else {
+        return Err(no_event(checkpoint));
+    };
+    match &*api.journal().state().borrow() {
+        journal::State::Open(facts) if facts.epoch.to_string() == places.epoch => {}
+        // Sequences of another journal mean nothing in this one.
+        journal::State::Open(_) => {
+            return Err(Problem::new(
+                Code::JournalUnavailable,
+                "the basket was folded from another journal than the one that is there; an operator has to decide, /readyz says what",
+            ));
+        }
+        journal::State::Unavailable { .. } => return Err(Problem::journal_unread()),
+    }
+    let journal = api.journal().clone();
+    let wanted = places.sequences.into_iter().filter(move |place| *place > after);
+    let events = stream::iter(wanted)
+        .map(move |place| get(journal.clone(), id, place))
+        .buffered(IN_FLIGHT);
+    Ok((checkpoint.max(places.sequence), events.boxed()))
+}
+
+async fn get(journal: Journal, id: BasketId, sequence: u64) -> Result<RawEvent, Problem> {
+    let found = journal.get(sequence).await.map_err(|error| {
+        tracing::warn!(error = &error as &dyn std::error::Error, basket = %id, "cannot read event {sequence}");
+        Problem::journal_unread()
+    })?;
+    match found {
+        Some(event) if event.shop() == Some(id.shop) && event.session().is_none_or(|session| session == id.session) => {
+            Ok(event)
+        }
+        _ => {
+            tracing::error!(basket = %id, event.sequence = sequence, "the journal lacks event {sequence} of basket {id}");
+            Err(Problem::plain(Code::Internal))
+        }
+    }
+}
+
+/// An event with its place and time, on one line.
+fn event_json(event: &RawEvent) -> Result<String, Problem> {
+    let body = std::str::from_utf8(&event.body)
+        .ok()
+        .filter(|body| serde_json::from_str::<serde::de::IgnoredAny>(body).is_ok());
+    let body = body.ok_or_else(|| {
+        tracing::error!(
+            event.sequence = event.sequence,
+            "event {} is in a basket but no JSON",
+            event.sequence
+        );
+        Problem::plain(Code::Internal)
+    })?;
+    // Ours are on one line already; one that somebody else recorded may not be.
+    let body = if body.contains(['\n', '\r']) {
+        &minified(body)
+    } else {
+        body
+    };
+    Ok(format!(
+        "{{\"sequence\":{},\"recorded_at\":\"{}\",\"event\":{body}}}",
+        event.sequence,
+        rfc3339(event.recorded_at)
+    ))
+}
+
+async fn json_answer(id: BasketId, sequence: u64, mut events: Events) -> Result<Response, Problem> {
+    let mut json = format!(
+        "{{\"shop_id\":\"{}\",\"session_id\":\"{}\",\"sequence\":{sequence},\"events\":[",
+        id.shop, id.session
+    );
+    let mut separator = "";
+    while let Some(event) = events.next().await {
+        let _ = write!(json, "{separator}{}", event_json(&event?)?);
+        separator = ",";
+    }
+    json.push_str("]}");
+    Ok(answer("application/json", sequence, json))
+}
+
+async fn lines_answer(sequence: u64, mut events: Events) -> Result<Response, Problem> {
+    let mut lines = String::new();
+    while let Some(event) = events.next().await {
+        lines.push_str(&event_json(&event?)?);
+        lines.push('\n');
+    }
+    Ok(answer("application/x-ndjson", sequence, lines))
+}
+
+fn answer(content_type: &'static str, sequence: u64, body: String) -> Response {
+    let sequence = (HeaderName::from_static(SEQUENCE), sequence.to_string());
+    ([(CONTENT_TYPE, content_type.to_owned()), sequence], body).into_response()
+}
+
+fn replay_answer(sequence: u64, events: Events, speed: f64) -> Response {
+    // nginx would hold back what belongs together.
+    let unbuffered = (HeaderName::from_static("x-accel-buffering"), "no".to_owned());
+    let sequence_header = (HeaderName::from_static(SEQUENCE), sequence.to_string());
+    (
+        [sequence_header, unbuffered],
+        Sse::new(paced(sequence, events, speed).map(Ok::<_, Infallible>)),
+    )
+        .into_response()
+}
+
+/// A replay under way.
+struct Replay {
+    events: Events,
+    /// When the phone made the action before.
+    previous: Option<OffsetDateTime>,
+    ended: bool,
+}
+
+fn paced(sequence: u64, events: Events, speed: f64) -> impl Stream<Item = sse::Event> + Send {
+    let replay = Replay {
+        events,
+        previous: None,
+        ended: false,
+    };
+    stream::unfold(replay, move |mut replay| async move {
+        if replay.ended {
+            return None;
+        }
+        let next = replay.events.next().await;
+        let told = match next {
+            Some(event) => replay_one(&mut replay, event, speed).await,
+            None => {
+                replay.ended = true;
+                Ok(sse::Event::default()
+                    .event("end")
+                    .data(format!("{{\"sequence\":{sequence}}}")))
+            }
+        };
+        // The status is sent already, so a failure is a message, after which the client may come again.
+        let told = told.unwrap_or_else(|problem| {
+            replay.ended = true;
+            let problem = serde_json::to_string(&problem).expect("a problem is JSON");
+            sse::Event::default().event("problem").data(problem)
+        });
+        Some((told, replay))
+    })
+}
+
+async fn replay_one(replay: &mut Replay, event: Result<RawEvent, Problem>, speed: f64) -> Result<sse::Event, Problem> {
+    let event = event?;
+    let json = event_json(&event)?;
+    if let Ok(parsed) = Event::parse(&event.body, Strictness::Original) {
+        let pause = replay
+            .previous
+            .map_or(Duration::ZERO, |previous| pause(previous, parsed.create_time, speed));
+        replay.previous = Some(parsed.create_time);
+        tokio::time::sleep(pause).await;
+    }
+    Ok(sse::Event::default().id(event.sequence.to_string()).data(json))
+}
+
+/// The pause of a replay between two actions. An action that came late follows at once.
+fn pause(previous: OffsetDateTime, next: OffsetDateTime, speed: f64) -> Duration {
+    let between = Duration::try_from(next - previous).unwrap_or(Duration::ZERO);
+    Duration::try_from_secs_f64(between.as_secs_f64() / speed)
+        .unwrap_or(PAUSE_MAX)
+        .min(PAUSE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_that_of_the_visit_at_this_speed_and_never_long() {
+        let start = OffsetDateTime::UNIX_EPOCH;
+        for (seconds, speed, milliseconds) in [
+            (4.0, 1.0, 4_000),
+            (4.0, 10.0, 400),
+            (1.0, 0.5, 2_000),
+            (60.0, 1.0, 5_000),
+            (60.0, 1e-300, 5_000),
+            (-3.0, 1.0, 0),
+            (0.0, 1.0, 0),
+        ] {
+            let next = start + time::Duration::seconds_f64(seconds);
+            assert_eq!(
+                pause(start, next, speed),
+                Duration::from_millis(milliseconds),
+                "{seconds} s at {speed}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_speed_is_a_positive_number() {
+        for (text, speed) in [("10", 10.0), ("0.5", 0.5), (".5", 0.5), ("1000000", 1e6)] {
+            assert_eq!(speed_of(text), Some(speed));
+        }
+        for text in ["", "0", "0.0", "-1", "+1", "1e3", "inf", "nan", "x", "1000001", "."] {
+            assert_eq!(speed_of(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_form_is_the_first_one_that_is_had() {
+        for (accept, form) in [
+            ("", Form::Json),
+            ("*/*", Form::Json),
+            ("application/x-ndjson", Form::Lines),
+            ("text/event-stream", Form::Replay),
+            ("image/png, text/event-stream;q=0.9, application/json", Form::Replay),
+            ("text/html", Form::Json),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT, axum::http::HeaderValue::from_static(accept))]);
+            assert_eq!(Form::asked_for(&headers), form, "{accept}");
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! What is asked about a whole shop: pages of baskets, and their summary.
+//!
+//! The two indexes of `migrations/0003_looking.json` answer all of it: both begin with shop and
+//! status, and a question about any status is a merge of one range for each. A question reads no
+//! more of an index than its answer has, and sorts nothing.
+
+use std::fmt;
+
+use futures::TryStreamExt;
+use mongodb::Collection;
+use mongodb::bson::{Bson, DateTime, Decimal128, Document, doc};
+use mongodb::options::Hint;
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::document::{self, date, long, money, unsigned};
+use super::{BasketView, ViewError, Views, within};
+use crate::core::basket::Status;
+use crate::core::id::{BasketId, SessionId, ShopId};
+use crate::core::money::Money;
+
+/// All baskets of a shop.
+const BY_CHANGE: &str = "by_status_and_change";
+/// Those whose totals differ.
+const DIVERGED_BY_CHANGE: &str = "diverged_by_status_and_change";
+/// The form of a [`Cursor`].
+const CURSOR_VERSION: u8 = 1;
+/// The time in the cursor of a basket that has none.
+const NEVER: i64 = i64::MIN;
+
+/// Which baskets of a shop are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Filter {
+    /// Only those of this status.
+    pub status: Option<Status>,
+    /// Only those whose claimed and computed totals differ, or do not.
+    pub diverged: Option<bool>,
+    /// Only those that had an event at this time or later, by the journal's clock.
+    pub since: Option<OffsetDateTime>,
+}
+
+/// Where a page of baskets ended; as text it is opaque to clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    changed_at_ms: i64,
+    sequence: i64,
+}
+
+impl Cursor {
+    /// The place of this basket.
+    pub fn of(view: &BasketView) -> Self {
+        Self {
+            changed_at_ms: view.updated_at.map_or(NEVER, |time| date(time).timestamp_millis()),
+            sequence: long(view.sequence),
+        }
+    }
+
+    fn time(self) -> Option<DateTime> {
+        (self.changed_at_ms != NEVER).then(|| DateTime::from_millis(self.changed_at_ms))
+    }
+
+    /// Reads what [`Display`](fmt::Display) wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        if text.len() != 34 || !digits {
+            return None;
+        }
+        let version = u8::from_str_radix(&text[..2], 16).ok()?;
+        let number = |range: &str| u64::from_str_radix(range, 16).ok().map(u64::cast_signed);
+        (version == CURSOR_VERSION).then_some(Self {
+            changed_at_ms: number(&text[2..18])?,
+            sequence: number(&text[18..])?,
+        })
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{CURSOR_VERSION:02x}{:016x}{:016x}",
+            self.changed_at_ms, self.sequence
+        )
+    }
+}
+
+/// The baskets of a shop in a few numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Baskets of shoppers who are shopping.
+    pub open: Totals,
+    /// Baskets that are paid and had their last event today.
+    pub paid_today: Totals,
+    /// Baskets that are cancelled and had their last event today.
+    pub cancelled_today: Totals,
+    /// Baskets of any status that had their last event today and whose totals differ.
+    pub diverged_today: u64,
+    /// The open basket that has had no event for the longest time.
+    pub oldest_untouched: Option<(SessionId, OffsetDateTime)>,
+}
+
+/// Some baskets together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Their number.
+    pub baskets: u64,
+    /// Pieces in them.
+    pub items: u64,
+    /// What these cost.
+    pub amount: Money,
+    /// How many of them have totals that differ.
+    pub diverged: u64,
+}
+
+/// Which events of the journal a basket was folded from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// Epoch of that journal.
+    pub epoch: String,
+    /// Their places in it, in order.
+    pub sequences: Vec<u64>,
+    /// The basket's sequence.
+    pub sequence: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct StoredGroup {
+    #[serde(rename = "_id")]
+    status: String,
+    baskets: i64,
+    items: i64,
+    amount: Decimal128,
+    diverged: i64,
+    diverged_today: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct StoredUntouched {
+    session_id: String,
+    updated_at: DateTime,
+}
+
+#[derive(Debug, Deserialize)]
+struct StoredPlace {
+    sequence: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct StoredPlaces {
+    epoch: String,
+    sequence: i64,
+    actions: Vec<StoredPlace>,
+    conflicts: Vec<StoredPlace>,
+}
+
+impl Views {
+    /// A page of a shop's baskets, the last changed first, without their lines, findings and missing ids.
+    ///
+    /// A basket that does not change while pages are read is on exactly one of them.
+    pub async fn baskets(
+        &self,
+        shop: ShopId,
+        filter: Filter,
+        after: Option<Cursor>,
+        limit: u16,
+    ) -> Result<Vec<(BasketId, BasketView)>, ViewError> {
+        let mut found = Vec::new();
+        for part in Part::after(after) {
+            let left = i64::from(limit) - long(found.len());
+            if left > 0 {
+                found.extend(self.baskets_of(shop, filter, part, left).await?);
+            }
+        }
+        Ok(found.into_iter().filter_map(document::identified).collect())
+    }
+
+    async fn baskets_of(
+        &self,
+        shop: ShopId,
+        filter: Filter,
+        part: Part,
+        limit: i64,
+    ) -> Result<Vec<Document>, ViewError> {
+        let baskets: Collection<Document> = self.database.collection("baskets");
+        let index = if filter.diverged == Some(true) {
+            DIVERGED_BY_CHANGE
+        } else {
+            BY_CHANGE
+        };
+        within("read a page of baskets", async {
+            baskets
+                .find(matching(shop, filter, part))
+                .sort(doc! { "updated_at": -1, "sequence": -1 })
+                .limit(limit)
+                .projection(doc! { "actions": 0, "conflicts": 0, "lines": 0, "findings": 0, "missing": 0 })
+                .hint(Hint::Name(index.to_owned()))
+                .await?
+                .try_collect()
+                .await
+        })
+        .await
+    }
+
+    /// The shop in a few numbers; today began at `day_start`.
+    pub async fn summary(&self, shop: ShopId, day_start: OffsetDateTime) -> Result<Summary, ViewError> {
+        let baskets: Collection<StoredUntouched> = self.database.collection("baskets");
+        let hint = || Hint::Name(BY_CHANGE.to_owned());
+        let groups = within("sum up a shop", async {
+            baskets
+                .aggregate(by_status(shop, day_start))
+                .hint(hint())
+                .with_type::<StoredGroup>()
+                .await?
+                .try_collect::<Vec<StoredGroup>>()
+                .await
+        });
+        // A basket whose first event is parked has no time, and none of its actions can be untouched.
+        let open = doc! {
+            "shop_id": shop.to_string(),
+            "status": Status::Open.word(),
+            "updated_at": { "$gte": DateTime::from_millis(0) },
+        };
+        let oldest = within("find the oldest basket of a shop", async {
+            baskets
+                .find_one(open)
+                .sort(doc! { "updated_at": 1, "sequence": 1 })
+                .projection(doc! { "session_id": 1, "updated_at": 1 })
+                .hint(hint())
+                .await
+        });
+        let (groups, oldest) = futures::try_join!(groups, oldest)?;
+        let mut summary = Summary::default();
+        for group in groups {
+            summary.diverged_today += unsigned(group.diverged_today);
+            let unreadable = |reason| ViewError::Unreadable {
+                id: shop.to_string(),
+                reason,
+            };
+            let totals = Totals {
+                baskets: unsigned(group.baskets),
+                items: unsigned(group.items),
+                amount: money(group.amount).map_err(unreadable)?,
+                diverged: unsigned(group.diverged),
+            };
+            match Status::of(&group.status) {
+                Some(Status::Open) => summary.open = totals,
+                Some(Status::Paid) => summary.paid_today = totals,
+                Some(Status::Cancelled) => summary.cancelled_today = totals,
+                None => {}
+            }
+        }
+        summary.oldest_untouched = oldest.and_then(|oldest| {
+            let session = SessionId::parse(&oldest.session_id).ok()?;
+            Some((session, document::time(oldest.updated_at)?))
+        });
+        Ok(summary)
+    }
+
+    /// Where the events of a basket stand in the journal; nothing without a basket.
+    pub async fn places(&self, id: BasketId) -> Result<Option<Places>, ViewError> {
+        let baskets: Collection<StoredPlaces> = self.database.collection("baskets");
+        let find = baskets
+            .find_one(doc! { "_id": id.to_string() })
+            .projection(doc! { "epoch": 1, "sequence": 1, "actions.sequence": 1, "conflicts.sequence": 1 });
+        let found = within("read the places of a basket's events", async { find.await }).await?;
+        Ok(found.map(|stored| {
+            let places = stored.actions.into_iter().chain(stored.conflicts);
+            let mut sequences: Vec<u64> = places.map(|place| unsigned(place.sequence)).collect();
+            sequences.sort_unstable();
+            Places {
+                epoch: stored.epoch,
+                sequences,
+                sequence: unsigned(stored.sequence),
+            }
+        }))
+    }
+}
+
+/// A part of the list of baskets. As one question, what comes after a cursor would be an alternative,
+/// for which the server reads an index twice.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    /// All of it.
+    Whole,
+    /// Behind a cursor, those that changed in the same millisecond.
+    SameTime(Cursor),
+    /// Those that changed earlier, or never.
+    Earlier(DateTime),
+}
+
+impl Part {
+    /// The parts after a cursor, in order.
+    fn after(cursor: Option<Cursor>) -> Vec<Self> {
+        match cursor {
+            None => vec![Self::Whole],
+            Some(cursor) => match cursor.time() {
+                None => vec![Self::SameTime(cursor)],
+                Some(time) => vec![Self::SameTime(cursor), Self::Earlier(time)],
+            },
+        }
+    }
+}
+
+/// The baskets of a part that a filter lets through.
+fn matching(shop: ShopId, filter: Filter, part: Part) -> Document {
+    let mut query = doc! { "shop_id": shop.to_string() };
+    match filter.status {
+        Some(status) => query.insert("status", status.word()),
+        None => {
+            let all: Vec<&str> = Status::ALL.iter().map(|status| status.word()).collect();
+            query.insert("status", doc! { "$in": all })
+        }
+    };
+    if let Some(diverged) = filter.diverged {
+        query.insert("verdict", if diverged { "diverged" } else { "ok" });
+    }
+    let mut changed = Document::new();
+    if let Some(since) = filter.since {
+        changed.insert("$gte", date(since));
+    }
+    match part {
+        Part::Whole => {}
+        Part::SameTime(cursor) => {
+            changed.insert("$eq", cursor.time());
+            query.insert("sequence", doc! { "$lt": cursor.sequence });
+        }
+        // Not `$lt`, which would leave out the baskets without a time, which come last.
+        Part::Earlier(time) => {
+            changed.insert("$not", doc! { "$gte": time });
+        }
+    }
+    if !changed.is_empty() {
+        query.insert("updated_at", changed);
+    }
+    query
+}
+
+/// The open baskets and those that ended today, summed up by status.
+fn by_status(shop: ShopId, day_start: OffsetDateTime) -> Vec<Document> {
+    let day_start = date(day_start);
+    let ended: Vec<&str> = Status::ALL
+        .iter()
+        .filter(|status| **status != Status::Open)
+        .map(|status| status.word())
+        .collect();
+    let shop = shop.to_string();
+    let one_if = |condition: Bson| doc! { "$sum": { "$cond": [condition, 1, 0] } };
+    let diverged = doc! { "$eq": ["$verdict", "diverged"] };
+    let today = doc! { "$gte": ["$updated_at", day_start] };
+    vec![
+        doc! { "$match": { "$or": [
+            { "shop_id": &shop, "status": Status::Open.word() },
+            { "shop_id": &shop, "status": { "$in": ended }, "updated_at": { "$gte": day_start } },
+        ] } },
+        doc! { "$group": {
+            "_id": "$status",
+            "baskets": { "$sum": 1 },
+            "items": { "$sum": "$item_count" },
+            "amount": { "$sum": "$total" },
+            "diverged": one_if(diverged.clone().into()),
+            "diverged_today": one_if(doc! { "$and": [diverged, today] }.into()),
+        } },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_read_back_or_refused() {
+        for (changed_at_ms, sequence) in [(1_702_895_400_000, 7), (-1, i64::MAX), (NEVER, 1)] {
+            let cursor = Cursor {
+                changed_at_ms,
+                sequence,
+            };
+            assert_eq!(Cursor::parse(&cursor.to_string()), Some(cursor));
+        }
+        let good = "0100000000000000010000000000000002";
+        assert!(Cursor::parse(good).is_some());
+        for bad in [
+            "",
+            "01",
+            &good[1..],
+            "0200000000000000010000000000000002",
+            "010000000000000001000000000000000G",
+            "01000000000000000100000000000000é",
+            "0100000000000000010000000000000+02",
+        ] {
+            assert_eq!(Cursor::parse(bad), None, "{bad}");
+        }
+    }
+}
