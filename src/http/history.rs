@@ -227,15 +227,12 @@ fn paced(sequence: u64, events: Events, speed: f64) -> impl Stream<Item = sse::E
         if replay.ended {
             return None;
         }
-        let next = replay.events.next().await;
-        let told = match next {
-            Some(event) => replay_one(&mut replay, event, speed).await,
-            None => {
-                replay.ended = true;
-                Ok(sse::Event::default()
-                    .event("end")
-                    .data(format!("{{\"sequence\":{sequence}}}")))
-            }
+        let told = if let Some(event) = replay.events.next().await {
+            replay_one(&mut replay, event, speed).await
+        } else {
+            replay.ended = true;
+            let end = sse::Event::default().event("end");
+            Ok(end.data(format!("{{\"sequence\":{sequence}}}")))
         };
         // The status is sent already, so a failure is a message, after which the client may come again.
         let told = told.unwrap_or_else(|problem| {

@@ -15,7 +15,7 @@ use super::append::SEQUENCE;
 use super::problem::{Code, Problem};
 use super::query::Query;
 use super::read::{basket_of, checkpoint, no_event, unread, views_of};
-use crate::core::basket::{Basket, Effect};
+use crate::core::basket::{Basket, Effect, Idle};
 use crate::core::event::{Event, rfc3339};
 use crate::core::id::BasketId;
 use crate::core::money::Money;
@@ -192,7 +192,7 @@ impl<'a> EffectJson<'a> {
             price: event.product_price.map(Exact),
             quantity_change: effect.quantity,
             amount_change: Exact(effect.amount),
-            why_not: effect.idle.map(|idle| idle.word()),
+            why_not: effect.idle.map(Idle::word),
             findings: effect.findings.iter().map(|finding| finding.kind.word()).collect(),
         }
     }

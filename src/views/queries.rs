@@ -192,7 +192,7 @@ impl Views {
         within("read a page of baskets", async {
             baskets
                 .find(matching(shop, filter, part))
-                .sort(doc! { "updated_at": -1, "sequence": -1 })
+                .sort(part.order())
                 .limit(limit)
                 .projection(doc! { "actions": 0, "conflicts": 0, "lines": 0, "findings": 0, "missing": 0 })
                 .hint(Hint::Name(index.to_owned()))
@@ -291,6 +291,15 @@ enum Part {
 }
 
 impl Part {
+    /// The order within the part, as the server can read it from an index: after a single time, that is
+    /// the order of what is left of the key.
+    fn order(self) -> Document {
+        match self {
+            Self::SameTime(_) => doc! { "sequence": -1 },
+            Self::Whole | Self::Earlier(_) => doc! { "updated_at": -1, "sequence": -1 },
+        }
+    }
+
     /// The parts after a cursor, in order.
     fn after(cursor: Option<Cursor>) -> Vec<Self> {
         match cursor {
@@ -306,13 +315,12 @@ impl Part {
 /// The baskets of a part that a filter lets through.
 fn matching(shop: ShopId, filter: Filter, part: Part) -> Document {
     let mut query = doc! { "shop_id": shop.to_string() };
-    match filter.status {
-        Some(status) => query.insert("status", status.word()),
-        None => {
-            let all: Vec<&str> = Status::ALL.iter().map(|status| status.word()).collect();
-            query.insert("status", doc! { "$in": all })
-        }
-    };
+    if let Some(status) = filter.status {
+        query.insert("status", status.word());
+    } else {
+        let all: Vec<&str> = Status::ALL.iter().map(|status| status.word()).collect();
+        query.insert("status", doc! { "$in": all });
+    }
     if let Some(diverged) = filter.diverged {
         query.insert("verdict", if diverged { "diverged" } else { "ok" });
     }

@@ -1,6 +1,7 @@
 //! Looking: pages and summaries of a shop, histories, replays, baskets of the past, and their reasons.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use ezout::core::event::{Event, Strictness};
@@ -117,7 +118,7 @@ async fn a_basket_of_the_past_is_the_one_that_was_told_then() {
     let system = system().await;
     let (shop, visited) = (system.shop(), session());
     let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let client = async_nats::connect(system.nats_url()).await.unwrap();
     let mut updates = client.subscribe(format!("updates.store.{shop}")).await.unwrap();
@@ -211,7 +212,7 @@ async fn an_explanation_accounts_for_every_line_and_the_whole_total() {
     let system = system().await;
     let shop = system.shop();
     let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     for count in [1, 20, 60, 150] {
         let visited = session();
@@ -497,7 +498,7 @@ async fn filters_let_through_what_they_say_and_pages_of_any_size_are_the_same_li
                 let mut query = String::new();
                 for (name, value) in [("status", status), ("verdict", verdict), ("since", since)] {
                     if !value.is_empty() {
-                        query.push_str(&format!("&{name}={value}"));
+                        let _ = write!(query, "&{name}={value}");
                     }
                 }
                 let expected: Vec<Value> = all
@@ -629,7 +630,7 @@ async fn a_summary_is_what_the_baskets_add_up_to() {
             summary["diverged_today"],
             all.iter().filter(diverged).filter(today).count()
         );
-        let oldest = of("open").last().unwrap();
+        let oldest = of("open").next_back().unwrap();
         assert_eq!(summary["oldest_untouched"]["session_id"], oldest["session_id"]);
         assert_eq!(summary["oldest_untouched"]["updated_at"], oldest["updated_at"]);
     }
@@ -747,11 +748,6 @@ async fn no_question_reads_more_of_an_index_than_it_must() {
 /// each of the ranges that a question about any status is merged from.
 fn check_plan(entry: &Document, query: &str, wanted: i64) {
     let plan = entry.get_str("planSummary").unwrap();
-    println!(
-        "{query}: {plan}, keys {}, documents {}",
-        number(entry, "keysExamined"),
-        number(entry, "docsExamined")
-    );
     assert!(
         plan.starts_with("IXSCAN") && !plan.contains("COLLSCAN"),
         "{query}: {plan}"

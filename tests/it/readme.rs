@@ -28,7 +28,7 @@ fn blocks() -> Vec<String> {
     blocks
 }
 
-/// The commands of a block: lines, of which one that ends with a backslash goes on.
+/// The commands of a block: lines, of which one that ends with a backslash or within quotes goes on.
 fn commands(block: &str) -> Vec<String> {
     let mut commands: Vec<String> = Vec::new();
     let mut goes_on = false;
@@ -40,7 +40,8 @@ fn commands(block: &str) -> Vec<String> {
             }
             _ => commands.push(line.to_owned()),
         }
-        goes_on = line.ends_with('\\');
+        let quotes = commands.last().map_or(0, |command| command.matches('\'').count());
+        goes_on = line.ends_with('\\') || quotes % 2 == 1;
     }
     commands.retain(|command| command.contains("curl "));
     commands
