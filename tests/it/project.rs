@@ -509,7 +509,11 @@ async fn a_copy_among_parked_events_is_no_event_of_its_own() {
     })
     .await;
     assert_eq!(told(&stack).await, [first, last], "the copy at {copy} has no update");
-    assert!(printed(&ezout(&stack, &["parked", "list"]).await).contains("no event is parked"));
+    wait_for("nothing is parked", async || {
+        let list = printed(&ezout(&stack, &["parked", "list"]).await);
+        list.contains("no event is parked").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
