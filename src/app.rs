@@ -91,17 +91,7 @@ pub async fn run(
         checks.push(health::Check::views(views.state()));
     }
     if role.projects() {
-        let status = status.clone();
-        checks.push(health::Check::new("projector", move || {
-            let halted = status.halted();
-            if halted.is_empty() {
-                return Ok(());
-            }
-            Err(halted
-                .into_iter()
-                .map(|(partition, reason)| format!("partition {partition} has halted: {reason}"))
-                .collect())
-        }));
+        checks.push(projector_check(status.clone()));
     }
     let admin_router = health::router(Arc::clone(&metrics), checks);
     tasks.spawn(http::serve::serve(
@@ -123,7 +113,12 @@ pub async fn run(
         };
         let stop_projector = CancellationToken::new();
         (
-            tokio::spawn(project::run(parts, status, stop_projector.clone())),
+            tokio::spawn(project::run(
+                options.project.clone(),
+                parts,
+                status,
+                stop_projector.clone(),
+            )),
             stop_projector,
         )
     });
@@ -177,6 +172,20 @@ async fn api_state(
     );
     let (journal, views, metrics) = (journal.clone(), views.clone(), Arc::clone(metrics));
     Ok(Api::new(journal, Some(views), options.action_id, metrics).with_live(live))
+}
+
+/// The projector's part in readiness.
+fn projector_check(status: Status) -> health::Check {
+    health::Check::new("projector", move || {
+        let halted = status.halted();
+        if halted.is_empty() {
+            return Ok(());
+        }
+        Err(halted
+            .into_iter()
+            .map(|(partition, reason)| format!("partition {partition} has halted: {reason}"))
+            .collect())
+    })
 }
 
 async fn announce(journal: &Journal, views: &Views, ready: impl FnOnce()) {

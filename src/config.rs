@@ -6,7 +6,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::core::event::ActionIdMeaning;
-use crate::{http, journal, live, tools, views};
+use crate::{http, journal, live, project, tools, views};
 
 /// Checkout events from shoppers' phones: kept for ever, folded into baskets, live to merchants.
 #[derive(Debug, Parser)]
@@ -88,6 +88,9 @@ pub struct ServiceOptions {
     /// The views'.
     #[command(flatten)]
     pub views: views::Config,
+    /// The projector's.
+    #[command(flatten)]
+    pub project: project::Config,
     /// What the app's `action_id` is: `number` of the action, `code` of its kind, or `auto` where it is not known. Baskets folded with one value are not those of another: drop the views when you change it.
     #[arg(long = "action-id", env = "EZOUT_ACTION_ID", value_enum, default_value_t = ActionIdMeaning::Auto)]
     pub action_id: ActionIdMeaning,

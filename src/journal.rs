@@ -262,6 +262,15 @@ impl Journal {
         Reader::open(&self.link, &self.metrics, Plan::after(subject, after)).await
     }
 
+    /// Reads the events of a shop in journal order, from the first that was recorded at this time or later.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the journal cannot be reached now.
+    pub async fn read_shop_since(&self, shop: ShopId, time: time::OffsetDateTime) -> Result<Reader, ReadError> {
+        let subject = format!("checkout.*.{shop}");
+        Reader::open(&self.link, &self.metrics, Plan::since(subject, time)).await
+    }
+
     /// Gets one event, or nothing if the journal has none of that sequence.
     ///
     /// # Errors

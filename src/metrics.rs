@@ -131,6 +131,12 @@ metrics! {
     halted_partitions: gauge() "ezout_halted_partitions";
     /// Events that wait among the parked events, in all partitions, counted up to 100,000.
     parked_events: gauge() "ezout_parked_events";
+    /// Baskets whose view or last update is not what the journal says, as found by folding some anew; 0 when all is well.
+    drift_baskets: gauge() "ezout_drift_baskets";
+    /// Baskets that were folded anew and compared with their view.
+    scrubbed_baskets: counter() "ezout_scrubbed_baskets_total";
+    /// Baskets that were folded anew because somebody asked for it.
+    refolded_baskets: counter() "ezout_refolded_baskets_total";
 }
 
 fn register<C: Collector + Clone + 'static>(registry: &Registry, series: prometheus::Result<C>) -> C {

@@ -4,11 +4,14 @@
 //! from its checkpoint in order, a step at a time; what a step does is in `step.rs`. A process that
 //! dies loses its leases within `LEASE_TTL`, and one that only slept finds each of its writes refused.
 
+mod mend;
 mod parked;
 mod partition;
+pub mod refold;
+mod scrub;
 mod step;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +38,15 @@ const HANDOVER_GRACE: Duration = Duration::from_secs(2);
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 /// As far as they are counted; more is as bad.
 const COUNTED_MAX: u64 = 100_000;
+
+/// How this process projects.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+pub struct Config {
+    /// Baskets a minute, of all projectors together, that are folded anew from the journal and compared with their view; 0 for none.
+    #[arg(long, env = "EZOUT_SCRUB_PER_MINUTE", default_value_t = 60)]
+    pub scrub_per_minute: u32,
+}
 
 /// What a projector needs; cheap to clone.
 #[derive(Debug, Clone)]
@@ -82,7 +94,7 @@ struct Owned {
 ///
 /// Waits for the journal and for MongoDB, and goes on by itself after any failure of them. When it
 /// is told to stop it ends its steps and gives its leases back, so that others take over at once.
-pub async fn run(parts: Parts, status: Status, stop: CancellationToken) {
+pub async fn run(config: Config, parts: Parts, status: Status, stop: CancellationToken) {
     let me = LeaseId::unique();
     let Some(facts) = stop.run_until_cancelled(ready(&parts)).await else {
         return;
@@ -91,8 +103,18 @@ pub async fn run(parts: Parts, status: Status, stop: CancellationToken) {
     if let Err(error) = parts.updates.prepare().await {
         tracing::warn!("the stream of updates is not there yet: {error}");
     }
+    let (owns, owned) = watch::channel(BTreeSet::new());
+    let scrubbing = scrub::run(
+        parts.clone(),
+        facts.clone(),
+        owned,
+        config.scrub_per_minute,
+        stop.clone(),
+    );
+    let scrubbing = tokio::spawn(scrubbing);
     let mut keeper = Keeper {
         me,
+        owns,
         parts,
         status,
         facts,
@@ -107,7 +129,7 @@ pub async fn run(parts: Parts, status: Status, stop: CancellationToken) {
         keeper.tick().await;
     }
     keeper.end().await;
-    let _ = counting.await;
+    let _ = tokio::join!(counting, scrubbing);
 }
 
 /// Counts the parked events now and then. It may fail or take long, and then only the gauge is old.
@@ -156,6 +178,8 @@ struct Keeper {
     status: Status,
     facts: Facts,
     owned: HashMap<u16, Owned>,
+    /// Tells which partitions are owned.
+    owns: watch::Sender<BTreeSet<u16>>,
     renewed: Instant,
     failing: bool,
 }
@@ -183,6 +207,7 @@ impl Keeper {
                 }
             }
         }
+        self.owns.send_replace(self.owned.keys().copied().collect());
         self.parts
             .metrics
             .leases_held
@@ -191,6 +216,8 @@ impl Keeper {
 
     async fn keep(&mut self) -> Result<(), ViewError> {
         let views = self.parts.views.clone();
+        // A pointer that moved is followed by all partitions of the process at once.
+        views.refresh_active().await?;
         let members = views.join(&self.me, LEASE_TTL).await?;
         let share = share(usize::from(self.facts.partitions), &members, &self.me);
         let held = views.renew(&self.me, LEASE_TTL).await?;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::{Context, ContextBuilder, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{Config, PersistenceMode, Stream};
+use async_nats::jetstream::stream::{Config, LastRawMessageError, LastRawMessageErrorKind, PersistenceMode, Stream};
 use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::sync::Mutex;
@@ -134,6 +134,31 @@ impl Updates {
     /// Makes the stream, where it is not there.
     pub async fn prepare(&self) -> Result<(), UpdateError> {
         self.stream().await.map(|_| ())
+    }
+
+    /// A shop's last update: the place in the journal of its event, and its message. `None` before the first one of
+    /// the journal of this epoch.
+    pub async fn last_update(
+        &self,
+        epoch: &str,
+        partition: u16,
+        shop: ShopId,
+    ) -> Result<Option<(u64, Bytes)>, UpdateError> {
+        let failed = unavailable("read the last update");
+        let stream = self.stream().await?;
+        let subject = format!("upd.{partition}.{shop}");
+        let message = match stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => message,
+            Err(error) if is_none(&error) => return Ok(None),
+            Err(error) => return Err(failed(&error)),
+        };
+        let header = |name| message.headers.get(name).map(async_nats::HeaderValue::as_str);
+        if header(EPOCH) != Some(epoch) {
+            return Ok(None);
+        }
+        let sequence = header(SEQUENCE).and_then(|place| place.parse().ok());
+        let sequence = sequence.ok_or_else(|| failed(&"a stored update has no place in the journal"))?;
+        Ok(Some((sequence, message.payload)))
     }
 
     async fn stream(&self) -> Result<Stream, UpdateError> {
@@ -430,15 +455,8 @@ impl Line {
         let subject = self.subject(shop);
         let message = match stream.get_last_raw_message_by_subject(&subject).await {
             Ok(message) => message,
-            Err(error) => {
-                use async_nats::jetstream::stream::LastRawMessageErrorKind as Kind;
-                let none = match error.kind() {
-                    Kind::NoMessageFound => true,
-                    Kind::JetStream(error) => error.error_code() == async_nats::jetstream::ErrorCode::NO_MESSAGE_FOUND,
-                    _ => false,
-                };
-                return if none { Ok(Last::default()) } else { Err(failed(&error)) };
-            }
+            Err(error) if is_none(&error) => return Ok(Last::default()),
+            Err(error) => return Err(failed(&error)),
         };
         let header = |name| message.headers.get(name).map(async_nats::HeaderValue::as_str);
         // What was told of another journal is in the stream, but tells nothing about this one.
@@ -453,6 +471,17 @@ impl Line {
             place: message.sequence,
             through,
         })
+    }
+}
+
+/// Whether an error says that there is no such message.
+fn is_none(error: &LastRawMessageError) -> bool {
+    match error.kind() {
+        LastRawMessageErrorKind::NoMessageFound => true,
+        LastRawMessageErrorKind::JetStream(error) => {
+            error.error_code() == async_nats::jetstream::ErrorCode::NO_MESSAGE_FOUND
+        }
+        _ => false,
     }
 }
 

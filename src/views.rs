@@ -5,14 +5,18 @@
 //! its journals. Nothing here decides anything about a basket; that is `core`'s.
 
 mod checkpoints;
+mod compare;
 mod document;
 pub mod json;
 mod leases;
 mod migrate;
 mod parked;
 mod queries;
+mod refolds;
 mod save;
+mod versions;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -28,12 +32,15 @@ use crate::core::event::ActionIdMeaning;
 use crate::core::id::{BasketId, ShopId};
 
 pub use checkpoints::Checkpoint;
+pub use compare::{Ordered, Whole};
 pub use document::{BasketView, FoundView, Loaded};
 pub use leases::{Lease, LeaseId};
 pub use migrate::{MigrateError, migrate};
 pub use parked::{ParkedEvent, ParkedState, Which};
 pub use queries::{Cursor, Filter, Places, Summary, Totals};
+pub use refolds::Refold;
 pub use save::{Saved, Stored, Write};
+pub use versions::{Building, Projections, Version};
 
 /// How long a command may take before it counts as failed.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -118,6 +125,8 @@ pub struct OpenBaskets {
 pub struct Views {
     database: Database,
     state: watch::Receiver<State>,
+    active: Arc<watch::Sender<Version>>,
+    pinned: Option<Version>,
 }
 
 impl Views {
@@ -134,12 +143,18 @@ impl Views {
         let (sender, state) = watch::channel(State::Unavailable {
             reason: "not connected yet".to_owned(),
         });
-        let watched = database.clone();
+        let views = Self {
+            database,
+            state,
+            active: Arc::new(watch::Sender::new(Version::FIRST)),
+            pinned: None,
+        };
+        let watched = views.clone();
         tasks.spawn(async move {
             let watching = keep_watch(&watched, &sender);
             stop.run_until_cancelled(watching).await;
         });
-        Ok(Self { database, state })
+        Ok(views)
     }
 
     /// Whether the views can be had now; changes are told within seconds.
@@ -154,7 +169,7 @@ impl Views {
 
     /// The basket's view without its actions.
     pub async fn view(&self, id: BasketId) -> Result<Option<BasketView>, ViewError> {
-        let baskets: Collection<document::StoredView> = self.database.collection("baskets");
+        let baskets: Collection<document::StoredView> = self.stored();
         let find = baskets
             .find_one(doc! { "_id": id.to_string() })
             .projection(doc! { "actions": 0, "conflicts": 0 });
@@ -167,7 +182,7 @@ impl Views {
     /// Open baskets of a shop without their actions, from the one after `after`, at most `limit`. One that cannot
     /// be read, as after an edit by hand, is left out.
     pub async fn open_baskets(&self, shop: ShopId, after: Option<&str>, limit: u16) -> Result<OpenBaskets, ViewError> {
-        let baskets: Collection<Document> = self.database.collection("baskets");
+        let baskets: Collection<Document> = self.stored();
         let first = format!("{shop}.");
         // The slash is the character after the dot, so this is the shop's range of `_id`s.
         let ids = doc! { "$gt": after.unwrap_or(&first), "$lt": format!("{shop}/") };
@@ -187,7 +202,7 @@ impl Views {
     /// Loads baskets with their actions. Those that do not exist are not in the answer; one that cannot be
     /// read, as after an edit by hand, is there with the reason.
     pub async fn load(&self, ids: &[BasketId], meaning: ActionIdMeaning) -> Result<Vec<Loaded>, ViewError> {
-        let baskets: Collection<Document> = self.database.collection("baskets");
+        let baskets: Collection<Document> = self.stored();
         let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
         let projection =
             doc! { "actions": 1, "conflicts": 1, "parked_since": 1, "sequence": 1, "version": 1, "epoch": 1 };
@@ -218,10 +233,12 @@ pub async fn connect(config: &Config) -> Result<Database, mongodb::error::Error>
     Ok(Client::with_options(options)?.database(&config.database))
 }
 
-async fn keep_watch(database: &Database, state: &watch::Sender<State>) {
+async fn keep_watch(views: &Views, state: &watch::Sender<State>) {
+    let database = views.database();
     let mut migrated = false;
     loop {
-        let now = match within("ping", async { database.run_command(doc! { "ping": 1 }).await }).await {
+        // Which version is active is known before anything is read from it.
+        let now = match views.refresh_active().await {
             Err(error) => State::Unavailable {
                 reason: error_chain(&error),
             },

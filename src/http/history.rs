@@ -104,6 +104,8 @@ type Events = BoxStream<'static, Result<RawEvent, Problem>>;
 /// The events of a session after a place, in order, and the place that this is true at.
 async fn history(api: &Api, id: BasketId, after: u64) -> Result<(u64, Events), Problem> {
     let views = views_of(api)?;
+    // All is of one version, also where the pointer moves in between.
+    let views = &views.at(views.version());
     let checkpoint = checkpoint(api, views, id.shop).await?;
     let places = views.places(id).await.map_err(|error| unread(&error))?;
     let Some(places) = places else {

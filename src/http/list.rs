@@ -109,6 +109,8 @@ pub(super) async fn baskets(
         let after = query.value("cursor", "the next of an earlier page", Cursor::parse)?;
 
         let views = views_of(&api)?;
+        // All is of one version, also where the pointer moves in between.
+        let views = &views.at(views.version());
         let sequence = checkpoint(&api, views, shop).await?;
         // One more than asked for, which says whether there is a next page.
         let mut found = views
@@ -163,6 +165,8 @@ pub(super) async fn summary(
         let day_start = Query::read(query.as_deref(), &["day_start"])?.time("day_start")?;
         let day_start = day_start.unwrap_or_else(|| OffsetDateTime::now_utc().replace_time(Time::MIDNIGHT));
         let views = views_of(&api)?;
+        // All is of one version, also where the pointer moves in between.
+        let views = &views.at(views.version());
         let sequence = checkpoint(&api, views, shop).await?;
         let summary = views.summary(shop, day_start).await.map_err(|error| unread(&error))?;
         let json = SummaryJson {

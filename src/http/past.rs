@@ -52,6 +52,8 @@ pub(super) struct Past {
 /// [`Code::NotFound`] where the session had no event then.
 pub(super) async fn load(api: &Api, id: BasketId, moment: Option<Moment>) -> Result<Past, Problem> {
     let views = views_of(api)?;
+    // All is of one version, also where the pointer moves in between.
+    let views = &views.at(views.version());
     let checkpoint = checkpoint(api, views, id.shop).await?;
     let mut found = views.load(&[id], api.meaning()).await.map_err(|error| unread(&error))?;
     let Some(found) = found.pop() else {

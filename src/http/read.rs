@@ -136,6 +136,8 @@ async fn read(api: &Api, id: BasketId, min_sequence: u64) -> Result<Reading, Pro
 }
 
 async fn look(api: &Api, views: &Views, id: BasketId) -> Result<Reading, Problem> {
+    // Both are of one version, also where the pointer moves in between.
+    let views = &views.at(views.version());
     let checkpoint = checkpoint(api, views, id.shop).await?;
     let view = views.view(id).await.map_err(|error| unread(&error))?;
     // The basket's own sequence is known also where no checkpoint is.

@@ -40,6 +40,11 @@ impl RawEvent {
         Uuid::try_parse(self.header(ID)?).ok()
     }
 
+    /// When the server recorded it, in nanoseconds since 1970.
+    pub fn recorded_ns(&self) -> i64 {
+        i64::try_from(self.recorded_at.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+    }
+
     /// The digest of its body, as given with the entry.
     pub fn digest(&self) -> Option<u128> {
         u128::from_str_radix(self.header(DIGEST)?, 16).ok()
@@ -53,6 +58,14 @@ impl RawEvent {
     /// The shop that it belongs to.
     pub fn shop(&self) -> Option<ShopId> {
         ShopId::parse(self.subject.rsplit('.').next()?).ok()
+    }
+
+    /// Its CloudEvents attributes, as headers.
+    pub fn attributes(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers
+            .iter()
+            .filter_map(|(name, values)| Some((AsRef::<str>::as_ref(name), values.first()?.as_str())))
+            .filter(|(name, _)| name.starts_with("ce-"))
     }
 
     /// A header by name, `ce-time` for example.
@@ -110,8 +123,8 @@ impl Reader {
         self.0.opens()
     }
 
-    /// Events that were in the journal when the reading was opened.
-    pub(super) fn pending_at_open(&self) -> u64 {
+    /// Events that were in the journal when the reading was opened, or opened again, and not read yet.
+    pub fn pending_at_open(&self) -> u64 {
         self.0.pending_at_open()
     }
 }

@@ -180,6 +180,15 @@ impl Plan {
         }
     }
 
+    /// Messages of a subject that are not older than a time.
+    pub fn since(subject: String, time: OffsetDateTime) -> Self {
+        Self {
+            subject,
+            start: Start::Since(time),
+            headers_only: false,
+        }
+    }
+
     /// Headers of all messages, without their bodies.
     pub fn headers(start: Start) -> Self {
         Self {
@@ -273,7 +282,7 @@ impl Reader {
         self.opens
     }
 
-    /// Messages that were in the stream when the reading was opened.
+    /// Messages that were in the stream when the reading was opened, or opened again, and not read yet.
     pub fn pending_at_open(&self) -> u64 {
         self.consumer.as_ref().map_or(0, |consumer| consumer.pending)
     }

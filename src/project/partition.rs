@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::refold::RefoldError;
 use super::step::{Fold, StepError};
-use super::{Parts, Status, journal_open, parked};
+use super::{Parts, Status, journal_open, mend, parked};
 use crate::core::error_chain;
 use crate::core::retry::Backoff;
 use crate::journal::{RawEvent, Reader};
-use crate::views::{Checkpoint, Lease, LeaseId};
+use crate::views::{Checkpoint, Lease, LeaseId, Version};
 
 /// Most events of a step: enough to make round trips cheap, few enough to keep a step short.
 const STEP_EVENTS_MAX: usize = 500;
@@ -20,7 +22,7 @@ const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a partition may fail before the process says that it is not ready.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 /// How to begin anew.
-const FOLD_ANEW: &str = "stop every projector, drop the collections baskets, checkpoints and parked_events, and start them to fold this journal from its beginning";
+const FOLD_ANEW: &str = "stop every projector, drop the collections baskets (with baskets_2 and so on), projections, checkpoints and parked_events, and start them to fold this journal from its beginning";
 
 /// Why a partition cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,9 @@ pub(super) enum PartitionError {
     /// The journal is not the one that the views were folded from. A person decides what to do.
     #[error("{0}")]
     Halted(String),
+    /// The pointer to the baskets was moved; the partition goes on with the other version.
+    #[error("the pointer to the baskets was moved")]
+    Moved,
     /// Another projector owns the partition by now.
     #[error("the lease was lost")]
     LeaseLost,
@@ -43,16 +48,19 @@ pub(super) struct Partition {
     me: LeaseId,
     lease: Lease,
     stop: CancellationToken,
+    active: watch::Receiver<Version>,
 }
 
 impl Partition {
     pub(super) fn new(parts: Parts, status: Status, me: LeaseId, lease: Lease, stop: CancellationToken) -> Self {
+        let active = parts.views.active();
         Self {
             parts,
             status,
             me,
             lease,
             stop,
+            active,
         }
     }
 
@@ -63,6 +71,7 @@ impl Partition {
         while let Some(outcome) = self.project(&mut trouble).await {
             let pause = match outcome {
                 PartitionError::LeaseLost => break,
+                PartitionError::Moved => continue,
                 PartitionError::Halted(reason) => {
                     if self.status.halted().get(&partition) != Some(&reason) {
                         tracing::error!(partition, "partition {partition} has halted: {reason}");
@@ -84,7 +93,9 @@ impl Partition {
                     trouble.backoff.next_pause()
                 }
             };
-            if self.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            // Another version may do better at once.
+            let pausing = tokio::time::timeout(pause, self.active.changed());
+            if self.stop.run_until_cancelled(pausing).await.is_none() {
                 break;
             }
         }
@@ -119,11 +130,9 @@ impl Partition {
             let result = tokio::select! {
                 biased;
                 () = stop.cancelled() => return None,
+                Ok(()) = self.active.changed() => Err(PartitionError::Moved),
                 _ = verify.tick() => self.verify(&opened.checkpoint).await,
-                _ = decisions.tick() => {
-                    let up_to = sequence(&opened.checkpoint);
-                    parked::decide(&mut opened.fold, self.lease.partition, up_to).await.map_err(PartitionError::from)
-                }
+                _ = decisions.tick() => self.decided(&mut opened).await,
                 events = opened.reader.next(STEP_EVENTS_MAX) => match events {
                     Ok(events) => self.advance(&mut opened, &events).await,
                     Err(error) => Err(PartitionError::Failed(error.into())),
@@ -143,20 +152,32 @@ impl Partition {
         }
     }
 
+    /// Does what people have decided about parked events and about single baskets.
+    async fn decided(&self, opened: &mut Opened) -> Result<(), PartitionError> {
+        let checkpoint = sequence(&opened.checkpoint);
+        parked::decide(&mut opened.fold, self.lease.partition, checkpoint).await?;
+        Ok(mend::requested(&mut opened.fold, &self.me, self.lease, checkpoint).await?)
+    }
+
     async fn open(&mut self) -> Result<Opened, PartitionError> {
         let partition = self.lease.partition;
+        // The version is that of the pointer now, and stays until the reading ends.
+        let version = *self.active.borrow_and_update();
+        let parts = Parts {
+            views: self.parts.views.at(version),
+            ..self.parts.clone()
+        };
         let facts = journal_open(&mut self.parts.journal.state()).await;
         let epoch = facts.epoch.to_string();
         let action_id = format!("{:?}", self.parts.action_id).to_lowercase();
-        let stored = self
-            .parts
+        let stored = parts
             .views
             .load_checkpoint(partition)
             .await
             .map_err(anyhow::Error::from)?;
         let begins = stored.is_none();
         let mut checkpoint = stored.unwrap_or_else(|| Checkpoint {
-            partition: i32::from(partition),
+            partition,
             epoch: epoch.clone(),
             recorded_ns: 0,
             sequence: 0,
@@ -165,7 +186,7 @@ impl Partition {
         });
         if checkpoint.action_id != action_id {
             return Err(PartitionError::Halted(format!(
-                "the baskets were folded with EZOUT_ACTION_ID={}, and it is {action_id} now: set it back, or {FOLD_ANEW}",
+                "the baskets were folded with EZOUT_ACTION_ID={}, and it is {action_id} now: set it back, or fold them anew with `ezout rebuild --switch`",
                 checkpoint.action_id
             )));
         }
@@ -186,7 +207,7 @@ impl Partition {
             .await
             .map_err(anyhow::Error::from)?;
         let opens = reader.opens();
-        let fold = Fold::new(self.parts.clone(), partition, epoch, self.lease.fence);
+        let fold = Fold::new(parts, partition, epoch, self.lease.fence);
         // What is there already is told as lag by the first step; until then there is none to tell.
         self.parts
             .metrics
@@ -237,7 +258,7 @@ impl Partition {
         }
         // A journal that was restored from a copy may have grown beyond the checkpoint again, with other events.
         let last = self.parts.journal.get(at).await.map_err(anyhow::Error::from)?;
-        if last.is_none_or(|last| nanoseconds(&last) != checkpoint.recorded_ns) {
+        if last.is_none_or(|last| last.recorded_ns() != checkpoint.recorded_ns) {
             return halted(format!(
                 "events are lost: the journal has another event at {at} than the views were folded from"
             ));
@@ -255,7 +276,7 @@ impl Partition {
         let Some(last) = events.last() else { return Ok(()) };
         let mut to = opened.checkpoint.clone();
         to.sequence = i64::try_from(last.sequence).unwrap_or(i64::MAX);
-        to.recorded_ns = nanoseconds(last);
+        to.recorded_ns = last.recorded_ns();
         // A write that somebody else overtook is folded again on what is there now. Who is overtaken
         // for long has lost the lease, or will hear of it from the checkpoint.
         for _ in 0..3 {
@@ -291,13 +312,14 @@ impl From<StepError> for PartitionError {
     }
 }
 
-fn sequence(checkpoint: &Checkpoint) -> u64 {
-    u64::try_from(checkpoint.sequence).unwrap_or(0)
+impl From<RefoldError> for PartitionError {
+    fn from(error: RefoldError) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
-/// When the journal took an event, in nanoseconds since 1970.
-fn nanoseconds(event: &RawEvent) -> i64 {
-    i64::try_from(event.recorded_at.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+fn sequence(checkpoint: &Checkpoint) -> u64 {
+    u64::try_from(checkpoint.sequence).unwrap_or(0)
 }
 
 /// A partition that is being projected.

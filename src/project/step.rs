@@ -39,7 +39,7 @@ pub(super) enum StepError {
     LeaseLost,
     /// A basket comes from another journal.
     #[error(
-        "basket {basket} was folded from another journal (epoch {epoch}): drop the collections baskets, checkpoints and parked_events to fold this one from its beginning"
+        "basket {basket} was folded from another journal (epoch {epoch}): drop the collections baskets (with baskets_2 and so on), projections, checkpoints and parked_events to fold this one from its beginning"
     )]
     OtherEpoch {
         /// The basket.
@@ -128,8 +128,16 @@ impl Fold {
         }
     }
 
+    /// The journal's epoch.
     pub(super) fn epoch(&self) -> &str {
         &self.epoch
+    }
+
+    /// Forgets a basket, which is read again when it is next needed.
+    pub(super) fn forget(&mut self, id: BasketId) {
+        if let Some(held) = self.baskets.pop(&id) {
+            self.count_cached(self.cached_bytes - held.weight);
+        }
     }
 
     /// Does one step and moves the checkpoint to `to`; `begins` says that there is no checkpoint yet.
@@ -566,7 +574,7 @@ fn full() -> String {
 }
 
 /// Reads an event of the journal, or says why it cannot be read.
-fn decode(raw: &RawEvent) -> Result<Recorded, String> {
+pub(super) fn decode(raw: &RawEvent) -> Result<Recorded, String> {
     let event = decode_parts(raw.header(EVENT_TYPE), &raw.body, &raw.subject)?;
     Ok(Recorded {
         sequence: raw.sequence,
@@ -593,7 +601,7 @@ fn decode_parts(event_type: Option<&str>, body: &[u8], subject: &str) -> Result<
 }
 
 /// The basket that an unreadable event belongs to, by its headers, where these tell.
-fn basket_of(raw: &RawEvent) -> Option<BasketId> {
+pub(super) fn basket_of(raw: &RawEvent) -> Option<BasketId> {
     Some(BasketId {
         shop: raw.shop()?,
         session: raw.session()?,

@@ -1,4 +1,4 @@
-//! How far each partition is folded.
+//! How far each partition is folded, for each version of the baskets.
 
 use mongodb::Collection;
 use mongodb::bson::doc;
@@ -10,8 +10,8 @@ use super::{ViewError, Views, within, write_command};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// The partition.
-    #[serde(rename = "_id")]
-    pub partition: i32,
+    #[serde(skip)]
+    pub partition: u16,
     /// Epoch of the journal.
     pub epoch: String,
     /// When the journal took the event at `sequence`, in nanoseconds since 1970. A journal that has another
@@ -38,8 +38,12 @@ impl Views {
     /// The partition's whole checkpoint.
     pub async fn load_checkpoint(&self, partition: u16) -> Result<Option<Checkpoint>, ViewError> {
         let checkpoints: Collection<Checkpoint> = self.database.collection("checkpoints");
-        let find = checkpoints.find_one(doc! { "_id": i32::from(partition) });
-        within("read a checkpoint", async { find.await }).await
+        let find = checkpoints.find_one(doc! { "_id": self.version().checkpoint_id(partition) });
+        let found = within("read a checkpoint", async { find.await }).await?;
+        Ok(found.map(|checkpoint| Checkpoint {
+            partition,
+            ..checkpoint
+        }))
     }
 
     /// Moves a checkpoint forward; `begins` says that there was none. Answers whether it did: `false` says
@@ -49,7 +53,7 @@ impl Views {
     /// that find themselves done.
     pub async fn move_checkpoint(&self, to: &Checkpoint, begins: bool) -> Result<bool, ViewError> {
         let guard = doc! {
-            "_id": to.partition,
+            "_id": self.version().checkpoint_id(to.partition),
             "epoch": &to.epoch,
             "sequence": { "$lte": to.sequence },
             "fence": { "$lte": to.fence },

@@ -440,3 +440,17 @@ pub(super) fn scalars(basket: &Basket) -> Document {
         "parked_since": basket.parked_since().map(long),
     }
 }
+
+/// A basket's whole document but for its `_id` and the fence, which tell nothing of its events.
+pub(super) fn whole(basket: &Basket, epoch: &str) -> Document {
+    let id = basket.id();
+    let mut whole = scalars(basket);
+    whole.insert("shop_id", id.shop.to_string());
+    whole.insert("session_id", id.session.to_string());
+    whole.insert("epoch", epoch);
+    whole.insert("findings", findings(&basket.state().findings));
+    whole.insert("lines", basket.state().lines.iter().map(line).collect::<Vec<_>>());
+    whole.insert("actions", actions(basket.actions()));
+    whole.insert("conflicts", actions(basket.conflicts()));
+    whole
+}

@@ -123,6 +123,31 @@ impl Views {
         held.iter().map(read).collect()
     }
 
+    /// Whether this process has the lease at this moment.
+    pub async fn holds(&self, me: &LeaseId, lease: Lease) -> Result<bool, ViewError> {
+        let mine = doc! {
+            "_id": i32::from(lease.partition),
+            "owner": me.to_string(),
+            "fence": lease.fence,
+            "$expr": { "$gt": ["$expires_at", "$$NOW"] },
+        };
+        let leases = self.leases();
+        let found = within("look at a lease", async { leases.find_one(mine).await }).await?;
+        Ok(found.is_some())
+    }
+
+    /// The highest fence that was given out for a partition, as far as is known.
+    pub async fn highest_fence(&self, partition: u16) -> Result<i64, ViewError> {
+        let leases = self.leases();
+        let lease = within("look at a lease", async {
+            leases.find_one(doc! { "_id": i32::from(partition) }).await
+        })
+        .await?;
+        let given = lease.and_then(|lease| lease.get_i64("fence").ok()).unwrap_or(0);
+        let checkpoint = self.load_checkpoint(partition).await?;
+        Ok(given.max(checkpoint.map_or(0, |checkpoint| checkpoint.fence)))
+    }
+
     /// Gives a lease back, so that another process may take it at once.
     pub async fn release(&self, me: &LeaseId, partition: u16) -> Result<(), ViewError> {
         let mine = doc! { "_id": i32::from(partition), "owner": me.to_string() };

@@ -4,11 +4,14 @@ use mongodb::Database;
 use mongodb::bson::{DateTime, Document, doc};
 use uuid::Uuid;
 
+use super::Version;
+
 /// The migrations in their order: name and text.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_baskets", include_str!("../../migrations/0001_baskets.json")),
     ("0002_projector", include_str!("../../migrations/0002_projector.json")),
     ("0003_looking", include_str!("../../migrations/0003_looking.json")),
+    ("0004_versions", include_str!("../../migrations/0004_versions.json")),
 ];
 
 /// What to do with a command that finds its work done.
@@ -36,6 +39,9 @@ pub enum MigrateError {
         #[source]
         source: serde_json::Error,
     },
+    /// Which versions of the baskets there are could not be told.
+    #[error("the versions of the baskets cannot be listed: {0}")]
+    Versions(String),
     /// MongoDB did not do it.
     #[error("migration {name} failed")]
     Failed {
@@ -67,6 +73,12 @@ pub async fn migrate(database: &Database) -> Result<Vec<&'static str>, MigrateEr
         // A change comes in two releases, so that the release before it goes on working.
         tracing::warn!("the database has migration {newest}, which is newer than this program");
     }
+    let mut versions = super::versions::versions(database)
+        .await
+        .map_err(|error| MigrateError::Versions(error.to_string()))?;
+    if versions.is_empty() {
+        versions.push(Version::FIRST);
+    }
     let mut applied = Vec::new();
     for (name, text) in MIGRATIONS {
         let digest = Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()).to_string();
@@ -78,13 +90,12 @@ pub async fn migrate(database: &Database) -> Result<Vec<&'static str>, MigrateEr
         }
         let migration: Migration =
             serde_json::from_str(text).map_err(|source| MigrateError::Malformed { name, source })?;
-        for command in migration.commands {
-            if let Err(error) = database.run_command(command).await {
-                let done = matches!(&*error.kind, mongodb::error::ErrorKind::Command(command) if command.code == NAMESPACE_EXISTS);
-                if !done {
-                    return Err(failed(name)(error));
-                }
-            }
+        let commands = migration
+            .commands
+            .into_iter()
+            .flat_map(|command| for_each_version(command, &versions));
+        for command in commands {
+            apply(database, command).await.map_err(failed(name))?;
         }
         let entry = doc! { "$setOnInsert": { "digest": digest, "applied_at": DateTime::now() } };
         record
@@ -95,4 +106,44 @@ pub async fn migrate(database: &Database) -> Result<Vec<&'static str>, MigrateEr
         applied.push(*name);
     }
     Ok(applied)
+}
+
+/// Runs a command that may find its work done.
+pub(super) async fn apply(database: &Database, command: Document) -> mongodb::error::Result<()> {
+    match database.run_command(command).await {
+        Err(error) if matches!(&*error.kind, mongodb::error::ErrorKind::Command(command) if command.code == NAMESPACE_EXISTS) => {
+            Ok(())
+        }
+        done => done.map(|_| ()),
+    }
+}
+
+/// The commands of all migrations that are about the baskets, said of this version.
+pub(super) fn of_version(version: Version) -> Result<Vec<Document>, MigrateError> {
+    let mut commands = Vec::new();
+    for (name, text) in MIGRATIONS {
+        let migration: Migration =
+            serde_json::from_str(text).map_err(|source| MigrateError::Malformed { name, source })?;
+        let of_baskets = migration.commands.into_iter().filter(is_of_baskets);
+        commands.extend(of_baskets.flat_map(|command| for_each_version(command, &[version])));
+    }
+    Ok(commands)
+}
+
+fn is_of_baskets(command: &Document) -> bool {
+    let target = command.values().next();
+    target.is_some_and(|target| target.as_str() == Some("baskets"))
+}
+
+/// What a migration says of the baskets is true of each version of them.
+fn for_each_version(command: Document, versions: &[Version]) -> Vec<Document> {
+    let name = command.keys().next().filter(|_| is_of_baskets(&command)).cloned();
+    let Some(name) = name else { return vec![command] };
+    let of = |version: &Version| {
+        let mut command = command.clone();
+        // An existing field keeps its place, and the name of the command must be the first.
+        command.insert(name.clone(), version.to_string());
+        command
+    };
+    versions.iter().map(of).collect()
 }

@@ -34,6 +34,11 @@ impl ParkedState {
             Self::Dropped => "dropped",
         }
     }
+
+    /// Whether a person has decided that it never counts.
+    pub const fn never_counts(self) -> bool {
+        matches!(self, Self::Drop | Self::Dropped)
+    }
 }
 
 /// An event that could not be applied.

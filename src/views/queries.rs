@@ -183,7 +183,7 @@ impl Views {
         part: Part,
         limit: i64,
     ) -> Result<Vec<Document>, ViewError> {
-        let baskets: Collection<Document> = self.database.collection("baskets");
+        let baskets: Collection<Document> = self.stored();
         let index = if filter.diverged == Some(true) {
             DIVERGED_BY_CHANGE
         } else {
@@ -205,7 +205,7 @@ impl Views {
 
     /// The shop in a few numbers; today began at `day_start`.
     pub async fn summary(&self, shop: ShopId, day_start: OffsetDateTime) -> Result<Summary, ViewError> {
-        let baskets: Collection<StoredUntouched> = self.database.collection("baskets");
+        let baskets: Collection<StoredUntouched> = self.stored();
         let hint = || Hint::Name(BY_CHANGE.to_owned());
         let groups = within("sum up a shop", async {
             baskets
@@ -260,7 +260,7 @@ impl Views {
 
     /// Where the events of a basket stand in the journal; nothing without a basket.
     pub async fn places(&self, id: BasketId) -> Result<Option<Places>, ViewError> {
-        let baskets: Collection<StoredPlaces> = self.database.collection("baskets");
+        let baskets: Collection<StoredPlaces> = self.stored();
         let find = baskets
             .find_one(doc! { "_id": id.to_string() })
             .projection(doc! { "epoch": 1, "sequence": 1, "actions.sequence": 1, "conflicts.sequence": 1 });

@@ -2,13 +2,15 @@
 
 use mongodb::bson::{Bson, Document, doc};
 
-use super::document::{actions, findings, line, long, scalars};
+use super::document::{actions, findings, line, long, scalars, whole};
 use super::{ViewError, Views, durable, write_command};
 use crate::core::basket::{Basket, LineChanges};
 use crate::core::event::Recorded;
 
 /// Most actions in one command; keeps it far below MongoDB's limit of 48 MB for a message.
 const COMMAND_ACTIONS_MAX: usize = 20_000;
+/// Most baskets that one command inserts; MongoDB takes 100,000.
+const COMMAND_BASKETS_MAX: usize = 5_000;
 
 /// What a stored basket was when it was read; a write states that it still is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +71,50 @@ impl Views {
         Ok(saved)
     }
 
+    /// Writes baskets of a version that is being filled: new ones whole, which costs the server least.
+    /// Guarded as [`save`](Self::save) is.
+    ///
+    /// # Errors
+    /// [`ViewError`]; any of the writes may have happened.
+    pub async fn fill(&self, writes: &[Write<'_>], epoch: &str, fence: i64) -> Result<Saved, ViewError> {
+        let (known, new): (Vec<_>, Vec<_>) = writes
+            .iter()
+            .partition::<Vec<Write<'_>>, _>(|write| write.stored.is_some());
+        let mut saved = if known.is_empty() {
+            Saved::All
+        } else {
+            self.save(&known, epoch, fence).await?
+        };
+        let mut rest = new.as_slice();
+        while !rest.is_empty() {
+            let mut actions = 0;
+            let fits = rest.iter().take(COMMAND_BASKETS_MAX).take_while(|write| {
+                actions += write.basket.version();
+                actions <= COMMAND_ACTIONS_MAX
+            });
+            let (now, later) = rest.split_at(fits.count().max(1));
+            let documents: Vec<Bson> = now
+                .iter()
+                .map(|write| {
+                    let mut document = doc! { "_id": write.basket.id().to_string() };
+                    document.extend(whole(write.basket, epoch));
+                    document.insert("fence", fence);
+                    document.into()
+                })
+                .collect();
+            let expected = long(documents.len());
+            let collection = self.version().to_string();
+            let command =
+                doc! { "insert": collection, "documents": documents, "ordered": false, "writeConcern": durable() };
+            let answer = write_command(&self.database, "fill in baskets", command).await?;
+            if answer.get_i32("n").map_or(0, i64::from) != expected {
+                saved = Saved::Stale;
+            }
+            rest = later;
+        }
+        Ok(saved)
+    }
+
     async fn save_command(&self, writes: &[Write<'_>], epoch: &str, fence: i64) -> Result<Saved, ViewError> {
         let updates: Vec<Bson> = writes
             .iter()
@@ -76,7 +122,8 @@ impl Views {
             .collect();
         let expected = long(updates.len());
         let inserts = long(writes.iter().filter(|write| write.stored.is_none()).count());
-        let command = doc! { "update": "baskets", "updates": updates, "ordered": false, "writeConcern": durable() };
+        let collection = self.version().to_string();
+        let command = doc! { "update": collection, "updates": updates, "ordered": false, "writeConcern": durable() };
         let answer = write_command(&self.database, "write baskets", command).await?;
         // An insert that finds a document counts among `n`, but not among those that were upserted.
         let found = answer.get_i32("n").map_or(0, i64::from);
@@ -92,19 +139,14 @@ impl Views {
 fn statement(write: Write<'_>, epoch: &str, fence: i64) -> Document {
     let basket = write.basket;
     let id = basket.id();
-    let mut set = scalars(basket);
-    set.insert("fence", fence);
     let Some(stored) = write.stored else {
-        set.insert("shop_id", id.shop.to_string());
-        set.insert("session_id", id.session.to_string());
-        set.insert("epoch", epoch);
-        set.insert("findings", findings(&basket.state().findings));
-        set.insert("lines", basket.state().lines.iter().map(line).collect::<Vec<_>>());
-        set.insert("actions", actions(basket.actions()));
-        set.insert("conflicts", actions(basket.conflicts()));
+        let mut set = whole(basket, epoch);
+        set.insert("fence", fence);
         return doc! { "q": { "_id": id.to_string() }, "u": { "$setOnInsert": set }, "upsert": true };
     };
 
+    let mut set = scalars(basket);
+    set.insert("fence", fence);
     let changes = basket.changes();
     if changes.findings || changes.everything {
         set.insert("findings", findings(&basket.state().findings));

@@ -1,0 +1,149 @@
+//! Folding baskets anew from the journal: what the projector makes of events, without its effects.
+//!
+//! Whoever rebuilds, compares or mends baskets folds with these, so that there is one answer to what
+//! becomes of an event: what cannot be read parks its session from there on, unless a person dropped it.
+
+use std::collections::{BTreeSet, HashSet};
+
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use super::step::{basket_of, decode};
+use crate::core::basket::{Applied, Basket};
+use crate::core::event::{ActionIdMeaning, Recorded};
+use crate::core::id::{BasketId, ShopId};
+use crate::journal::{Journal, RawEvent, ReadError};
+use crate::views::{ParkedEvent, ViewError, Views};
+
+/// Events that are got from the journal at the same time.
+const GETS: usize = 32;
+/// Events read at a time.
+const READ_EVENTS: usize = 1_000;
+
+/// Places in the journal of events that a person has dropped.
+pub type Dropped = HashSet<u64>;
+
+/// Why a basket could not be folded anew now.
+#[derive(Debug, thiserror::Error)]
+pub enum RefoldError {
+    /// The journal could not be read.
+    #[error(transparent)]
+    Journal(#[from] ReadError),
+    /// MongoDB failed.
+    #[error(transparent)]
+    View(#[from] ViewError),
+}
+
+/// An event of the journal and what could be read of it.
+#[derive(Debug)]
+pub struct Decoded {
+    /// Its place in the journal.
+    pub sequence: u64,
+    /// Its basket, where that can be told.
+    pub basket: Option<BasketId>,
+    /// The event, or why it cannot be read.
+    pub event: Result<Recorded, String>,
+}
+
+impl Decoded {
+    /// Reads an event.
+    pub fn of(raw: &RawEvent) -> Self {
+        let event = decode(raw);
+        let basket = event
+            .as_ref()
+            .map_or_else(|_| basket_of(raw), |recorded| Some(recorded.event.basket()));
+        Self {
+            sequence: raw.sequence,
+            basket,
+            event,
+        }
+    }
+
+    /// Puts the event into its basket, which has all earlier ones. Answers whether that changed the basket.
+    pub fn put_into(self, basket: &mut Basket) -> bool {
+        if self.sequence <= basket.sequence() || basket.parked_since().is_some() {
+            return false;
+        }
+        let applied = self.event.map(|recorded| basket.apply(recorded));
+        match applied {
+            Ok(Applied::Duplicate) => false,
+            Ok(Applied::Counted | Applied::Conflicting) => {
+                basket.settle();
+                true
+            }
+            Ok(Applied::Full) | Err(_) => {
+                basket.park(self.sequence);
+                true
+            }
+        }
+    }
+}
+
+/// Folds the events of one basket, in their order. Those of other baskets, and those that were dropped, are left out.
+pub fn fold<'a>(
+    id: BasketId,
+    meaning: ActionIdMeaning,
+    events: impl IntoIterator<Item = &'a RawEvent>,
+    dropped: &Dropped,
+) -> Basket {
+    let mut basket = Basket::new(id, meaning);
+    for raw in events {
+        let decoded = Decoded::of(raw);
+        if decoded.basket == Some(id) && !dropped.contains(&raw.sequence) {
+            decoded.put_into(&mut basket);
+        }
+    }
+    basket
+}
+
+/// Gets the events at these places, in their order; what the journal does not have is left out.
+pub async fn events_at(journal: &Journal, sequences: &BTreeSet<u64>) -> Result<Vec<RawEvent>, ReadError> {
+    let get = |sequence: u64| {
+        let journal = journal.clone();
+        async move { journal.get(sequence).await }
+    };
+    let gets: Vec<_> = sequences.iter().copied().map(get).collect();
+    let events: Vec<Option<RawEvent>> = futures::stream::iter(gets).buffered(GETS).try_collect().await?;
+    Ok(events.into_iter().flatten().collect())
+}
+
+/// Reads a shop's events after one place and up to another, which the journal has reached.
+pub async fn events_of_shop(
+    journal: &Journal,
+    shop: ShopId,
+    after: u64,
+    until: u64,
+    mut each: impl FnMut(RawEvent),
+) -> Result<(), ReadError> {
+    if after >= until {
+        return Ok(());
+    }
+    let mut reader = journal.read_shop(shop, after).await?;
+    if reader.pending_at_open() == 0 {
+        return Ok(());
+    }
+    loop {
+        for event in reader.next(READ_EVENTS).await? {
+            let (sequence, pending) = (event.sequence, event.pending);
+            if sequence <= until {
+                each(event);
+            }
+            if sequence >= until || pending == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Which of the events at these places a person has dropped.
+pub async fn dropped(
+    views: &Views,
+    epoch: &str,
+    sequences: impl IntoIterator<Item = u64>,
+) -> Result<Dropped, ViewError> {
+    let ids: Vec<String> = sequences
+        .into_iter()
+        .map(|sequence| ParkedEvent::id(epoch, sequence))
+        .collect();
+    let place = |id: &String| id.rsplit(':').next()?.parse().ok();
+    Ok(views.dropped(&ids).await?.iter().filter_map(place).collect())
+}

@@ -1,0 +1,106 @@
+//! Requests to fold single baskets of the active version anew.
+//!
+//! Commands ask and the owner of the partition does it within seconds, since only it writes baskets.
+
+use futures::TryStreamExt;
+use mongodb::Collection;
+use mongodb::bson::{Document, doc};
+use serde::{Deserialize, Serialize};
+
+use super::document::long;
+use super::{ViewError, Views, durable, within, write_command};
+use crate::core::id::BasketId;
+
+/// Most requests that are taken together.
+const TAKEN_MAX: i64 = 100;
+
+/// A basket to be folded anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refold {
+    /// Which.
+    pub basket: BasketId,
+    /// Its partition.
+    pub partition: u16,
+    /// Places in the journal of all events of the session up to `through`.
+    pub sequences: Vec<u64>,
+    /// Up to where whoever asks has read the journal; 0 for not at all.
+    pub through: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredRefold {
+    #[serde(rename = "_id")]
+    id: String,
+    partition: i32,
+    sequences: Vec<i64>,
+    through: i64,
+}
+
+impl Views {
+    fn refolds(&self) -> Collection<StoredRefold> {
+        self.database.collection("refolds")
+    }
+
+    /// Asks the owners of the partitions to fold baskets anew.
+    pub async fn ask_refolds(&self, refolds: &[Refold]) -> Result<(), ViewError> {
+        for some in refolds.chunks(1_000) {
+            let statement = |refold: &Refold| {
+                let sequences: Vec<i64> = refold.sequences.iter().copied().map(long).collect();
+                let fields = doc! { "partition": i32::from(refold.partition), "sequences": sequences, "through": long(refold.through) };
+                doc! { "q": { "_id": refold.basket.to_string() }, "u": { "$set": fields }, "upsert": true }
+            };
+            let updates: Vec<Document> = some.iter().map(statement).collect();
+            let command = doc! { "update": "refolds", "updates": updates, "ordered": false, "writeConcern": durable() };
+            write_command(&self.database, "ask for refolds", command).await?;
+        }
+        Ok(())
+    }
+
+    /// Baskets of a partition that are to be folded anew.
+    pub async fn refolds_of(&self, partition: u16) -> Result<Vec<Refold>, ViewError> {
+        let refolds = self.refolds();
+        let found: Vec<StoredRefold> = within("look for refolds", async {
+            refolds
+                .find(doc! { "partition": i32::from(partition) })
+                .limit(TAKEN_MAX)
+                .await?
+                .try_collect()
+                .await
+        })
+        .await?;
+        let restore = |stored: StoredRefold| {
+            let basket = BasketId::parse(&stored.id).map_err(|error| ViewError::Unreadable {
+                id: stored.id,
+                reason: error.to_string(),
+            })?;
+            let place = |place: i64| u64::try_from(place).unwrap_or(0);
+            Ok(Refold {
+                basket,
+                partition,
+                sequences: stored.sequences.into_iter().map(place).collect(),
+                through: place(stored.through),
+            })
+        };
+        found.into_iter().map(restore).collect()
+    }
+
+    /// Takes note that a basket was folded anew.
+    pub async fn refolded(&self, basket: BasketId) -> Result<(), ViewError> {
+        let refolds = self.refolds();
+        within("forget a refold", async {
+            refolds.delete_one(doc! { "_id": basket.to_string() }).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// How many of these wait to be folded anew.
+    pub async fn count_refolds(&self, baskets: &[BasketId]) -> Result<u64, ViewError> {
+        let refolds = self.refolds();
+        let keys: Vec<String> = baskets.iter().map(ToString::to_string).collect();
+        within("count refolds", async {
+            refolds.count_documents(doc! { "_id": { "$in": keys } }).await
+        })
+        .await
+    }
+}
