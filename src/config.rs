@@ -67,6 +67,8 @@ pub enum Command {
     Migrate(views::Config),
     /// Look at events that could not be applied, and decide about them.
     Parked(tools::parked::Args),
+    /// Fold the journal into new baskets beside those that are read, compare them, and switch.
+    Rebuild(tools::rebuild::Args),
     /// Print a shop's updates as they come.
     Tail(tools::tail::Args),
     /// Let simulated shoppers shop, and measure.
@@ -91,7 +93,7 @@ pub struct ServiceOptions {
     /// The projector's.
     #[command(flatten)]
     pub project: project::Config,
-    /// What the app's `action_id` is: `number` of the action, `code` of its kind, or `auto` where it is not known. Baskets folded with one value are not those of another: drop the views when you change it.
+    /// What the app's `action_id` is: `number` of the action, `code` of its kind, or `auto` where it is not known. Baskets folded with one value are not those of another: `ezout rebuild --switch` after a change.
     #[arg(long = "action-id", env = "EZOUT_ACTION_ID", value_enum, default_value_t = ActionIdMeaning::Auto)]
     pub action_id: ActionIdMeaning,
 }

@@ -54,6 +54,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Project(options) => serve(options, Role::Project).await,
         Command::Migrate(config) => tools::migrate::run(&config).await,
         Command::Parked(args) => tools::parked::run(args).await,
+        Command::Rebuild(args) => tools::rebuild::run(args).await,
         Command::Tail(args) => tools::tail::run(args).await,
         Command::Simulate(args) => tools::simulate::run(args).await,
     }

@@ -3,6 +3,8 @@
 pub mod dev;
 pub mod migrate;
 pub mod parked;
+mod past;
+pub mod rebuild;
 pub mod servers;
 pub mod simulate;
 pub mod tail;

@@ -9,6 +9,7 @@ mod live;
 mod looking;
 mod project;
 mod readme;
+mod rebuild;
 mod servers;
 mod support;
 mod tidy;

@@ -1,0 +1,529 @@
+//! Rebuilding under load, proving, switching and going back; scrubbing; replaying.
+
+use std::collections::{BTreeMap, HashMap};
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use futures::StreamExt as _;
+use mongodb::bson::{Document, doc};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::support::{Service, Stack, event, session, wait_for};
+
+async fn ezout_with(stack: &Stack, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ezout"));
+    command
+        .args(arguments)
+        .env("EZOUT_MONGODB_URI", stack.mongod.uri())
+        .env("EZOUT_NATS_URL", stack.nats.url())
+        .env("EZOUT_NATS_MONITOR_URL", stack.nats.monitor_url())
+        .envs(environment.iter().copied())
+        .kill_on_drop(true);
+    command.output().await.unwrap()
+}
+
+async fn ezout(stack: &Stack, arguments: &[&str]) -> Output {
+    ezout_with(stack, arguments, &[]).await
+}
+
+fn printed(output: &Output) -> String {
+    assert!(output.status.success(), "{}", failed_text(output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn refused(output: &Output) -> String {
+    assert!(!output.status.success(), "{}", failed_text(output));
+    failed_text(output)
+}
+
+fn failed_text(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+/// The events of a visit: pieces come and go, one action comes late, and some visits end.
+fn visit(shop: &str, session: &str, number: i64) -> Vec<Value> {
+    let mut events = Vec::new();
+    for id in [1, 2, 3, 5, 4, 6, 7] {
+        let action = if id == 6 { "REMOVE" } else { "ADD" };
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        let price = 1.0 + (number % 4) as f64 / 4.0;
+        events.push(event(shop, session, id, action, id % 3, price, price));
+    }
+    if number % 3 == 0 {
+        events.push(event(shop, session, 8, "CHECKOUT", 0, 0.0, 4.0));
+    }
+    events
+}
+
+/// Records events of one shop, and answers the last one's place in the journal.
+async fn record(service: &Service, shop: &str, events: &[Value]) -> u64 {
+    let mut last = 0;
+    for some in events.chunks(1_000) {
+        let lines: Vec<String> = some.iter().map(ToString::to_string).collect();
+        let body = lines.join("\n");
+        let url = format!("{}/v1/shops/{shop}/events", service.http_url());
+        let request = reqwest::Client::new()
+            .post(url)
+            .header("content-type", "application/x-ndjson");
+        let answer = request.body(body).send().await.unwrap().text().await.unwrap();
+        for line in answer.lines() {
+            let verdict: Value = serde_json::from_str(line).unwrap();
+            last = last.max(verdict["sequence"].as_u64().unwrap_or_else(|| panic!("{line}")));
+        }
+    }
+    last
+}
+
+/// Records visits to a few shops; answers the shops and the last place in the journal.
+async fn fill(service: &Service, shops: usize, visits: i64) -> (Vec<String>, u64) {
+    let shops: Vec<String> = (0..shops).map(|_| session()).collect();
+    let mut last = 0;
+    for shop in &shops {
+        let events: Vec<Value> = (0..visits).flat_map(|number| visit(shop, &session(), number)).collect();
+        last = last.max(record(service, shop, &events).await);
+    }
+    (shops, last)
+}
+
+/// Waits until every event up to this place is in the baskets that are read.
+async fn caught_up(stack: &Stack, service: &Service) {
+    let journal = stack.jetstream().await;
+    let database = stack.database().await;
+    wait_for("the projector has caught up", async || {
+        let version = active(&database).await;
+        let last = journal
+            .get_stream("CHECKOUT")
+            .await
+            .ok()?
+            .cached_info()
+            .state
+            .last_sequence;
+        let newest = checkpoints(&database, &version).await.into_values().max().unwrap_or(0);
+        (u64::try_from(newest).unwrap() >= last).then_some(())
+    })
+    .await;
+    // The partition of the last event is that of the highest checkpoint; the others follow at once.
+    wait_for("no lag", async || {
+        let updates = updates(stack).await;
+        let counted = service.metric("ezout_published_updates_total").await?;
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        (counted >= updates as f64).then_some(())
+    })
+    .await;
+}
+
+async fn active(database: &mongodb::Database) -> String {
+    let pointer = database.collection::<Document>("projections");
+    let found = pointer.find_one(doc! { "_id": "baskets" }).await.unwrap();
+    found.map_or_else(
+        || "baskets".to_owned(),
+        |found| found.get_str("active").unwrap().to_owned(),
+    )
+}
+
+async fn checkpoints(database: &mongodb::Database, version: &str) -> BTreeMap<String, i64> {
+    let mut found = database
+        .collection::<Document>("checkpoints")
+        .find(doc! {})
+        .await
+        .unwrap();
+    let mut places = BTreeMap::new();
+    while let Some(checkpoint) = found.next().await {
+        let checkpoint = checkpoint.unwrap();
+        let (of, partition) = match checkpoint.get("_id").unwrap().as_str() {
+            None => ("baskets".to_owned(), checkpoint.get_i32("_id").unwrap().to_string()),
+            Some(id) => {
+                let (version, partition) = id.split_once(':').unwrap();
+                (format!("baskets_{version}"), partition.to_owned())
+            }
+        };
+        if of == version {
+            places.insert(partition, checkpoint.get_i64("sequence").unwrap());
+        }
+    }
+    places
+}
+
+async fn updates(stack: &Stack) -> u64 {
+    let jetstream = stack.jetstream().await;
+    jetstream
+        .get_stream("UPDATES")
+        .await
+        .unwrap()
+        .cached_info()
+        .state
+        .messages
+}
+
+async fn events(stack: &Stack) -> u64 {
+    let jetstream = stack.jetstream().await;
+    jetstream
+        .get_stream("CHECKOUT")
+        .await
+        .unwrap()
+        .cached_info()
+        .state
+        .messages
+}
+
+/// Waits until there are as many updates as events, of which none may have a second one.
+async fn each_update_once(stack: &Stack) {
+    let events = events(stack).await;
+    wait_for("the updates", async || (updates(stack).await >= events).then_some(())).await;
+    assert_eq!(updates(stack).await, events, "an update was sent again");
+}
+
+/// Sees every update as a subscriber does: the places of events by shop, in the order they came.
+async fn subscriber(stack: &Stack) -> Arc<std::sync::Mutex<HashMap<String, Vec<u64>>>> {
+    let client = stack.nats_client().await;
+    let mut messages = client.subscribe("updates.store.*").await.unwrap();
+    client.flush().await.unwrap();
+    let seen: Arc<std::sync::Mutex<HashMap<String, Vec<u64>>>> = Arc::default();
+    let all = Arc::clone(&seen);
+    tokio::spawn(async move {
+        let _client = client;
+        while let Some(message) = messages.next().await {
+            let update: Value = serde_json::from_slice(&message.payload).unwrap();
+            let place = update["sequence"].as_u64().unwrap();
+            all.lock()
+                .unwrap()
+                .entry(message.subject.to_string())
+                .or_default()
+                .push(place);
+        }
+    });
+    seen
+}
+
+/// Spoils a basket by hand; answers its id.
+async fn spoil(database: &mongodb::Database, update: Document) -> String {
+    let baskets = database.collection::<Document>(&active(database).await);
+    let found = baskets.find_one(doc! {}).await.unwrap().unwrap();
+    let id = found.get_str("_id").unwrap().to_owned();
+    baskets.update_one(doc! { "_id": &id }, update).await.unwrap();
+    id
+}
+
+async fn report(stack: &Stack, name: &str, arguments: &[&str]) -> (Output, Value) {
+    let path = stack.folder().join(name);
+    let mut all = vec!["rebuild", "--report", path.to_str().unwrap()];
+    all.extend(arguments);
+    let output = ezout(stack, &all).await;
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|_| panic!("{}", failed_text(&output)));
+    (output, serde_json::from_str(&text).unwrap())
+}
+
+#[tokio::test]
+async fn a_rebuild_under_load_finds_nothing_and_sends_nothing_again() {
+    let stack = Stack::start().await;
+    let service = Arc::new(stack.service_with("serve", &[("EZOUT_SCRUB_PER_MINUTE", "1200")]).await);
+    let database = stack.database().await;
+    let seen = subscriber(&stack).await;
+    let (shops, _) = fill(&service, 5, 60).await;
+
+    let (over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let load = {
+        let (service, over, sent, shops) = (
+            Arc::clone(&service),
+            Arc::clone(&over),
+            Arc::clone(&sent),
+            shops.clone(),
+        );
+        tokio::spawn(async move {
+            let mut last = 0;
+            let mut number = 0;
+            while !over.load(Ordering::Relaxed) {
+                let shop = &shops[usize::try_from(number).unwrap() % shops.len()];
+                let visitor = session();
+                for event in visit(shop, &visitor, number) {
+                    last = record(&service, shop, &[event]).await;
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+                number += 1;
+            }
+            last
+        })
+    };
+    let (output, first) = report(&stack, "first.json", &[]).await;
+    let text = printed(&output);
+    assert!(text.contains("into baskets_2"), "{text}");
+    assert_eq!(first["different"], 0, "{text}");
+    assert!(first["equal"].as_u64().unwrap() >= 300, "{text}");
+    assert_eq!(first["shops"].as_array().unwrap().len(), 5);
+    // It goes on where it was, and switches.
+    let before = sent.load(Ordering::Relaxed);
+    let (output, second) = report(&stack, "second.json", &["--switch"]).await;
+    printed(&output);
+    assert_eq!(
+        (&second["different"], active(&database).await.as_str()),
+        (&json!(0), "baskets_2")
+    );
+    wait_for("load after the switch", async || {
+        (sent.load(Ordering::Relaxed) > before + 50).then_some(())
+    })
+    .await;
+    over.store(true, Ordering::Relaxed);
+    let last = load.await.unwrap();
+    caught_up(&stack, &service).await;
+
+    let total = events(&stack).await;
+    each_update_once(&stack).await;
+    wait_for("the subscriber has them all", async || {
+        let count: usize = seen.lock().unwrap().values().map(Vec::len).sum();
+        (count as u64 >= total).then_some(())
+    })
+    .await;
+    for (subject, places) in &*seen.lock().unwrap() {
+        assert!(places.is_sorted_by(|one, next| one < next), "{subject}: {places:?}");
+    }
+    assert!(last > 0);
+    // What is read comes from the new version, and the old one is as it was left.
+    let (output, third) = report(&stack, "third.json", &[]).await;
+    assert_eq!(third["different"], 0, "{}", failed_text(&output));
+    let old = database
+        .collection::<Document>("baskets")
+        .count_documents(doc! {})
+        .await
+        .unwrap();
+    let new = database
+        .collection::<Document>("baskets_2")
+        .count_documents(doc! {})
+        .await
+        .unwrap();
+    assert!(old <= new);
+    let indexes = |name: &'static str| {
+        let database = database.clone();
+        async move { database.collection::<Document>(name).list_index_names().await.unwrap() }
+    };
+    assert_eq!(indexes("baskets").await, indexes("baskets_2").await);
+    let refused = database
+        .collection::<Document>("baskets_2")
+        .insert_one(doc! { "_id": "x" })
+        .await;
+    assert!(refused.unwrap_err().to_string().contains("failed validation"));
+    assert!(service.metric("ezout_scrubbed_baskets_total").await.unwrap() > 0.0);
+    assert_eq!(service.metric("ezout_drift_baskets").await, Some(0.0));
+
+    // Back, onwards from where the first version was left, and nothing is sent again either.
+    printed(&ezout(&stack, &["rebuild", "--rollback"]).await);
+    assert_eq!(active(&database).await, "baskets");
+    let old = database
+        .collection::<Document>("baskets")
+        .count_documents(doc! {})
+        .await;
+    assert_eq!(old.unwrap(), new, "brought up to date before anybody reads it");
+    let shop = &shops[0];
+    let last = record(&service, shop, &visit(shop, &session(), 1)).await;
+    caught_up(&stack, &service).await;
+    assert!(last > total);
+    each_update_once(&stack).await;
+    for places in seen.lock().unwrap().values() {
+        assert!(places.is_sorted_by(|one, next| one < next));
+    }
+    let dropped = printed(&ezout(&stack, &["rebuild", "--drop-old"]).await);
+    assert!(dropped.contains("dropped baskets_2"), "{dropped}");
+    assert!(checkpoints(&database, "baskets_2").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_basket_spoiled_by_hand_is_named_found_and_mended() {
+    let stack = Stack::start().await;
+    let service = stack.service_with("serve", &[("EZOUT_SCRUB_PER_MINUTE", "6000")]).await;
+    let database = stack.database().await;
+    fill(&service, 2, 20).await;
+    caught_up(&stack, &service).await;
+    let (_, clean) = report(&stack, "clean.json", &["--anew"]).await;
+    assert_eq!((&clean["different"], &clean["equal"]), (&json!(0), &json!(40)));
+
+    let total = mongodb::bson::Bson::Decimal128("99".parse().unwrap());
+    let spoiled = spoil(&database, doc! { "$set": { "total": total } }).await;
+    let drift = async |wanted: u32| {
+        wait_for("the scrubber's finding", async || {
+            (service.metric("ezout_drift_baskets").await?.to_string() == wanted.to_string()).then_some(())
+        })
+        .await;
+    };
+    drift(1).await;
+    let log = std::fs::read_to_string(&service.log).unwrap();
+    let named = format!("basket {spoiled} is not what the journal says (it differs in total)");
+    assert_eq!(log.matches(&named).count(), 1, "{log}");
+
+    let (output, found) = report(&stack, "found.json", &[]).await;
+    let text = refused(&output);
+    assert!(text.contains(&spoiled) && text.contains("total is 99"), "{text}");
+    assert_eq!((&found["different"], &found["equal"]), (&json!(1), &json!(39)));
+    assert_eq!(found["digest"], clean["digest"], "the journal says the same");
+
+    let (output, _) = report(&stack, "switched.json", &["--switch"]).await;
+    printed(&output);
+    drift(0).await;
+    assert_eq!(report(&stack, "after.json", &[]).await.1["different"], 0);
+    // The version before is still as it was spoiled.
+    printed(&ezout(&stack, &["rebuild", "--rollback"]).await);
+    drift(1).await;
+    printed(&ezout(&stack, &["rebuild", "--session", &spoiled, "--switch"]).await);
+    drift(0).await;
+    each_update_once(&stack).await;
+}
+
+#[tokio::test]
+async fn single_baskets_are_mended_in_place_whatever_was_done_to_them() {
+    let stack = Stack::start().await;
+    let service = stack.service_with("serve", &[("EZOUT_SCRUB_PER_MINUTE", "0")]).await;
+    let database = stack.database().await;
+    let (shops, _) = fill(&service, 1, 6).await;
+    caught_up(&stack, &service).await;
+    let shop = shops[0].as_str();
+    let baskets = database.collection::<Document>("baskets");
+    let mut all: Vec<Document> = Vec::new();
+    let mut found = baskets.find(doc! {}).sort(doc! { "_id": 1 }).await.unwrap();
+    while let Some(basket) = found.next().await {
+        all.push(basket.unwrap());
+    }
+    let id = |place: usize| doc! { "_id": all[place].get_str("_id").unwrap() };
+    printed(&ezout(&stack, &["rebuild", "--shop", shop]).await);
+
+    let set = |fields: Document| doc! { "$set": fields };
+    baskets
+        .update_one(
+            id(0),
+            set(doc! { "fence": 1_000_000_i64, "sequence": 1_000_000_i64, "version": 0_i64 }),
+        )
+        .await
+        .unwrap();
+    baskets
+        .update_one(id(1), doc! { "$set": { "note": "mine" }, "$pop": { "actions": 1 } })
+        .await
+        .unwrap();
+    baskets
+        .update_one(id(2), set(doc! { "status": "paid", "lines": [] }))
+        .await
+        .unwrap();
+    baskets.delete_one(id(3)).await.unwrap();
+    let mut strange = all[4].clone();
+    strange.insert("_id", format!("{shop}.{}", session()));
+    baskets.insert_one(&strange).await.unwrap();
+
+    let text = refused(&ezout(&stack, &["rebuild", "--shop", shop]).await);
+    assert!(
+        text.contains("1 baskets equal, 5 not") || text.contains("2 baskets equal, 5 not"),
+        "{text}"
+    );
+    assert!(
+        text.contains("missing") && text.contains("not in the journal"),
+        "{text}"
+    );
+    let text = printed(&ezout(&stack, &["rebuild", "--shop", shop, "--switch"]).await);
+    assert!(text.contains("5 baskets were folded anew and are right now"), "{text}");
+    let mut found = baskets.find(doc! {}).sort(doc! { "_id": 1 }).await.unwrap();
+    let mut after = Vec::new();
+    while let Some(basket) = found.next().await {
+        after.push(basket.unwrap());
+    }
+    let without_fence = |baskets: &[Document]| {
+        let mut baskets = baskets.to_vec();
+        for basket in &mut baskets {
+            basket.remove("fence");
+        }
+        baskets
+    };
+    assert_eq!(without_fence(&after), without_fence(&all));
+    // The session goes on as if nothing had been.
+    let key = all[0].get_str("_id").unwrap();
+    let (_, one) = key.split_once('.').unwrap();
+    let last = record(&service, shop, &[event(shop, one, 9, "ADD", 1, 1.0, 1.0)]).await;
+    let basket = service.basket(shop, one, last).await;
+    assert_eq!(basket["version"], all[0].get_i64("version").unwrap() + 1);
+    each_update_once(&stack).await;
+    let text = refused(&ezout(&stack, &["rebuild", "--session", one]).await);
+    assert!(text.contains("names no basket"), "{text}");
+}
+
+#[tokio::test]
+async fn a_rebuild_that_was_killed_goes_on_where_it_was() {
+    let stack = Stack::start().await;
+    let service = stack.service("serve").await;
+    let database = stack.database().await;
+    fill(&service, 6, 50).await;
+    caught_up(&stack, &service).await;
+    let killed = ezout_with(&stack, &["rebuild"], &[("EZOUT_FAIL_POINT", "after_fill:4")]).await;
+    assert!(!killed.status.success());
+    let done = checkpoints(&database, "baskets_2").await;
+    let filled = database
+        .collection::<Document>("baskets_2")
+        .count_documents(doc! {})
+        .await
+        .unwrap();
+    assert!(filled > 0 && filled < 300, "{filled}");
+    assert!(done.len() < checkpoints(&database, "baskets").await.len());
+
+    let (output, report) = report(&stack, "report.json", &[]).await;
+    printed(&output);
+    assert_eq!((&report["different"], &report["equal"]), (&json!(0), &json!(300)));
+    // With another meaning of the numbers it is another version.
+    let other = ezout_with(&stack, &["rebuild"], &[("EZOUT_ACTION_ID", "number")]).await;
+    assert!(refused(&other).contains("--anew"));
+    assert_eq!(active(&database).await, "baskets");
+}
+
+#[tokio::test]
+async fn what_is_decided_about_parked_events_holds_for_every_version() {
+    let stack = Stack::start().await;
+    let service = stack.service("serve").await;
+    let database = stack.database().await;
+    let (shop, visitor) = (session(), session());
+    record(&service, &shop, &[event(&shop, &visitor, 1, "ADD", 1, 1.0, 1.0)]).await;
+    let shop_id = ezout::core::id::ShopId::parse(&shop).unwrap();
+    let subject = format!("checkout.{}.{shop}", ezout::core::id::partition_of(shop_id, 16));
+    let mut headers = HeaderMap::new();
+    headers.insert("ce-subject", visitor.as_str());
+    let jetstream = stack.jetstream().await;
+    let poison = jetstream.publish_with_headers(subject, headers, "{".into());
+    let poisoned = poison.await.unwrap().await.unwrap().sequence;
+    let last = record(&service, &shop, &[event(&shop, &visitor, 2, "ADD", 1, 1.0, 2.0)]).await;
+    let basket = service.basket(&shop, &visitor, last).await;
+    assert_eq!(basket["parked_since"], poisoned);
+
+    printed(&ezout(&stack, &["rebuild", "--switch"]).await);
+    assert_eq!(active(&database).await, "baskets_2");
+    printed(&ezout(&stack, &["parked", "drop", &poisoned.to_string()]).await);
+    let settled = async || {
+        wait_for("the later event is applied", async || {
+            let basket = service.basket(&shop, &visitor, last).await;
+            (basket["item_count"] == 2 && basket["parked_since"].is_null()).then_some(())
+        })
+        .await;
+    };
+    settled().await;
+    // The version before knows nothing of the decision, and hears of it.
+    printed(&ezout(&stack, &["rebuild", "--rollback"]).await);
+    settled().await;
+    assert_eq!(active(&database).await, "baskets");
+    let (output, report) = report(&stack, "report.json", &["--anew"]).await;
+    printed(&output);
+    assert_eq!(report["different"], 0);
+}
+
+#[tokio::test]
+async fn other_numbers_are_folded_into_another_version() {
+    let stack = Stack::start().await;
+    let mut service = stack.service("serve").await;
+    let (_, _) = fill(&service, 1, 5).await;
+    caught_up(&stack, &service).await;
+    assert!(service.stop().await.success());
+    let number = [("EZOUT_ACTION_ID", "number")];
+    let service = stack.launch("serve", &number);
+    wait_for("the projector halts", async || {
+        let readiness = service.readiness().await?.to_string();
+        readiness.contains("ezout rebuild --switch").then_some(())
+    })
+    .await;
+    printed(&ezout_with(&stack, &["rebuild", "--switch"], &number).await);
+    service.wait_ready().await;
+    each_update_once(&stack).await;
+}
