@@ -69,6 +69,8 @@ pub enum Command {
     Parked(tools::parked::Args),
     /// Fold the journal into new baskets beside those that are read, compare them, and switch.
     Rebuild(tools::rebuild::Args),
+    /// Give out the events of a shop again, in their order.
+    Replay(tools::replay::Args),
     /// Print a shop's updates as they come.
     Tail(tools::tail::Args),
     /// Let simulated shoppers shop, and measure.

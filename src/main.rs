@@ -55,6 +55,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Migrate(config) => tools::migrate::run(&config).await,
         Command::Parked(args) => tools::parked::run(args).await,
         Command::Rebuild(args) => tools::rebuild::run(args).await,
+        Command::Replay(args) => tools::replay::run(args).await,
         Command::Tail(args) => tools::tail::run(args).await,
         Command::Simulate(args) => tools::simulate::run(args).await,
     }

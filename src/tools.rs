@@ -5,6 +5,7 @@ pub mod migrate;
 pub mod parked;
 mod past;
 pub mod rebuild;
+pub mod replay;
 pub mod servers;
 pub mod simulate;
 pub mod tail;

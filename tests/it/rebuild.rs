@@ -527,3 +527,89 @@ async fn other_numbers_are_folded_into_another_version() {
     service.wait_ready().await;
     each_update_once(&stack).await;
 }
+
+#[tokio::test]
+async fn a_replay_is_in_order_and_never_reaches_those_who_watch() {
+    let stack = Stack::start().await;
+    let service = stack.service("serve").await;
+    let (shop, one, other) = (session(), session(), session());
+    let mut all = visit(&shop, &one, 0);
+    all.extend(visit(&shop, &other, 1));
+    record(&service, &shop, &all).await;
+    fill(&service, 1, 3).await;
+    caught_up(&stack, &service).await;
+    let seen = subscriber(&stack).await;
+
+    let lines = |output: &Output| -> Vec<Value> {
+        printed(output)
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let replayed = lines(&ezout(&stack, &["replay", "--shop", &shop]).await);
+    let ids: Vec<&Value> = replayed.iter().map(|line| &line["event"]["action_id"]).collect();
+    let sent: Vec<&Value> = all.iter().map(|event| &event["action_id"]).collect();
+    assert_eq!(ids, sent);
+    assert!(replayed.is_sorted_by_key(|line| line["sequence"].as_u64()));
+
+    let of_one = lines(&ezout(&stack, &["replay", "--shop", &shop, "--session", &other]).await);
+    assert_eq!(of_one.len(), 7);
+    assert!(of_one.iter().all(|line| line["event"]["session_id"] == json!(other)));
+    let none = lines(&ezout(&stack, &["replay", "--shop", &shop, "--to", "2020-01-01T00:00:00Z"]).await);
+    assert!(none.is_empty());
+    let none = lines(&ezout(&stack, &["replay", "--shop", &shop, "--from", "2100-01-01T00:00:00Z"]).await);
+    assert!(none.is_empty());
+    let from = replayed[3]["recorded_at"].as_str().unwrap();
+    let later = lines(&ezout(&stack, &["replay", "--shop", &shop, "--from", from]).await);
+    assert!(
+        later.len() <= replayed.len() && later.len() >= replayed.len() - 4,
+        "{}",
+        later.len()
+    );
+    assert!(lines(&ezout(&stack, &["replay", "--shop", &session()]).await).is_empty());
+
+    let file = stack.folder().join("replay.ndjson");
+    printed(
+        &ezout(
+            &stack,
+            &[
+                "replay",
+                "--shop",
+                &shop,
+                "--speed",
+                "1000",
+                "--ndjson",
+                file.to_str().unwrap(),
+            ],
+        )
+        .await,
+    );
+    assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), replayed.len());
+
+    let mut lab = stack.nats_client().await.subscribe("lab.>").await.unwrap();
+    printed(&ezout(&stack, &["replay", "--shop", &shop, "--to-subject", "lab.events"]).await);
+    for line in &replayed {
+        let message = tokio::time::timeout(Duration::from_secs(10), lab.next())
+            .await
+            .unwrap()
+            .unwrap();
+        let event: Value = serde_json::from_slice(&message.payload).unwrap();
+        assert_eq!(event, line["event"]);
+        let headers = message.headers.unwrap();
+        assert_eq!(
+            headers.get("Ezout-Sequence").unwrap().as_str(),
+            line["sequence"].to_string()
+        );
+    }
+    for subject in [
+        format!("updates.store.{shop}"),
+        "upd.1.x".to_owned(),
+        "checkout.1.x".to_owned(),
+        "lab.*".to_owned(),
+    ] {
+        let text = refused(&ezout(&stack, &["replay", "--shop", &shop, "--to-subject", &subject]).await);
+        assert!(text.contains("--to-subject"), "{text}");
+    }
+    assert!(seen.lock().unwrap().is_empty(), "somebody who watches saw a replay");
+    each_update_once(&stack).await;
+}
