@@ -328,11 +328,8 @@ async fn roll_back(parts: &Parts, stop: CancellationToken) -> anyhow::Result<()>
 
 /// Has baskets folded anew whose parked events were decided about while another version was active.
 async fn settle_parked(parts: &Parts, version: Version) -> anyhow::Result<()> {
-    let stale = parts
-        .views
-        .at(version)
-        .parked_for_nothing(&parts.facts.epoch.to_string())
-        .await?;
+    let views = parts.views.at(version);
+    let stale = views.parked_for_nothing(&parts.facts.epoch.to_string()).await?;
     let refolds: Vec<Refold> = stale
         .into_iter()
         .map(|basket| Refold {
@@ -342,7 +339,7 @@ async fn settle_parked(parts: &Parts, version: Version) -> anyhow::Result<()> {
             through: 0,
         })
         .collect();
-    parts.views.ask_refolds(&refolds).await?;
+    views.ask_refolds(&refolds).await?;
     Ok(())
 }
 

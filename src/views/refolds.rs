@@ -1,4 +1,4 @@
-//! Requests to fold single baskets of the active version anew.
+//! Requests to fold single baskets anew, each for one version.
 //!
 //! Commands ask and the owner of the partition does it within seconds, since only it writes baskets.
 
@@ -31,6 +31,8 @@ pub struct Refold {
 struct StoredRefold {
     #[serde(rename = "_id")]
     id: String,
+    version: String,
+    basket: String,
     partition: i32,
     sequences: Vec<i64>,
     through: i64,
@@ -41,13 +43,25 @@ impl Views {
         self.database.collection("refolds")
     }
 
-    /// Asks the owners of the partitions to fold baskets anew.
+    /// The name of a request: one for another version is another one.
+    fn refold_id(&self, basket: BasketId) -> String {
+        format!("{}/{basket}", self.version())
+    }
+
+    /// Asks the owners of the partitions to fold baskets of the version that is meant anew.
+    /// They do it when that version is the active one.
     pub async fn ask_refolds(&self, refolds: &[Refold]) -> Result<(), ViewError> {
         for some in refolds.chunks(1_000) {
             let statement = |refold: &Refold| {
                 let sequences: Vec<i64> = refold.sequences.iter().copied().map(long).collect();
-                let fields = doc! { "partition": i32::from(refold.partition), "sequences": sequences, "through": long(refold.through) };
-                doc! { "q": { "_id": refold.basket.to_string() }, "u": { "$set": fields }, "upsert": true }
+                let fields = doc! {
+                    "version": self.version().to_string(),
+                    "basket": refold.basket.to_string(),
+                    "partition": i32::from(refold.partition),
+                    "sequences": sequences,
+                    "through": long(refold.through),
+                };
+                doc! { "q": { "_id": self.refold_id(refold.basket) }, "u": { "$set": fields }, "upsert": true }
             };
             let updates: Vec<Document> = some.iter().map(statement).collect();
             let command = doc! { "update": "refolds", "updates": updates, "ordered": false, "writeConcern": durable() };
@@ -56,20 +70,16 @@ impl Views {
         Ok(())
     }
 
-    /// Baskets of a partition that are to be folded anew.
+    /// Baskets of a partition, in the version that is meant, that are to be folded anew.
     pub async fn refolds_of(&self, partition: u16) -> Result<Vec<Refold>, ViewError> {
         let refolds = self.refolds();
+        let query = doc! { "partition": i32::from(partition), "version": self.version().to_string() };
         let found: Vec<StoredRefold> = within("look for refolds", async {
-            refolds
-                .find(doc! { "partition": i32::from(partition) })
-                .limit(TAKEN_MAX)
-                .await?
-                .try_collect()
-                .await
+            refolds.find(query).limit(TAKEN_MAX).await?.try_collect().await
         })
         .await?;
         let restore = |stored: StoredRefold| {
-            let basket = BasketId::parse(&stored.id).map_err(|error| ViewError::Unreadable {
+            let basket = BasketId::parse(&stored.basket).map_err(|error| ViewError::Unreadable {
                 id: stored.id,
                 reason: error.to_string(),
             })?;
@@ -88,7 +98,7 @@ impl Views {
     pub async fn refolded(&self, basket: BasketId) -> Result<(), ViewError> {
         let refolds = self.refolds();
         within("forget a refold", async {
-            refolds.delete_one(doc! { "_id": basket.to_string() }).await
+            refolds.delete_one(doc! { "_id": self.refold_id(basket) }).await
         })
         .await?;
         Ok(())
@@ -97,7 +107,7 @@ impl Views {
     /// How many of these wait to be folded anew.
     pub async fn count_refolds(&self, baskets: &[BasketId]) -> Result<u64, ViewError> {
         let refolds = self.refolds();
-        let keys: Vec<String> = baskets.iter().map(ToString::to_string).collect();
+        let keys: Vec<String> = baskets.iter().map(|basket| self.refold_id(*basket)).collect();
         within("count refolds", async {
             refolds.count_documents(doc! { "_id": { "$in": keys } }).await
         })

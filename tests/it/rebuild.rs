@@ -80,8 +80,15 @@ async fn record(service: &Service, shop: &str, events: &[Value]) -> u64 {
 }
 
 /// Records visits to a few shops; answers the shops and the last place in the journal.
+/// The shops are each in a partition of their own.
 async fn fill(service: &Service, shops: usize, visits: i64) -> (Vec<String>, u64) {
-    let shops: Vec<String> = (0..shops).map(|_| session()).collect();
+    let partition = |shop: &str| ezout::core::id::partition_of(ezout::core::id::ShopId::parse(shop).unwrap(), 16);
+    let mut by_partition = BTreeMap::new();
+    while by_partition.len() < shops {
+        let shop = session();
+        by_partition.insert(partition(&shop), shop);
+    }
+    let shops: Vec<String> = by_partition.into_values().collect();
     let mut last = 0;
     for shop in &shops {
         let events: Vec<Value> = (0..visits).flat_map(|number| visit(shop, &session(), number)).collect();
@@ -449,9 +456,9 @@ async fn a_rebuild_that_was_killed_goes_on_where_it_was() {
     let stack = Stack::start().await;
     let service = stack.service("serve").await;
     let database = stack.database().await;
-    fill(&service, 6, 50).await;
+    fill(&service, 12, 25).await;
     caught_up(&stack, &service).await;
-    let killed = ezout_with(&stack, &["rebuild"], &[("EZOUT_FAIL_POINT", "after_fill:4")]).await;
+    let killed = ezout_with(&stack, &["rebuild"], &[("EZOUT_FAIL_POINT", "after_fill:3")]).await;
     assert!(!killed.status.success());
     let done = checkpoints(&database, "baskets_2").await;
     let filled = database
