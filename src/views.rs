@@ -44,6 +44,8 @@ pub use versions::{Building, Projections, Version};
 
 /// How long a command may take before it counts as failed.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// MongoDB's code for a document that exists already.
+const DUPLICATE_KEY: i32 = 11_000;
 /// How often the server is asked whether it is there.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -284,7 +286,6 @@ async fn within<T>(
 /// # Errors
 /// [`ViewError::Refused`] where a write failed for another reason than that the document exists already.
 async fn write_command(database: &Database, operation: &'static str, command: Document) -> Result<Document, ViewError> {
-    const DUPLICATE_KEY: i32 = 11_000;
     let answer = within(operation, async { database.run_command(command).await }).await?;
     let errors = answer.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
     let real = errors

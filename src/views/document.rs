@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use mongodb::bson::{Bson, DateTime, Decimal128, Document, doc};
+use mongodb::bson::{Bson, DateTime, Decimal128, Document, RawDocumentBuf, doc};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -387,11 +387,15 @@ pub(super) fn actions(actions: &[Recorded]) -> Vec<Bson> {
 
 /// A line in its stored form.
 pub(super) fn line(line: &Line) -> Bson {
+    bson(&stored_line(line))
+}
+
+fn stored_line(line: &Line) -> StoredLine {
     let lot = |lot: &Lot| StoredLot {
         price: decimal(lot.price),
         quantity: long(lot.quantity),
     };
-    bson(&StoredLine {
+    StoredLine {
         product_id: line.product_id,
         product_name: line.product_name.clone(),
         upc: line.upc.clone(),
@@ -399,18 +403,21 @@ pub(super) fn line(line: &Line) -> Bson {
         quantity: long(line.quantity),
         amount: decimal(line.amount),
         prices: line.lots.iter().map(lot).collect(),
-    })
+    }
 }
 
 /// Findings in their stored form.
 pub(super) fn findings(findings: &[Finding]) -> Vec<Bson> {
-    let stored = |finding: &Finding| StoredFinding {
+    findings.iter().map(|finding| bson(&stored_finding(finding))).collect()
+}
+
+fn stored_finding(finding: &Finding) -> StoredFinding {
+    StoredFinding {
         kind: finding.kind.word().to_owned(),
         sequence: long(finding.sequence),
         action_id: finding.action_id,
         product_id: finding.product_id,
-    };
-    findings.iter().map(|finding| bson(&stored(finding))).collect()
+    }
 }
 
 /// The fields that one write sets whatever changed.
@@ -453,4 +460,38 @@ pub(super) fn whole(basket: &Basket, epoch: &str) -> Document {
     whole.insert("actions", actions(basket.actions()));
     whole.insert("conflicts", actions(basket.conflicts()));
     whole
+}
+
+/// The same document with its `_id` and a fence, in the bytes that go to the server: where there are many, that costs least.
+pub(super) fn raw(basket: &Basket, epoch: &str, fence: i64) -> RawDocumentBuf {
+    #[derive(Serialize)]
+    struct Raw<'a> {
+        #[serde(rename = "_id")]
+        key: String,
+        shop_id: String,
+        session_id: String,
+        epoch: &'a str,
+        fence: i64,
+        #[serde(flatten)]
+        scalars: Document,
+        findings: Vec<StoredFinding>,
+        lines: Vec<StoredLine>,
+        actions: Vec<StoredAction>,
+        conflicts: Vec<StoredAction>,
+    }
+    let id = basket.id();
+    let actions = |actions: &[Recorded]| actions.iter().map(StoredAction::of).collect();
+    let raw = Raw {
+        key: id.to_string(),
+        shop_id: id.shop.to_string(),
+        session_id: id.session.to_string(),
+        epoch,
+        fence,
+        scalars: scalars(basket),
+        findings: basket.state().findings.iter().map(stored_finding).collect(),
+        lines: basket.state().lines.iter().map(stored_line).collect(),
+        actions: actions(basket.actions()),
+        conflicts: actions(basket.conflicts()),
+    };
+    mongodb::bson::serialize_to_raw_document_buf(&raw).expect("numbers, texts and dates have a BSON form")
 }

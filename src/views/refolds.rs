@@ -104,6 +104,14 @@ impl Views {
         Ok(())
     }
 
+    /// Forgets what was asked for the version that is meant.
+    pub(super) async fn forget_refolds(&self) -> Result<(), ViewError> {
+        let refolds = self.refolds();
+        let of_version = doc! { "version": self.version().to_string() };
+        within("forget refolds", async { refolds.delete_many(of_version).await }).await?;
+        Ok(())
+    }
+
     /// How many of these wait to be folded anew.
     pub async fn count_refolds(&self, baskets: &[BasketId]) -> Result<u64, ViewError> {
         let refolds = self.refolds();

@@ -1,9 +1,9 @@
 //! Writing baskets: one command a step, each write guarded, and as large as the change.
 
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 
-use super::document::{actions, findings, line, long, scalars, whole};
-use super::{ViewError, Views, durable, write_command};
+use super::document::{actions, findings, line, long, raw, scalars, whole};
+use super::{DUPLICATE_KEY, ViewError, Views, durable, within, write_command};
 use crate::core::basket::{Basket, LineChanges};
 use crate::core::event::Recorded;
 
@@ -93,26 +93,37 @@ impl Views {
                 actions <= COMMAND_ACTIONS_MAX
             });
             let (now, later) = rest.split_at(fits.count().max(1));
-            let documents: Vec<Bson> = now
-                .iter()
-                .map(|write| {
-                    let mut document = doc! { "_id": write.basket.id().to_string() };
-                    document.extend(whole(write.basket, epoch));
-                    document.insert("fence", fence);
-                    document.into()
-                })
-                .collect();
-            let expected = long(documents.len());
-            let collection = self.version().to_string();
-            let command =
-                doc! { "insert": collection, "documents": documents, "ordered": false, "writeConcern": durable() };
-            let answer = write_command(&self.database, "fill in baskets", command).await?;
-            if answer.get_i32("n").map_or(0, i64::from) != expected {
+            let documents: Vec<RawDocumentBuf> = now.iter().map(|write| raw(write.basket, epoch, fence)).collect();
+            if self.insert(documents).await? == Saved::Stale {
                 saved = Saved::Stale;
             }
             rest = later;
         }
         Ok(saved)
+    }
+
+    /// Inserts documents; those that are there already are left alone.
+    async fn insert(&self, documents: Vec<RawDocumentBuf>) -> Result<Saved, ViewError> {
+        let operation = "fill in baskets";
+        let baskets = self.stored::<RawDocumentBuf>();
+        let insert = baskets.insert_many(documents).ordered(false);
+        let source = match within(operation, async { insert.await }).await {
+            Ok(_) => return Ok(Saved::All),
+            Err(ViewError::Unavailable { source, .. }) => source,
+            Err(error) => return Err(error),
+        };
+        let mongodb::error::ErrorKind::InsertMany(failed) = &*source.kind else {
+            return Err(ViewError::Unavailable { operation, source });
+        };
+        let errors = failed.write_errors.as_deref().unwrap_or_default();
+        match errors.iter().find(|error| error.code != DUPLICATE_KEY) {
+            Some(error) => Err(ViewError::Refused {
+                operation,
+                reason: error.message.clone(),
+            }),
+            None if failed.write_concern_error.is_some() => Err(ViewError::Unavailable { operation, source }),
+            None => Ok(Saved::Stale),
+        }
     }
 
     async fn save_command(&self, writes: &[Write<'_>], epoch: &str, fence: i64) -> Result<Saved, ViewError> {

@@ -298,6 +298,7 @@ impl Views {
                 checkpoints.delete_many(version.checkpoints()).await
             })
             .await?;
+            self.at(version).forget_refolds().await?;
             dropped.push(version);
         }
         if !building_too && known.previous.is_some() {
