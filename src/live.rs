@@ -39,7 +39,7 @@ const CATCHING_UP_MAX: usize = 64;
 #[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
 pub struct Config {
-    /// Viewers of live updates that may be connected at once; one more is refused. Each costs a connection and some 20 KiB. Without it: 10000.
+    /// Viewers of live updates that may be connected at once; one more is refused. Each costs a connection and 30 to 60 KiB. Without it: 10000.
     #[arg(long, env = "EZOUT_VIEWERS", default_value_t = 10_000)]
     pub viewers: usize,
 

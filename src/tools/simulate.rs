@@ -101,7 +101,8 @@ pub struct Summary {
 
 impl Summary {
     fn new(seed: u64) -> Self {
-        let latency_us = Histogram::new(3).expect("three digits are allowed");
+        let longest_us = u64::try_from(ANSWER_TIMEOUT.as_micros()).unwrap_or(u64::MAX);
+        let latency_us = Histogram::new_with_max(longest_us, 3).expect("three digits and some seconds are allowed");
         Self {
             seed,
             answered: 0,
