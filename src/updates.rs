@@ -5,16 +5,18 @@
 //! whatever is repeated after a crash, and whoever wakes up after losing its lease, a subscriber sees
 //! each event's update once and in the order of the journal.
 //!
-//! Updates of one shop go out one after the other, since each names its predecessor; those of
-//! different shops go side by side.
+//! Few updates go out one by one: those of one shop after each other, since each names its predecessor,
+//! those of different shops side by side. Many go together, those of all partitions in one atomic batch.
 
 mod feed;
+mod group;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::context::{Context, ContextBuilder, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, LastRawMessageError, LastRawMessageErrorKind, PersistenceMode, Stream};
@@ -25,6 +27,8 @@ use tokio::sync::Mutex;
 use crate::core::failpoint;
 use crate::core::id::ShopId;
 use crate::metrics::Metrics;
+
+use self::group::{Group, Message, Outcome, Permit};
 
 pub use self::feed::{Extent, Feed, FeedReader, LinkError, Place, ReadError, StoredUpdate};
 
@@ -39,10 +43,6 @@ const THROUGH: &str = "Ezout-Through";
 const EPOCH: &str = "Ezout-Epoch";
 /// How long an acknowledgement may take before the update is asked about again.
 const ACK_TIMEOUT: Duration = Duration::from_secs(3);
-/// Updates up to which single publishes are faster than an atomic batch, which syncs the disk once for all.
-const SINGLES_MAX: usize = 8;
-/// Updates in one atomic batch; the server accepts no more.
-const BATCH_MAX: usize = 1_000;
 /// Attempts at one update before the whole step is tried again.
 const ATTEMPTS_MAX: usize = 3;
 
@@ -99,6 +99,7 @@ pub struct Updates {
     metrics: Arc<Metrics>,
     replicas: usize,
     stream: Arc<Mutex<Option<Stream>>>,
+    group: Arc<Group>,
 }
 
 impl Updates {
@@ -114,6 +115,7 @@ impl Updates {
             metrics,
             replicas,
             stream: Arc::default(),
+            group: Arc::default(),
         }
     }
 
@@ -268,7 +270,7 @@ impl PartitionUpdates {
     pub async fn publish(&mut self, mut updates: HashMap<ShopId, Vec<Update>>) -> Result<(), UpdateError> {
         self.learn(updates.keys().copied()).await?;
         self.leave_out_aged(&mut updates);
-        self.publish_batch(&mut updates).await;
+        let _permit = self.publish_in_group(&mut updates).await;
         self.learn(updates.keys().copied()).await?;
         let shops = updates.into_iter().map(|(shop, updates)| {
             let (line, mut last) = (self.line.clone(), self.shops.get(&shop).copied().unwrap_or_default());
@@ -302,9 +304,10 @@ impl PartitionUpdates {
 }
 
 impl PartitionUpdates {
-    /// Publishes many updates as one batch, so that the disk is synced once, and takes them out of `updates`.
-    /// Where the batch fails, or is not worth it, all stay and are published one by one.
-    async fn publish_batch(&mut self, updates: &mut HashMap<ShopId, Vec<Update>>) {
+    /// Publishes updates together with those of other partitions, so that the disk is synced once for all, and takes
+    /// them out of `updates`. Where they are few, or what became of them is not known, they stay and are published one
+    /// by one, in the first case while the permit is held.
+    async fn publish_in_group(&mut self, updates: &mut HashMap<ShopId, Vec<Update>>) -> Option<Permit> {
         let mut batch: Vec<(ShopId, Update)> = Vec::new();
         for (shop, updates) in updates.iter() {
             let through = self.shops.get(shop).map_or(0, |last| last.through);
@@ -312,67 +315,49 @@ impl PartitionUpdates {
                 batch.extend(updates.iter().map(|update| (*shop, update.clone())));
             }
         }
-        if batch.len() <= SINGLES_MAX || batch.len() > BATCH_MAX {
-            return;
+        if batch.is_empty() {
+            return None;
         }
-        let Some(last_place) = self.commit_batch(&batch).await else {
-            // What was stored is not known; it is looked up before each is tried by itself.
-            for (shop, _) in &batch {
-                self.shops.remove(shop);
+        let Updates { client, group, .. } = &self.line.updates;
+        match group.offer(client, self.messages(&batch), ACK_TIMEOUT).await {
+            Outcome::Singly(permit) => Some(permit),
+            Outcome::Unknown => {
+                // It is looked up before each is tried by itself.
+                for (shop, _) in &batch {
+                    self.shops.remove(shop);
+                }
+                None
             }
-            return;
-        };
-        let published = u64::try_from(batch.len()).unwrap_or(u64::MAX);
-        self.line.updates.metrics.published_updates.inc_by(published);
-        for (place, (shop, update)) in (last_place + 1 - published..).zip(&batch) {
-            let through = update.sequence;
-            self.shops.insert(*shop, Last { place, through });
-            updates.remove(shop);
+            Outcome::Stored(last_place) => {
+                let published = u64::try_from(batch.len()).unwrap_or(u64::MAX);
+                self.line.updates.metrics.published_updates.inc_by(published);
+                for (place, (shop, update)) in (last_place + 1 - published..).zip(&batch) {
+                    let through = update.sequence;
+                    self.shops.insert(*shop, Last { place, through });
+                    updates.remove(shop);
+                }
+                failpoint::hit("after_one_update");
+                None
+            }
         }
-        failpoint::hit("after_one_update");
     }
 
-    /// Answers the place of the batch's last update, or nothing where it was refused or its fate is not known.
-    async fn commit_batch(&self, batch: &[(ShopId, Update)]) -> Option<u64> {
-        #[derive(serde::Deserialize)]
-        struct Ack {
-            seq: u64,
-            count: usize,
-        }
-        let client = &self.line.updates.client;
-        let id = uuid::Uuid::new_v4().simple().to_string();
-        let mut started = std::collections::HashSet::new();
-        for (n, (shop, update)) in (1_usize..).zip(batch) {
+    /// The first message of each shop names the one that it follows; the others follow it in the same batch.
+    fn messages(&self, batch: &[(ShopId, Update)]) -> Vec<Message> {
+        let mut started = HashSet::new();
+        let message = |(shop, update): &(ShopId, Update)| {
             let mut headers = self.line.headers(update.sequence, update.sequence);
-            headers.insert(async_nats::header::NATS_BATCH_ID, id.as_str());
-            headers.insert(async_nats::header::NATS_BATCH_SEQUENCE, n.to_string());
             if started.insert(*shop) {
                 let place = self.shops.get(shop).map_or(0, |last| last.place);
-                headers.insert(
-                    async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
-                    place.to_string(),
-                );
+                headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, place.to_string());
             }
-            let subject = self.line.subject(*shop);
-            let body = Bytes::from(update.json.clone());
-            if n < batch.len() {
-                client.publish_with_headers(subject, headers, body).await.ok()?;
-                continue;
+            Message {
+                subject: self.line.subject(*shop),
+                headers,
+                body: Bytes::from(update.json.clone()),
             }
-            headers.insert(
-                async_nats::header::NATS_BATCH_COMMIT,
-                async_nats::header::NATS_BATCH_COMMIT_FINAL,
-            );
-            let answer = client.request_with_headers(subject, headers, body);
-            let answer = tokio::time::timeout(ACK_TIMEOUT, answer).await.ok()?.ok()?;
-            let Ok(ack) = serde_json::from_slice::<Ack>(&answer.payload) else {
-                let refusal = String::from_utf8_lossy(&answer.payload);
-                tracing::debug!("a batch of updates was refused: {refusal}");
-                return None;
-            };
-            return (ack.count == batch.len()).then_some(ack.seq);
-        }
-        None
+        };
+        batch.iter().map(message).collect()
     }
 }
 

@@ -13,3 +13,4 @@ mod rebuild;
 mod servers;
 mod support;
 mod tidy;
+mod updates;
