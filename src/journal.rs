@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::core::id::ShopId;
 use crate::metrics::Metrics;
-use crate::nats::{Link, Plan};
+use crate::nats::{self, Link, Plan};
 
 pub use self::ack::AppendError;
 pub use self::durability::Durability;
@@ -277,6 +277,15 @@ impl Journal {
     /// [`ReadError`] if the journal cannot be reached now.
     pub async fn get(&self, sequence: u64) -> Result<Option<RawEvent>, ReadError> {
         read::get(self.link.stream(), sequence).await
+    }
+
+    /// The last event of a partition, or nothing if it has none.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the journal cannot be reached now.
+    pub async fn last_of_partition(&self, partition: u16) -> Result<Option<RawEvent>, ReadError> {
+        let last = nats::last(self.link.stream(), &format!("checkout.{partition}.*")).await?;
+        Ok(last.map(RawEvent::from))
     }
 
     /// Asks the stream how far it goes.

@@ -89,6 +89,8 @@ metrics! {
     journal_weaknesses: gauge() "ezout_journal_weaknesses";
     /// Events taken from the journal by the projector, by what became of them.
     projected_events: counter_by("outcome" = ["counted", "duplicate", "conflicting", "parked", "dropped"]) "ezout_projected_events_total";
+    /// Baskets that were found to be abandoned, and said so to the journal by this process.
+    abandonments: counter() "ezout_abandonments_total";
     /// Events that the projector took together.
     projection_step_events: histogram(EVENTS) "ezout_projection_step_events";
     /// Time of the parts of a projection step.

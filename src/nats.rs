@@ -8,4 +8,4 @@ mod link;
 mod read;
 
 pub use self::link::{Link, LinkError, Status};
-pub use self::read::{Plan, ReadError, Reader, Start, StoredMessage, get, get_many};
+pub use self::read::{Plan, ReadError, Reader, Start, StoredMessage, get, get_many, last};

@@ -4,6 +4,7 @@
 //! from its checkpoint in order, a step at a time; what a step does is in `step.rs`. A process that
 //! dies loses its leases within `LEASE_TTL`, and one that only slept finds each of its writes refused.
 
+mod abandon;
 mod mend;
 mod parked;
 mod partition;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::core::duration::OrNever;
 use crate::core::event::ActionIdMeaning;
 use crate::journal::{self, Facts, Journal};
 use crate::metrics::Metrics;
@@ -46,6 +48,11 @@ pub struct Config {
     /// Baskets a minute, of all projectors together, that are folded anew from the journal and compared with their view; 0 for none.
     #[arg(long, env = "EZOUT_SCRUB_PER_MINUTE", default_value_t = 60)]
     pub scrub_per_minute: u32,
+
+    /// How long a shopper may do nothing until the basket counts as abandoned, by the time of the journal; it is open again
+    /// when the shopper comes back. `never` for not at all.
+    #[arg(long, env = "EZOUT_ABANDON_AFTER", default_value = "30m")]
+    pub abandon_after: OrNever,
 }
 
 /// What a projector needs; cheap to clone.
@@ -104,6 +111,13 @@ pub async fn run(config: Config, parts: Parts, status: Status, stop: Cancellatio
         tracing::warn!("the stream of updates is not there yet: {error}");
     }
     let (owns, owned) = watch::channel(BTreeSet::new());
+    let abandoning = abandon::run(
+        parts.clone(),
+        facts.clone(),
+        owned.clone(),
+        config.abandon_after.0,
+        stop.clone(),
+    );
     let scrubbing = scrub::run(
         parts.clone(),
         facts.clone(),
@@ -111,7 +125,7 @@ pub async fn run(config: Config, parts: Parts, status: Status, stop: Cancellatio
         config.scrub_per_minute,
         stop.clone(),
     );
-    let scrubbing = tokio::spawn(scrubbing);
+    let (abandoning, scrubbing) = (tokio::spawn(abandoning), tokio::spawn(scrubbing));
     let mut keeper = Keeper {
         me,
         owns,
@@ -129,7 +143,7 @@ pub async fn run(config: Config, parts: Parts, status: Status, stop: Cancellatio
         keeper.tick().await;
     }
     keeper.end().await;
-    let _ = tokio::join!(counting, scrubbing);
+    let _ = tokio::join!(counting, abandoning, scrubbing);
 }
 
 /// Counts the parked events now and then. It may fail or take long, and then only the gauge is old.

@@ -37,7 +37,7 @@ pub use document::{BasketView, FoundView, Loaded};
 pub use leases::{Lease, LeaseId};
 pub use migrate::{MigrateError, migrate};
 pub use parked::{ParkedEvent, ParkedState, Which};
-pub use queries::{Cursor, Filter, Places, Summary, Totals};
+pub use queries::{Cursor, Filter, Idle, Places, Summary, Totals};
 pub use refolds::Refold;
 pub use save::{Saved, Stored, Write};
 pub use versions::{Building, Projections, Version};
@@ -174,7 +174,7 @@ impl Views {
         let baskets: Collection<document::StoredView> = self.stored();
         let find = baskets
             .find_one(doc! { "_id": id.to_string() })
-            .projection(doc! { "actions": 0, "conflicts": 0 });
+            .projection(doc! { "actions": 0, "conflicts": 0, "abandonments": 0 });
         within("read a basket", async { find.await })
             .await?
             .map(BasketView::try_from)
@@ -190,7 +190,7 @@ impl Views {
         let ids = doc! { "$gt": after.unwrap_or(&first), "$lt": format!("{shop}/") };
         let find = baskets
             .find(doc! { "shop_id": shop.to_string(), "status": "open", "_id": ids })
-            .projection(doc! { "actions": 0, "conflicts": 0 })
+            .projection(doc! { "actions": 0, "conflicts": 0, "abandonments": 0 })
             .sort(doc! { "_id": 1 })
             .limit(i64::from(limit));
         let found: Vec<Document> = within("list open baskets", async { find.await?.try_collect().await }).await?;
@@ -206,8 +206,7 @@ impl Views {
     pub async fn load(&self, ids: &[BasketId], meaning: ActionIdMeaning) -> Result<Vec<Loaded>, ViewError> {
         let baskets: Collection<Document> = self.stored();
         let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-        let projection =
-            doc! { "actions": 1, "conflicts": 1, "parked_since": 1, "sequence": 1, "version": 1, "epoch": 1 };
+        let projection = doc! { "actions": 1, "conflicts": 1, "abandonments": 1, "parked_since": 1, "sequence": 1, "version": 1, "epoch": 1 };
         let found: Vec<Document> = within("load baskets", async {
             let find = baskets.find(doc! { "_id": { "$in": ids } });
             find.projection(projection).await?.try_collect().await

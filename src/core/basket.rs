@@ -11,7 +11,7 @@ mod past;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::core::event::{ActionIdMeaning, Event, Recorded, unix_microseconds};
+use crate::core::event::{Abandonment, ActionIdMeaning, Event, JournalEvent, Recorded, unix_microseconds};
 use crate::core::id::BasketId;
 use fold::Fold;
 
@@ -46,6 +46,8 @@ pub struct Changes {
     pub actions_from: usize,
     /// Conflicting copies from this place on are new.
     pub conflicts_from: usize,
+    /// The abandonments differ.
+    pub abandonments: bool,
     /// The lines that differ.
     pub lines: LineChanges,
     /// The findings differ.
@@ -68,6 +70,7 @@ pub struct Basket {
     meaning: ActionIdMeaning,
     actions: Vec<Recorded>,
     conflicts: Vec<Recorded>,
+    abandonments: Vec<Recorded<Abandonment>>,
     parked_since: Option<u64>,
     fold: Fold,
     by_identity: HashMap<(i64, i64), usize>,
@@ -86,6 +89,7 @@ impl Basket {
             meaning,
             actions: Vec::new(),
             conflicts: Vec::new(),
+            abandonments: Vec::new(),
             parked_since: None,
             fold: Fold::new(),
             by_identity: HashMap::new(),
@@ -97,23 +101,26 @@ impl Basket {
                 everything: true,
                 actions_from: 0,
                 conflicts_from: 0,
+                abandonments: true,
                 lines: LineChanges::All,
                 findings: true,
             },
         }
     }
 
-    /// A basket as it was saved: its actions and conflicting copies in the order of their sequences.
+    /// A basket as it was saved: its events of each kind in the order of their sequences.
     pub fn restore(
         id: BasketId,
         meaning: ActionIdMeaning,
         actions: Vec<Recorded>,
         conflicts: Vec<Recorded>,
+        abandonments: Vec<Recorded<Abandonment>>,
         parked_since: Option<u64>,
     ) -> Self {
         let mut basket = Self::new(id, meaning);
         basket.actions = actions;
         basket.conflicts = conflicts;
+        basket.abandonments = abandonments;
         basket.parked_since = parked_since;
         basket.index();
         basket.refold();
@@ -121,7 +128,47 @@ impl Basket {
         basket
     }
 
-    /// Puts an event into the basket. Call [`settle`](Self::settle) before reading what follows from it.
+    /// Puts an event of any kind into the basket. Call [`settle`](Self::settle) before reading what follows from it.
+    pub fn put(&mut self, recorded: Recorded<JournalEvent>) -> Applied {
+        let Recorded {
+            sequence,
+            recorded_at,
+            event,
+        } = recorded;
+        match event {
+            JournalEvent::Action(event) => self.apply(Recorded {
+                sequence,
+                recorded_at,
+                event,
+            }),
+            JournalEvent::Abandonment(event) => self.abandon(Recorded {
+                sequence,
+                recorded_at,
+                event,
+            }),
+        }
+    }
+
+    /// Puts an abandonment into the basket. Of those after the same event the first in the journal counts.
+    ///
+    /// A basket is never too full for one: it has at most one for each other event.
+    fn abandon(&mut self, recorded: Recorded<Abandonment>) -> Applied {
+        let same = |other: &Recorded<Abandonment>| other.event.after == recorded.event.after;
+        if let Some(known) = self.abandonments.iter().position(same) {
+            if self.abandonments[known].sequence <= recorded.sequence {
+                return Applied::Duplicate;
+            }
+            self.abandonments.remove(known);
+        }
+        let place = self
+            .abandonments
+            .partition_point(|other| other.sequence < recorded.sequence);
+        self.abandonments.insert(place, recorded);
+        self.changes.abandonments = true;
+        Applied::Counted
+    }
+
+    /// Puts an action into the basket. Call [`settle`](Self::settle) before reading what follows from it.
     pub fn apply(&mut self, mut recorded: Recorded) -> Applied {
         recorded.event.unknown.clear();
         let identity = self.identity(&recorded.event);
@@ -232,6 +279,7 @@ impl Basket {
             everything: false,
             actions_from: self.actions.len(),
             conflicts_from: self.conflicts.len(),
+            abandonments: false,
             lines: LineChanges::Some(BTreeSet::new()),
             findings: false,
         };
@@ -287,7 +335,7 @@ impl Basket {
     }
 
     fn is_full_for(&self, event: &Event) -> bool {
-        self.version() >= EVENTS_MAX || self.text_bytes + text_bytes(event) > TEXT_BYTES_MAX
+        self.actions.len() + self.conflicts.len() >= EVENTS_MAX || self.text_bytes + text_bytes(event) > TEXT_BYTES_MAX
     }
 
     fn identity(&self, event: &Event) -> (i64, i64) {
@@ -334,17 +382,48 @@ impl Basket {
         &self.conflicts
     }
 
+    /// What says that the shopper did nothing for a long time, in the order of the journal; most of it may be void by now.
+    pub fn abandonments(&self) -> &[Recorded<Abandonment>] {
+        &self.abandonments
+    }
+
+    /// Whether the event at this place in the journal is in the basket as an event of its own, and no copy.
+    pub fn holds(&self, sequence: u64) -> bool {
+        self.actions
+            .binary_search_by_key(&sequence, |action| action.sequence)
+            .is_ok()
+            || self.abandonments.iter().any(|other| other.sequence == sequence)
+    }
+
     /// The highest place in the journal of an event that the basket holds; 0 without events.
     pub fn sequence(&self) -> u64 {
+        let abandoned = self.abandonments.last().map_or(0, |event| event.sequence);
+        self.last_activity().max(abandoned).max(self.parked_since.unwrap_or(0))
+    }
+
+    /// The highest place in the journal of what the shopper's phone sent; 0 if it sent nothing.
+    fn last_activity(&self) -> u64 {
         let last = |events: &[Recorded]| events.last().map_or(0, |event| event.sequence);
-        last(&self.actions)
-            .max(last(&self.conflicts))
-            .max(self.parked_since.unwrap_or(0))
+        last(&self.actions).max(last(&self.conflicts))
+    }
+
+    /// Where the visit stands.
+    pub fn status(&self) -> Status {
+        match self.state().ended {
+            Some(ended) => ended,
+            None if self.abandonments.iter().any(|recorded| !self.is_void(&recorded.event)) => Status::Abandoned,
+            None => Status::Open,
+        }
+    }
+
+    /// Whether the shopper came back after what this abandonment is about, or has ended the visit.
+    pub fn is_void(&self, abandonment: &Abandonment) -> bool {
+        self.state().ended.is_some() || abandonment.after < self.last_activity()
     }
 
     /// How many events the basket holds; grows with each.
     pub fn version(&self) -> usize {
-        self.actions.len() + self.conflicts.len()
+        self.actions.len() + self.conflicts.len() + self.abandonments.len()
     }
 
     /// How many bytes the basket takes in memory, about.

@@ -1,5 +1,6 @@
 //! Durations as options write them: a whole number and its unit.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Reads `250ms`, `5s`, `10m` or `24h`; the unit is required, and nothing lasts 0.
@@ -21,9 +22,33 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(rule)
 }
 
+/// A duration, or `never`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrNever(pub Option<Duration>);
+
+impl FromStr for OrNever {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "never" {
+            return Ok(Self(None));
+        }
+        parse_duration(text)
+            .map(|duration| Self(Some(duration)))
+            .map_err(|rule| format!("{rule}; or never"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn never_is_no_duration() {
+        assert_eq!("never".parse(), Ok(OrNever(None)));
+        assert_eq!("30m".parse(), Ok(OrNever(Some(Duration::from_mins(30)))));
+        assert!("0s".parse::<OrNever>().unwrap_err().ends_with("or never"));
+    }
 
     #[test]
     fn a_duration_has_a_number_and_a_unit() {

@@ -4,6 +4,7 @@
 //! number. It is read from the decimal text, every fault of a body is reported at once, and what
 //! the canonical form writes, the reader reads back to the same event.
 
+mod abandonment;
 mod fields;
 
 use std::fmt::Write as _;
@@ -17,6 +18,7 @@ use crate::core::id::{BasketId, SessionId, ShopId, ShopperId};
 use crate::core::money::Money;
 use fields::{Fault, Fields};
 
+pub use abandonment::{ABANDONMENT_TYPE, Abandonment};
 pub use fields::minified;
 
 /// Largest number of pieces that one action may name.
@@ -104,15 +106,63 @@ pub struct Event {
     pub unknown: Vec<(String, String)>,
 }
 
+/// An event of any kind, as the journal has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every event is an action, and a box for each would cost more"
+)]
+pub enum JournalEvent {
+    /// What a shopper did.
+    Action(Event),
+    /// That the shopper did nothing for a long time.
+    Abandonment(Abandonment),
+}
+
+impl JournalEvent {
+    /// Reads an event by its `ce-type`. One without a type is an action: only our own API sets one.
+    ///
+    /// # Errors
+    /// Why it cannot be read, for a person.
+    pub fn read(event_type: Option<&str>, body: &[u8]) -> Result<Self, String> {
+        match event_type {
+            None | Some(ACTION_TYPE) => Event::parse(body, Strictness::Original)
+                .map(Self::Action)
+                .map_err(|error| error.to_string()),
+            Some(ABANDONMENT_TYPE) => Abandonment::parse(body).map(Self::Abandonment),
+            Some(other) => Err(format!("this version does not know events of type {other:?}")),
+        }
+    }
+
+    /// The basket that the event belongs to.
+    pub fn basket(&self) -> BasketId {
+        match self {
+            Self::Action(event) => event.basket(),
+            Self::Abandonment(abandonment) => abandonment.basket,
+        }
+    }
+}
+
 /// An event with its place in the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recorded {
+pub struct Recorded<E = Event> {
     /// Place in the journal.
     pub sequence: u64,
     /// When the journal took it, in UTC; the views keep milliseconds.
     pub recorded_at: OffsetDateTime,
     /// The event.
-    pub event: Event,
+    pub event: E,
+}
+
+impl<E> Recorded<E> {
+    /// The same place with another event, or another form of it.
+    pub fn with<F>(&self, event: F) -> Recorded<F> {
+        Recorded {
+            sequence: self.sequence,
+            recorded_at: self.recorded_at,
+            event,
+        }
+    }
 }
 
 /// Which fields a body may have.
@@ -315,16 +365,22 @@ impl Event {
     ///
     /// `ce-subject` is the session, so that an event whose body cannot be read still names its basket.
     pub fn headers(&self, id: Uuid) -> Vec<(&'static str, String)> {
-        vec![
-            ("ce-specversion", "1.0".to_owned()),
-            ("ce-id", id.to_string()),
-            ("ce-source", format!("/shops/{}", self.shop)),
-            ("ce-type", ACTION_TYPE.to_owned()),
-            ("ce-subject", self.session.to_string()),
-            ("ce-time", rfc3339(self.create_time)),
-            ("content-type", "application/json".to_owned()),
-        ]
+        let mut headers = attributes(self.basket(), id, ACTION_TYPE);
+        headers.push(("ce-time", rfc3339(self.create_time)));
+        headers
     }
+}
+
+/// The `CloudEvents` attributes that each event has.
+fn attributes(basket: BasketId, id: Uuid, event_type: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("ce-specversion", "1.0".to_owned()),
+        ("ce-id", id.to_string()),
+        ("ce-source", format!("/shops/{}", basket.shop)),
+        ("ce-type", event_type.to_owned()),
+        ("ce-subject", basket.session.to_string()),
+        ("content-type", "application/json".to_owned()),
+    ]
 }
 
 /// `ce-type` of a shopper's action.

@@ -62,6 +62,7 @@ struct SummaryJson {
     open_baskets: u64,
     open_items: u64,
     value_at_risk: Exact,
+    abandoned_today: CountJson,
     paid_today: CountJson,
     cancelled_today: CountJson,
     diverged: u64,
@@ -175,6 +176,10 @@ pub(super) async fn summary(
             open_baskets: summary.open.baskets,
             open_items: summary.open.items,
             value_at_risk: Exact(summary.open.amount),
+            abandoned_today: CountJson {
+                count: summary.abandoned_today.baskets,
+                amount: Exact(summary.abandoned_today.amount),
+            },
             paid_today: CountJson {
                 count: summary.paid_today.baskets,
                 amount: Exact(summary.paid_today.amount),

@@ -16,7 +16,7 @@ use super::problem::{Code, Problem};
 use super::query::Query;
 use super::read::{basket_of, checkpoint, no_event, unread, views_of};
 use crate::core::basket::{Basket, Effect, Idle};
-use crate::core::event::{Event, rfc3339};
+use crate::core::event::{Abandonment, Event, Recorded, rfc3339};
 use crate::core::id::BasketId;
 use crate::core::money::Money;
 use crate::views::ViewError;
@@ -121,6 +121,7 @@ struct ExplanationJson<'a> {
     lines: Vec<LineJson<'a>>,
     claims: Vec<ClaimJson<'a>>,
     without_effect: Vec<IdleJson<'a>>,
+    abandonments: Vec<AbandonmentJson>,
 }
 
 #[derive(Serialize)]
@@ -172,6 +173,16 @@ struct IdleJson<'a> {
     price: Option<Exact>,
     why_not: &'static str,
     counts_instead: Option<u64>,
+}
+
+/// That the shopper did nothing for a long time.
+#[derive(Serialize)]
+struct AbandonmentJson {
+    sequence: u64,
+    recorded_at: String,
+    idle_since: String,
+    after: u64,
+    void: bool,
 }
 
 impl<'a> ActionJson<'a> {
@@ -260,7 +271,7 @@ fn explanation(past: &Past) -> ExplanationJson<'_> {
         sequence: past.sequence,
         basket_sequence: basket.sequence(),
         version: basket.version(),
-        status: state.status.word(),
+        status: basket.status().word(),
         item_count: state.item_count,
         total: Exact(state.total),
         claimed_total: state.claimed_total.map(Exact),
@@ -269,6 +280,21 @@ fn explanation(past: &Past) -> ExplanationJson<'_> {
         lines,
         claims,
         without_effect,
+        abandonments: basket
+            .abandonments()
+            .iter()
+            .map(|recorded| abandonment_json(recorded, basket))
+            .collect(),
+    }
+}
+
+fn abandonment_json(recorded: &Recorded<Abandonment>, basket: &Basket) -> AbandonmentJson {
+    AbandonmentJson {
+        sequence: recorded.sequence,
+        recorded_at: rfc3339(recorded.recorded_at),
+        idle_since: rfc3339(recorded.event.idle_since),
+        after: recorded.event.after,
+        void: basket.is_void(&recorded.event),
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy};
-use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageError, LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{ErrorCode, Message, message::StreamMessage};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
@@ -103,7 +103,19 @@ pub async fn get(stream: &Stream<()>, sequence: u64) -> Result<Option<StoredMess
         Err(error) if error.kind() == DirectGetErrorKind::NotFound => {}
         Err(error) => return Err(ReadError::unavailable(error)),
     }
-    match stream.get_raw_message(sequence).await {
+    found(stream.get_raw_message(sequence).await)
+}
+
+/// Gets the last message whose subject fits, as the stream's leader has it.
+///
+/// # Errors
+/// [`ReadError`] if the stream cannot be reached now.
+pub async fn last(stream: &Stream<()>, subject: &str) -> Result<Option<StoredMessage>, ReadError> {
+    found(stream.get_last_raw_message_by_subject(subject).await)
+}
+
+fn found(answer: Result<StreamMessage, LastRawMessageError>) -> Result<Option<StoredMessage>, ReadError> {
+    match answer {
         Ok(message) => Ok(Some(message.into())),
         Err(error) => match error.kind() {
             LastRawMessageErrorKind::NoMessageFound => Ok(None),

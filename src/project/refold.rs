@@ -9,7 +9,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::step::{basket_of, decode};
 use crate::core::basket::{Applied, Basket};
-use crate::core::event::{ActionIdMeaning, Recorded};
+use crate::core::event::{ActionIdMeaning, JournalEvent, Recorded};
 use crate::core::id::{BasketId, ShopId};
 use crate::journal::{Journal, RawEvent, ReadError};
 use crate::views::{ParkedEvent, ViewError, Views};
@@ -41,7 +41,7 @@ pub struct Decoded {
     /// Its basket, where that can be told.
     pub basket: Option<BasketId>,
     /// The event, or why it cannot be read.
-    pub event: Result<Recorded, String>,
+    pub event: Result<Recorded<JournalEvent>, String>,
 }
 
 impl Decoded {
@@ -63,7 +63,7 @@ impl Decoded {
         if self.sequence <= basket.sequence() || basket.parked_since().is_some() {
             return false;
         }
-        let applied = self.event.map(|recorded| basket.apply(recorded));
+        let applied = self.event.map(|recorded| basket.put(recorded));
         match applied {
             Ok(Applied::Duplicate) => false,
             Ok(Applied::Counted | Applied::Conflicting) => {

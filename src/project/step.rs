@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 
 use super::Parts;
 use crate::core::basket::{Applied, Basket, EVENTS_MAX, TEXT_BYTES_MAX};
-use crate::core::event::{ACTION_TYPE, Event, Recorded, Strictness};
+use crate::core::event::{JournalEvent, Recorded};
 use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId};
 use crate::core::update::update_json;
@@ -101,14 +101,17 @@ impl Collected {
         *self.outcomes.entry(outcome).or_default() += 1;
     }
 
-    fn tell(&mut self, recorded: &Recorded, json: String, late: bool) {
+    fn tell(&mut self, recorded: &Recorded<JournalEvent>, json: String, late: bool) {
         let update = Update {
             sequence: recorded.sequence,
             recorded_at: recorded.recorded_at,
             json,
             late,
         };
-        self.updates.entry(recorded.event.shop).or_default().push(update);
+        self.updates
+            .entry(recorded.event.basket().shop)
+            .or_default()
+            .push(update);
     }
 }
 
@@ -157,7 +160,7 @@ impl Fold {
     ) -> Result<(), StepError> {
         self.parts.metrics.projection_step_events.observe(count(events.len()));
         let decoded: Vec<_> = events.iter().map(|raw| (raw, decode(raw))).collect();
-        let basket_in = |(raw, event): &(&RawEvent, Result<Recorded, String>)| match event {
+        let basket_in = |(raw, event): &(&RawEvent, Result<Recorded<JournalEvent>, String>)| match event {
             Ok(recorded) => Some(recorded.event.basket()),
             Err(_) => basket_of(raw),
         };
@@ -254,7 +257,7 @@ impl Fold {
     /// What was published already, for the shops of events that their baskets have already.
     async fn through(
         &mut self,
-        decoded: &[(&RawEvent, Result<Recorded, String>)],
+        decoded: &[(&RawEvent, Result<Recorded<JournalEvent>, String>)],
     ) -> Result<HashMap<ShopId, u64>, StepError> {
         let mut shops = HashSet::new();
         for (_, event) in decoded {
@@ -281,7 +284,7 @@ impl Fold {
     async fn fold(
         &mut self,
         raw: &RawEvent,
-        recorded: Recorded,
+        recorded: Recorded<JournalEvent>,
         through: &HashMap<ShopId, u64>,
         collected: &mut Collected,
     ) -> Result<(), StepError> {
@@ -303,7 +306,7 @@ impl Fold {
         }
         let behind = sequence <= basket.sequence();
         let due = !behind || through.get(&id.shop).is_none_or(|through| sequence > *through);
-        let applied = basket.apply(recorded.clone());
+        let applied = basket.put(recorded.clone());
         match applied {
             Applied::Counted | Applied::Conflicting => {
                 basket.settle();
@@ -313,11 +316,7 @@ impl Fold {
             Applied::Full => return self.park(raw, Some(id), full(), collected).await,
         }
         // A copy of an event that counts already is not an event of its own.
-        let is_here = basket
-            .actions()
-            .binary_search_by_key(&sequence, |action| action.sequence)
-            .is_ok();
-        if is_here && due {
+        if basket.holds(sequence) && due {
             collected.tell(&recorded, json_as_of(basket, &recorded), false);
         }
         match applied {
@@ -524,16 +523,12 @@ fn apply_again(basket: &mut Basket, event: &ParkedEvent, collected: &mut Collect
         Ok(_) => return Decided::ParkedAgain("it belongs to another basket".to_owned()),
         Err(reason) => return Decided::ParkedAgain(reason),
     };
-    if basket.apply(recorded.clone()) == Applied::Full {
+    if basket.put(recorded.clone()) == Applied::Full {
         return Decided::ParkedAgain(full());
     }
     basket.settle();
     // Also where it was applied before a crash: its update may not have been published.
-    if basket
-        .actions()
-        .binary_search_by_key(&sequence, |action| action.sequence)
-        .is_ok()
-    {
+    if basket.holds(sequence) {
         collected.tell(&recorded, json_as_of(basket, &recorded), true);
     }
     Decided::Applied
@@ -558,7 +553,7 @@ fn stored(basket: &Basket, epoch: &str) -> Stored {
 }
 
 /// The update's text from the basket as it was after this event, which it has.
-fn json_as_of(basket: &Basket, recorded: &Recorded) -> String {
+fn json_as_of(basket: &Basket, recorded: &Recorded<JournalEvent>) -> String {
     if basket.sequence() == recorded.sequence {
         return update_json(recorded, basket);
     }
@@ -574,7 +569,7 @@ fn full() -> String {
 }
 
 /// Reads an event of the journal, or says why it cannot be read.
-pub(super) fn decode(raw: &RawEvent) -> Result<Recorded, String> {
+pub(super) fn decode(raw: &RawEvent) -> Result<Recorded<JournalEvent>, String> {
     let event = decode_parts(raw.header(EVENT_TYPE), &raw.body, &raw.subject)?;
     Ok(Recorded {
         sequence: raw.sequence,
@@ -583,18 +578,12 @@ pub(super) fn decode(raw: &RawEvent) -> Result<Recorded, String> {
     })
 }
 
-/// An event without a type is an action: only our own API sets one.
-fn decode_parts(event_type: Option<&str>, body: &[u8], subject: &str) -> Result<Event, String> {
-    if let Some(event_type) = event_type
-        && event_type != ACTION_TYPE
-    {
-        return Err(format!("this version does not know events of type {event_type:?}"));
-    }
-    let event = Event::parse(body, Strictness::Original).map_err(|error| error.to_string())?;
-    if subject.rsplit('.').next() != Some(event.shop.to_string().as_str()) {
+fn decode_parts(event_type: Option<&str>, body: &[u8], subject: &str) -> Result<JournalEvent, String> {
+    let event = JournalEvent::read(event_type, body)?;
+    let shop = event.basket().shop.to_string();
+    if subject.rsplit('.').next() != Some(shop.as_str()) {
         return Err(format!(
-            "it is of shop {} and was recorded for another one, under {subject}",
-            event.shop
+            "it is of shop {shop} and was recorded for another one, under {subject}"
         ));
     }
     Ok(event)

@@ -86,6 +86,7 @@ impl Whole {
         of("actions")
             .iter()
             .chain(of("conflicts"))
+            .chain(of("abandonments"))
             .filter_map(|event| event.as_document()?.get_i64("sequence").ok()?.try_into().ok())
             .collect()
     }

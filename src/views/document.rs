@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{Stored, ViewError};
 use crate::core::basket::{Basket, Divergence, Finding, Line, Lot};
-use crate::core::event::{ActionIdMeaning, Event, Recorded, rfc3339};
+use crate::core::event::{Abandonment, ActionIdMeaning, Event, Recorded, rfc3339};
 use crate::core::id::{BasketId, ShopperId};
 use crate::core::money::Money;
 use crate::core::update::verdict_word;
@@ -144,6 +144,38 @@ impl StoredAction {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+struct StoredAbandonment {
+    sequence: i64,
+    recorded_at: DateTime,
+    after: i64,
+    idle_since: DateTime,
+}
+
+impl StoredAbandonment {
+    fn of(recorded: &Recorded<Abandonment>) -> Self {
+        Self {
+            sequence: long(recorded.sequence),
+            recorded_at: date(recorded.recorded_at),
+            after: long(recorded.event.after),
+            idle_since: date(recorded.event.idle_since),
+        }
+    }
+
+    fn restore(self, basket: BasketId) -> Result<Recorded<Abandonment>, String> {
+        let event = Abandonment {
+            basket,
+            after: unsigned(self.after),
+            idle_since: time(self.idle_since).ok_or("idle_since is out of range")?,
+        };
+        Ok(Recorded {
+            sequence: unsigned(self.sequence),
+            recorded_at: time(self.recorded_at).ok_or("recorded_at is out of range")?,
+            event,
+        })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 struct StoredLot {
     price: Decimal128,
     quantity: i64,
@@ -184,6 +216,7 @@ struct StoredBasket {
     parked_since: Option<i64>,
     actions: Vec<StoredAction>,
     conflicts: Vec<StoredAction>,
+    abandonments: Vec<StoredAbandonment>,
 }
 
 /// A basket that was looked for and found.
@@ -214,13 +247,22 @@ impl StoredBasket {
                 .collect::<Result<Vec<_>, _>>()
         };
         let (actions, conflicts) = (all(self.actions)?, all(self.conflicts)?);
+        let abandonments = self.abandonments.into_iter().map(|abandonment| abandonment.restore(id));
+        let abandonments = abandonments.collect::<Result<_, _>>()?;
         let stored = Stored {
             epoch: self.epoch,
             sequence: self.sequence,
             version: self.version,
         };
         Ok((
-            Basket::restore(id, meaning, actions, conflicts, self.parked_since.map(unsigned)),
+            Basket::restore(
+                id,
+                meaning,
+                actions,
+                conflicts,
+                abandonments,
+                self.parked_since.map(unsigned),
+            ),
             stored,
         ))
     }
@@ -348,7 +390,7 @@ impl BasketView {
             shopper: state.shopper,
             sequence: basket.sequence(),
             version: u64::try_from(basket.version()).expect("a number of events"),
-            status: state.status.word().to_owned(),
+            status: basket.status().word().to_owned(),
             item_count: state.item_count,
             total: state.total,
             claimed_total: state.claimed_total,
@@ -368,12 +410,19 @@ impl BasketView {
 
 /// When the journal took the newest event that the basket holds.
 fn updated_at(basket: &Basket) -> Option<OffsetDateTime> {
-    // Both are in the order of the journal.
-    [basket.actions().last(), basket.conflicts().last()]
-        .into_iter()
-        .flatten()
-        .max_by_key(|event| event.sequence)
-        .map(|event| event.recorded_at)
+    fn last<E>(events: &[Recorded<E>]) -> Option<(u64, OffsetDateTime)> {
+        // They are in the order of the journal.
+        events.last().map(|event| (event.sequence, event.recorded_at))
+    }
+    [
+        last(basket.actions()),
+        last(basket.conflicts()),
+        last(basket.abandonments()),
+    ]
+    .into_iter()
+    .flatten()
+    .max_by_key(|(sequence, _)| *sequence)
+    .map(|(_, recorded_at)| recorded_at)
 }
 
 fn bson(value: &impl Serialize) -> Bson {
@@ -383,6 +432,14 @@ fn bson(value: &impl Serialize) -> Bson {
 /// Actions in their stored form.
 pub(super) fn actions(actions: &[Recorded]) -> Vec<Bson> {
     actions.iter().map(|action| bson(&StoredAction::of(action))).collect()
+}
+
+/// Abandonments in their stored form.
+pub(super) fn abandonments(abandonments: &[Recorded<Abandonment>]) -> Vec<Bson> {
+    abandonments
+        .iter()
+        .map(|abandonment| bson(&StoredAbandonment::of(abandonment)))
+        .collect()
 }
 
 /// A line in its stored form.
@@ -432,7 +489,7 @@ pub(super) fn scalars(basket: &Basket) -> Document {
         "shopper_id": state.shopper.map(|shopper| shopper.to_string()),
         "sequence": long(basket.sequence()),
         "version": long(basket.version()),
-        "status": state.status.word(),
+        "status": basket.status().word(),
         "item_count": long(state.item_count),
         "total": decimal(state.total),
         "claimed_total": state.claimed_total.map(decimal),
@@ -459,6 +516,7 @@ pub(super) fn whole(basket: &Basket, epoch: &str) -> Document {
     whole.insert("lines", basket.state().lines.iter().map(line).collect::<Vec<_>>());
     whole.insert("actions", actions(basket.actions()));
     whole.insert("conflicts", actions(basket.conflicts()));
+    whole.insert("abandonments", abandonments(basket.abandonments()));
     whole
 }
 
@@ -478,6 +536,7 @@ pub(super) fn raw(basket: &Basket, epoch: &str, fence: i64) -> RawDocumentBuf {
         lines: Vec<StoredLine>,
         actions: Vec<StoredAction>,
         conflicts: Vec<StoredAction>,
+        abandonments: Vec<StoredAbandonment>,
     }
     let id = basket.id();
     let actions = |actions: &[Recorded]| actions.iter().map(StoredAction::of).collect();
@@ -492,6 +551,7 @@ pub(super) fn raw(basket: &Basket, epoch: &str, fence: i64) -> RawDocumentBuf {
         lines: basket.state().lines.iter().map(stored_line).collect(),
         actions: actions(basket.actions()),
         conflicts: actions(basket.conflicts()),
+        abandonments: basket.abandonments().iter().map(StoredAbandonment::of).collect(),
     };
     mongodb::bson::serialize_to_raw_document_buf(&raw).expect("numbers, texts and dates have a BSON form")
 }

@@ -12,6 +12,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0002_projector", include_str!("../../migrations/0002_projector.json")),
     ("0003_looking", include_str!("../../migrations/0003_looking.json")),
     ("0004_versions", include_str!("../../migrations/0004_versions.json")),
+    (
+        "0005_abandonment",
+        include_str!("../../migrations/0005_abandonment.json"),
+    ),
 ];
 
 /// What to do with a command that finds its work done.

@@ -91,6 +91,8 @@ impl fmt::Display for Cursor {
 pub struct Summary {
     /// Baskets of shoppers who are shopping.
     pub open: Totals,
+    /// Baskets that were abandoned today.
+    pub abandoned_today: Totals,
     /// Baskets that are paid and had their last event today.
     pub paid_today: Totals,
     /// Baskets that are cancelled and had their last event today.
@@ -112,6 +114,17 @@ pub struct Totals {
     pub amount: Money,
     /// How many of them have totals that differ.
     pub diverged: u64,
+}
+
+/// An open basket to which nothing happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Idle {
+    /// Which basket.
+    pub basket: BasketId,
+    /// Place in the journal of its last event.
+    pub sequence: u64,
+    /// When the journal took that event.
+    pub since: OffsetDateTime,
 }
 
 /// Which events of the journal a basket was folded from.
@@ -153,6 +166,7 @@ struct StoredPlaces {
     sequence: i64,
     actions: Vec<StoredPlace>,
     conflicts: Vec<StoredPlace>,
+    abandonments: Vec<StoredPlace>,
 }
 
 impl Views {
@@ -194,7 +208,9 @@ impl Views {
                 .find(matching(shop, filter, part))
                 .sort(part.order())
                 .limit(limit)
-                .projection(doc! { "actions": 0, "conflicts": 0, "lines": 0, "findings": 0, "missing": 0 })
+                .projection(
+                    doc! { "actions": 0, "conflicts": 0, "abandonments": 0, "lines": 0, "findings": 0, "missing": 0 },
+                )
                 .hint(Hint::Name(index.to_owned()))
                 .await?
                 .try_collect()
@@ -246,6 +262,7 @@ impl Views {
             };
             match Status::of(&group.status) {
                 Some(Status::Open) => summary.open = totals,
+                Some(Status::Abandoned) => summary.abandoned_today = totals,
                 Some(Status::Paid) => summary.paid_today = totals,
                 Some(Status::Cancelled) => summary.cancelled_today = totals,
                 None => {}
@@ -258,15 +275,89 @@ impl Views {
         Ok(summary)
     }
 
+    /// Shops that have a basket.
+    pub async fn shops(&self) -> Result<Vec<ShopId>, ViewError> {
+        #[derive(Deserialize)]
+        struct StoredShop {
+            #[serde(rename = "_id")]
+            shop: String,
+        }
+        let baskets: Collection<Document> = self.stored();
+        // One step in the index for each shop.
+        let pipeline = [
+            doc! { "$sort": { "shop_id": 1 } },
+            doc! { "$group": { "_id": "$shop_id" } },
+        ];
+        let shops = within("list the shops", async {
+            baskets
+                .aggregate(pipeline)
+                .hint(Hint::Name(BY_CHANGE.to_owned()))
+                .with_type::<StoredShop>()
+                .await?
+                .try_collect::<Vec<StoredShop>>()
+                .await
+        })
+        .await?;
+        Ok(shops
+            .iter()
+            .filter_map(|stored| ShopId::parse(&stored.shop).ok())
+            .collect())
+    }
+
+    /// Open baskets of these shops, at most `limit`, that have had no event since a time and none that is parked.
+    pub async fn idle(&self, shops: &[ShopId], before: OffsetDateTime, limit: u16) -> Result<Vec<Idle>, ViewError> {
+        #[derive(Deserialize)]
+        struct StoredIdle {
+            #[serde(rename = "_id")]
+            id: String,
+            sequence: i64,
+            updated_at: DateTime,
+        }
+        let baskets: Collection<StoredIdle> = self.stored();
+        let shops: Vec<String> = shops.iter().map(ShopId::to_string).collect();
+        let query = doc! {
+            "shop_id": { "$in": shops },
+            "status": Status::Open.word(),
+            // A basket whose first event is parked has no time.
+            "updated_at": { "$gte": DateTime::from_millis(0), "$lt": date(before) },
+            "parked_since": null,
+        };
+        let found: Vec<StoredIdle> = within("find idle baskets", async {
+            baskets
+                .find(query)
+                .limit(limit.into())
+                .projection(doc! { "sequence": 1, "updated_at": 1 })
+                .hint(Hint::Name(BY_CHANGE.to_owned()))
+                .await?
+                .try_collect()
+                .await
+        })
+        .await?;
+        let idle = |stored: StoredIdle| {
+            Some(Idle {
+                basket: BasketId::parse(&stored.id).ok()?,
+                sequence: unsigned(stored.sequence),
+                since: document::time(stored.updated_at)?,
+            })
+        };
+        Ok(found.into_iter().filter_map(idle).collect())
+    }
+
     /// Where the events of a basket stand in the journal; nothing without a basket.
     pub async fn places(&self, id: BasketId) -> Result<Option<Places>, ViewError> {
         let baskets: Collection<StoredPlaces> = self.stored();
-        let find = baskets
-            .find_one(doc! { "_id": id.to_string() })
-            .projection(doc! { "epoch": 1, "sequence": 1, "actions.sequence": 1, "conflicts.sequence": 1 });
+        let find = baskets.find_one(doc! { "_id": id.to_string() }).projection(doc! {
+            "epoch": 1,
+            "sequence": 1,
+            "actions.sequence": 1,
+            "conflicts.sequence": 1,
+            "abandonments.sequence": 1,
+        });
         let found = within("read the places of a basket's events", async { find.await }).await?;
         Ok(found.map(|stored| {
-            let places = stored.actions.into_iter().chain(stored.conflicts);
+            let places = [stored.actions, stored.conflicts, stored.abandonments]
+                .into_iter()
+                .flatten();
             let mut sequences: Vec<u64> = places.map(|place| unsigned(place.sequence)).collect();
             sequences.sort_unstable();
             Places {

@@ -2,7 +2,7 @@
 
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 
-use super::document::{actions, findings, line, long, raw, scalars, whole};
+use super::document::{abandonments, actions, findings, line, long, raw, scalars, whole};
 use super::{DUPLICATE_KEY, ViewError, Views, durable, within, write_command};
 use crate::core::basket::{Basket, LineChanges};
 use crate::core::event::Recorded;
@@ -161,6 +161,10 @@ fn statement(write: Write<'_>, epoch: &str, fence: i64) -> Document {
     let changes = basket.changes();
     if changes.findings || changes.everything {
         set.insert("findings", findings(&basket.state().findings));
+    }
+    // There are few of them, so they are written whole.
+    if changes.abandonments || changes.everything {
+        set.insert("abandonments", abandonments(basket.abandonments()));
     }
     // What is set at the place behind the last one of an array is appended by MongoDB. In a long session that costs
     // a third of `$push`, which unpacks the whole array first.

@@ -88,7 +88,9 @@ async fn whatever_is_killed_nothing_is_lost_or_doubled() {
     }
 
     let phones = network.phones.lock().unwrap().clone();
+    watch.all_abandoned(stack).await;
     let mut evidence = watch.gather(stack, phones).await;
+    evidence.abandon_after_ms = supervisor::ABANDON_AFTER_MS;
     evidence.seen.extend(panics(&folder));
     let report = checker::check(&evidence);
     say(&summary(&evidence, &report, supervisor.deeds()));
@@ -120,9 +122,10 @@ fn summary(evidence: &Evidence, report: &Report, deeds: &std::collections::BTree
     let acknowledged = events.values().filter(|told| !told.receipts.is_empty()).count();
     let tries: u64 = events.values().map(|told| told.tries).sum();
     let heard: usize = evidence.heard.values().map(Vec::len).sum();
+    let abandonments = evidence.journal.iter().filter(|event| event.is_abandonment).count();
     let mut text = format!(
         "{} events sent in {tries} tries ({} unanswered), {acknowledged} acknowledged, {} refused as contradictions\n\
-         {} in the journal, {} baskets, {} updates stored, {heard} heard live\n\
+         {} in the journal, {abandonments} of them that a basket is abandoned, {} baskets, {} updates stored, {heard} heard live\n\
          {} checks, {} broken; done:",
         events.len(),
         evidence.phones.unanswered,

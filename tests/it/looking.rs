@@ -5,12 +5,16 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use ezout::core::event::{Event, Strictness};
+use ezout::core::id::ShopId;
 use ezout::core::money::Money;
+use ezout::views::Views;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::project::poison;
 use crate::support::{System, event, session, system, wait_for};
@@ -492,7 +496,7 @@ async fn filters_let_through_what_they_say_and_pages_of_any_size_are_the_same_li
         }
     }
     let middle = all[18]["updated_at"].as_str().unwrap();
-    for status in ["", "open", "paid", "cancelled"] {
+    for status in ["", "open", "abandoned", "paid", "cancelled"] {
         for verdict in ["", "ok", "diverged"] {
             for since in ["", middle, "2999-01-01T00:00:00Z"] {
                 let mut query = String::new();
@@ -505,7 +509,7 @@ async fn filters_let_through_what_they_say_and_pages_of_any_size_are_the_same_li
                     .iter()
                     .filter(|basket| status.is_empty() || basket["status"] == status)
                     .filter(|basket| verdict.is_empty() || basket["verdict"] == verdict)
-                    .filter(|basket| since.is_empty() || basket["updated_at"].as_str().unwrap() >= since)
+                    .filter(|basket| since.is_empty() || time(&basket["updated_at"]) >= time(&json!(since)))
                     .cloned()
                     .collect();
                 for limit in [1, 4, 200] {
@@ -607,7 +611,8 @@ async fn a_summary_is_what_the_baskets_add_up_to() {
     for day_start in ["2000-01-01T00:00:00Z", middle, "2999-01-01T00:00:00%2B01:00"] {
         let summary = ok(system, &format!("/v1/shops/{shop}/summary?day_start={day_start}")).await;
         let of = |status: &'static str| all.iter().filter(move |basket| basket["status"] == status);
-        let today = |basket: &&Value| basket["updated_at"].as_str().unwrap() >= day_start;
+        let begin = time(&json!(day_start.replace("%2B", "+")));
+        let today = |basket: &&Value| time(&basket["updated_at"]) >= begin;
         let diverged = |basket: &&Value| basket["verdict"] == "diverged";
         let count = |status| of(status).filter(today).count();
         let amount = |status| -> Money { of(status).filter(today).map(|basket| money(&basket["total"])).sum() };
@@ -617,7 +622,11 @@ async fn a_summary_is_what_the_baskets_add_up_to() {
         assert_eq!(summary["open_baskets"], of("open").count());
         assert_eq!(summary["open_items"], items);
         assert_eq!(money(&summary["value_at_risk"]), at_risk);
-        for (field, status) in [("paid_today", "paid"), ("cancelled_today", "cancelled")] {
+        for (field, status) in [
+            ("abandoned_today", "abandoned"),
+            ("paid_today", "paid"),
+            ("cancelled_today", "cancelled"),
+        ] {
             assert_eq!(summary[field]["count"], count(status), "{field} since {day_start}");
             assert_eq!(
                 money(&summary[field]["amount"]),
@@ -692,6 +701,7 @@ async fn no_question_reads_more_of_an_index_than_it_must() {
 
     let database = system.stack.database().await;
     let of_looking = doc! { "ns": "ezout.baskets", "$or": [
+        { "op": "query", "command.limit": 999 },
         { "op": "query", "command.filter.shop_id": &shop },
         { "op": "command", "command.aggregate": "baskets" },
     ] };
@@ -722,7 +732,7 @@ async fn no_question_reads_more_of_an_index_than_it_must() {
     }
     let ended_today = all
         .iter()
-        .filter(|basket| basket["status"] != "open" && basket["updated_at"].as_str().unwrap() >= middle)
+        .filter(|basket| basket["status"] != "open" && time(&basket["updated_at"]) >= time(&json!(middle)))
         .count();
     let open = all.iter().filter(|basket| basket["status"] == "open").count();
     ok(system, &format!("/v1/shops/{shop}/summary?day_start={middle}")).await;
@@ -738,6 +748,30 @@ async fn no_question_reads_more_of_an_index_than_it_must() {
         None
     })
     .await;
+    // What the timers ask of every shop: a step in the index for each, and for each what is due.
+    let (config, stop) = (system.stack.views_config(), CancellationToken::new());
+    let views = Views::start(&config, &TaskTracker::new(), stop.clone()).await.unwrap();
+    let before = OffsetDateTime::now_utc() + time::Duration::hours(1);
+    let due = views.idle(&[ShopId::parse(&shop).unwrap()], before, 999).await.unwrap();
+    assert_eq!(due.len(), open);
+    let profile = database.collection::<Document>("system.profile");
+    let idle = wait_for("the question to be in the profile", async || {
+        profile.find_one(doc! { "command.limit": 999 }).await.unwrap()
+    })
+    .await;
+    check_plan(&idle, "idle", i64::try_from(open).unwrap());
+    let shops = views.shops().await.unwrap();
+    assert!(shops.contains(&ShopId::parse(&shop).unwrap()));
+    stop.cancel();
+    let listed = database
+        .run_command(
+            doc! { "explain": { "aggregate": "baskets", "cursor": {}, "hint": "by_status_and_change", "pipeline": [
+                { "$sort": { "shop_id": 1 } }, { "$group": { "_id": "$shop_id" } }
+            ] }, "verbosity": "queryPlanner" },
+        )
+        .await
+        .unwrap();
+    assert!(listed.to_string().contains("DISTINCT_SCAN"), "{listed}");
     database
         .run_command(doc! { "profile": 0, "filter": "unset" })
         .await

@@ -2,6 +2,7 @@
 #![expect(unreachable_pub, reason = "nothing is outside of a test binary")]
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod abandon;
 mod append;
 mod chaos;
 mod journal;

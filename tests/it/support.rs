@@ -105,6 +105,14 @@ impl Stack {
             .database("ezout")
     }
 
+    /// Where the views are, for code of the product that the tests call.
+    pub fn views_config(&self) -> ezout::views::Config {
+        ezout::views::Config {
+            uri: self.mongod.uri(),
+            database: "ezout".to_owned(),
+        }
+    }
+
     /// A connection to NATS.
     pub async fn nats_client(&self) -> async_nats::Client {
         async_nats::connect(self.nats.url())

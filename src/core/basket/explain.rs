@@ -63,7 +63,7 @@ impl Basket {
     pub fn explain(&self) -> Explanation<'_> {
         let mut effects = Vec::with_capacity(self.actions.len());
         let mut lines: Vec<(u64, Money)> = Vec::new();
-        let mut status = Status::Open;
+        let mut ended: Option<Status> = None;
         self.folded_with(|fold, recorded, touched| {
             lines.resize(fold.lines.len(), (0, Money::ZERO));
             let (mut quantity, mut amount) = (0, Money::ZERO);
@@ -76,7 +76,7 @@ impl Basket {
             let event = &recorded.event;
             // Each step's own, so that none is lost where the basket's list is full.
             let findings = std::mem::take(&mut fold.findings);
-            let changed = quantity != 0 || fold.status != status;
+            let changed = quantity != 0 || fold.ended != ended;
             let product = event
                 .product_id
                 .filter(|_| !matches!(event.kind(), Kind::Checkout | Kind::Cancel));
@@ -86,12 +86,12 @@ impl Basket {
                 quantity,
                 amount,
                 total: fold.total,
-                claim_difference: (status == Status::Open).then(|| event.basket_total - fold.total),
+                claim_difference: ended.is_none().then(|| event.basket_total - fold.total),
                 diverged: fold.divergence.is_some(),
                 idle: (!changed).then(|| why_idle(&findings)),
                 findings,
             });
-            status = fold.status;
+            ended = fold.ended;
         });
         let conflicts = self
             .conflicts

@@ -18,6 +18,8 @@ pub const MISSING_MAX: usize = 100;
 pub enum Status {
     /// The shopper is shopping.
     Open,
+    /// The shopper has done nothing for a long time, and may come back.
+    Abandoned,
     /// The shopper paid.
     Paid,
     /// The shopper left without paying.
@@ -31,12 +33,13 @@ impl Status {
     }
 
     /// Every status.
-    pub const ALL: &[Self] = &[Self::Open, Self::Paid, Self::Cancelled];
+    pub const ALL: &[Self] = &[Self::Open, Self::Abandoned, Self::Paid, Self::Cancelled];
 
     /// The word for it in documents and messages.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Open => "open",
+            Self::Abandoned => "abandoned",
             Self::Paid => "paid",
             Self::Cancelled => "cancelled",
         }
@@ -132,8 +135,8 @@ pub struct Divergence {
 /// What follows from a basket's actions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fold {
-    /// Where the visit stands.
-    pub status: Status,
+    /// How the shopper ended the visit, if so.
+    pub(super) ended: Option<Status>,
     /// Products in the order in which they first came.
     pub lines: Vec<Line>,
     /// Number of pieces.
@@ -171,7 +174,7 @@ pub struct Fold {
 impl Fold {
     pub(super) fn new() -> Self {
         Self {
-            status: Status::Open,
+            ended: None,
             lines: Vec::new(),
             item_count: 0,
             total: Money::ZERO,
@@ -239,7 +242,7 @@ impl Fold {
         self.last_action_at = Some(event.create_time);
         self.last_action = Some(event.action.clone());
 
-        if self.status != Status::Open {
+        if self.ended.is_some() {
             self.find(FindingKind::AfterEnd, recorded, event.product_id);
             return None;
         }
@@ -247,11 +250,11 @@ impl Fold {
             Kind::Add => self.add(recorded),
             Kind::Remove => self.remove(recorded),
             Kind::Checkout => {
-                self.status = Status::Paid;
+                self.ended = Some(Status::Paid);
                 None
             }
             Kind::Cancel => {
-                self.status = Status::Cancelled;
+                self.ended = Some(Status::Cancelled);
                 None
             }
             Kind::Other => {
@@ -368,7 +371,7 @@ impl Fold {
         } = recorded.event;
         self.claimed_total = Some(claimed);
         // An app may clear its basket when the shopper cancels, or keep showing what was in it.
-        let emptied = self.status == Status::Cancelled && claimed == Money::ZERO;
+        let emptied = self.ended == Some(Status::Cancelled) && claimed == Money::ZERO;
         self.divergence = (claimed != self.total && !emptied).then(|| {
             let by = claimed - self.total;
             match self.divergence {

@@ -5,33 +5,36 @@
 
 use time::OffsetDateTime;
 
-use super::Basket;
+use super::{Basket, Recorded};
 
 impl Basket {
     /// The basket as it was when the journal ended at this place.
     #[must_use]
     pub fn as_of(&self, sequence: u64) -> Self {
-        let until = |events: &[super::Recorded]| {
+        fn until<E: Clone>(events: &[Recorded<E>], sequence: u64) -> Vec<Recorded<E>> {
             let count = events.partition_point(|event| event.sequence <= sequence);
             events[..count].to_vec()
-        };
+        }
         let parked_since = self.parked_since.filter(|since| *since <= sequence);
         Self::restore(
             self.id,
             self.meaning,
-            until(&self.actions),
-            until(&self.conflicts),
+            until(&self.actions, sequence),
+            until(&self.conflicts, sequence),
+            until(&self.abandonments, sequence),
             parked_since,
         )
     }
 
     /// The place of the first event in the journal that was recorded later than this; none if none was.
     pub fn first_after(&self, time: OffsetDateTime) -> Option<u64> {
-        self.actions
-            .iter()
-            .chain(&self.conflicts)
-            .filter(|event| event.recorded_at > time)
-            .map(|event| event.sequence)
+        fn later<E>(events: &[Recorded<E>], time: OffsetDateTime) -> impl Iterator<Item = u64> {
+            let later = events.iter().filter(move |event| event.recorded_at > time);
+            later.map(|event| event.sequence)
+        }
+        later(&self.actions, time)
+            .chain(later(&self.conflicts, time))
+            .chain(later(&self.abandonments, time))
             .min()
     }
 }

@@ -57,6 +57,83 @@ fn in_order(acts: &[Act]) -> Vec<Recorded> {
         .collect()
 }
 
+fn abandonment(sequence: u64, after: u64) -> Recorded<JournalEvent> {
+    Recorded {
+        sequence,
+        recorded_at: OffsetDateTime::UNIX_EPOCH,
+        event: JournalEvent::Abandonment(Abandonment {
+            basket: basket_id(),
+            after,
+            idle_since: OffsetDateTime::UNIX_EPOCH,
+        }),
+    }
+}
+
+fn action(sequence: u64, act: Act) -> Recorded<JournalEvent> {
+    let recorded = recorded(sequence, act);
+    recorded.with(JournalEvent::Action(recorded.event.clone()))
+}
+
+fn put_all(events: impl IntoIterator<Item = Recorded<JournalEvent>>) -> Basket {
+    let mut basket = Basket::new(basket_id(), ActionIdMeaning::Auto);
+    for event in events {
+        basket.put(event);
+        basket.settle();
+        basket.saved();
+    }
+    basket
+}
+
+#[test]
+fn a_basket_is_abandoned_until_the_shopper_comes_back() {
+    let apple = |sequence: u64, number: i64| action(sequence, Act(number, number, "ADD", 5, 350, 1, 350 * number));
+    let basket = put_all([apple(1, 1), abandonment(7, 1)]);
+    assert_eq!(
+        (basket.status(), basket.sequence(), basket.version()),
+        (Status::Abandoned, 7, 2)
+    );
+    assert!(basket.holds(7) && basket.holds(1) && !basket.holds(2));
+    assert_eq!(
+        basket.state().total,
+        Money::parse("3.5").unwrap(),
+        "what is in it stays in it"
+    );
+
+    let back = put_all([apple(1, 1), abandonment(7, 1), apple(9, 2)]);
+    assert_eq!(back.status(), Status::Open);
+    assert!(back.is_void(&back.abandonments()[0].event));
+    assert_eq!(
+        put_all([apple(1, 1), abandonment(7, 1), apple(9, 2), abandonment(12, 9)]).status(),
+        Status::Abandoned
+    );
+    // The shopper was faster: the abandonment was on its way when the action was recorded.
+    assert_eq!(
+        put_all([apple(1, 1), apple(6, 2), abandonment(7, 1)]).status(),
+        Status::Open
+    );
+    let paid = put_all([
+        apple(1, 1),
+        abandonment(7, 1),
+        action(8, Act(2, 2, "CHECKOUT", 0, 0, 1, 350)),
+    ]);
+    assert_eq!(paid.status(), Status::Paid);
+    let as_of = paid.as_of(7);
+    assert_eq!((as_of.status(), as_of.sequence()), (Status::Abandoned, 7));
+    assert_eq!(put_all([abandonment(7, 1)]).status(), Status::Abandoned);
+}
+
+#[test]
+fn of_abandonments_after_one_event_the_first_in_the_journal_counts() {
+    let mut basket = put_all([abandonment(7, 1)]);
+    assert_eq!(basket.put(abandonment(7, 1)), Applied::Duplicate);
+    assert_eq!(basket.put(abandonment(8, 1)), Applied::Duplicate);
+    assert!(!basket.changes().abandonments);
+    assert_eq!(basket.put(abandonment(3, 1)), Applied::Counted);
+    assert!(basket.changes().abandonments);
+    assert_eq!(basket.abandonments().len(), 1);
+    assert!(basket.holds(3) && !basket.holds(7));
+}
+
 /// Everything that must not depend on order or repetition.
 fn picture(basket: &Basket) -> (Vec<Recorded>, Vec<Recorded>, Fold, u64) {
     (
@@ -177,7 +254,7 @@ fn a_late_action_is_put_where_it_belongs() {
     ];
     let basket = check(&late, 550, 2, &[]);
     assert_eq!(basket.state().divergence, None);
-    assert_eq!(basket.state().status, Status::Paid);
+    assert_eq!(basket.status(), Status::Paid);
     let without = check(&late[..2], 350, 1, &[]);
     assert_eq!(without.state().missing(), [2]);
     assert!(basket.state().missing().is_empty());
@@ -196,7 +273,7 @@ fn an_action_id_may_be_the_code_of_its_kind() {
     for meaning in [ActionIdMeaning::Auto, ActionIdMeaning::Code] {
         let basket = folded(meaning, in_order(&acts));
         assert_eq!(basket.state().total, Money::from_units(10_000));
-        assert_eq!((basket.state().status, basket.state().divergence), (Status::Paid, None));
+        assert_eq!((basket.status(), basket.state().divergence), (Status::Paid, None));
         assert!(basket.state().missing().is_empty());
     }
     assert_eq!(folded(ActionIdMeaning::Code, in_order(&acts)).state().finding_count, 0);
@@ -366,8 +443,31 @@ proptest! {
         }
         prop_assert_eq!(picture(&stepwise), picture(&expected));
 
-        let restored = Basket::restore(basket_id(), meaning, expected.actions().to_vec(), expected.conflicts().to_vec(), None);
+        let restored = Basket::restore(basket_id(), meaning, expected.actions().to_vec(), expected.conflicts().to_vec(), Vec::new(), None);
         prop_assert_eq!(picture(&restored), picture(&expected));
+    }
+
+    #[test]
+    fn abandonments_count_in_any_order_and_however_often(
+        acts in prop::collection::vec(any_act(), 0..8),
+        afters in prop::collection::vec(0_u64..12, 0..5),
+        seed in any::<u64>(),
+    ) {
+        let mut events: Vec<_> = (1..).zip(&acts).map(|(place, act)| action(2 * place, *act)).collect();
+        events.extend((1..).zip(&afters).map(|(place, after)| abandonment(2 * place + 1 + after, *after)));
+        events.sort_by_key(|event| event.sequence);
+        events.dedup_by_key(|event| event.sequence);
+        let expected = put_all(events.clone());
+        let last = expected.actions().iter().chain(expected.conflicts()).map(|event| event.sequence).max().unwrap_or(0);
+        let idle = events.iter().any(|event| matches!(&event.event, JournalEvent::Abandonment(idle) if idle.after >= last));
+        prop_assert_eq!(expected.status() == Status::Abandoned, idle && expected.state().ended.is_none());
+
+        let mut arrivals = [events.clone(), events].concat();
+        fastrand::Rng::with_seed(seed).shuffle(&mut arrivals);
+        let shuffled = put_all(arrivals);
+        prop_assert_eq!(picture(&shuffled), picture(&expected));
+        prop_assert_eq!(shuffled.abandonments(), expected.abandonments());
+        prop_assert_eq!(shuffled.status(), expected.status());
     }
 
     #[test]

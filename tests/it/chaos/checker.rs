@@ -8,7 +8,7 @@ use mongodb::bson::{Bson, Document};
 use serde_json::Value;
 
 use super::history::{Evidence, Identity, JournalEvent};
-use super::oracle::{Action, Expected, Line, expected, money};
+use super::oracle::{Action, Expected, Idle, Line, expected, money};
 
 /// What the checker found.
 #[derive(Debug, Default)]
@@ -31,6 +31,8 @@ impl Report {
 struct Wanted {
     /// By basket, the actions that count, as the journal has them.
     actions: BTreeMap<String, Vec<Action>>,
+    /// By basket, when it was found to be abandoned.
+    idles: BTreeMap<String, Vec<Idle>>,
     /// By sequence, the basket after that event.
     after: BTreeMap<u64, Expected>,
     parked: BTreeSet<u64>,
@@ -62,6 +64,10 @@ fn want(evidence: &Evidence) -> Wanted {
     let mut wanted = Wanted::default();
     let counts = |event: &&JournalEvent| !evidence.dropped.contains(&event.sequence);
     for event in evidence.journal.iter().filter(counts) {
+        if event.is_abandonment {
+            wanted.idle(event);
+            continue;
+        }
         let action = Action::read(event.sequence, &event.body);
         let shop = event.subject.rsplit('.').next().unwrap_or_default();
         let named = event.session.as_ref().map(|session| format!("{shop}.{session}"));
@@ -75,13 +81,37 @@ fn want(evidence: &Evidence) -> Wanted {
             wanted.parked_since.entry(basket).or_insert(event.sequence);
             continue;
         };
+        let idles = wanted.idles.get(&basket).map_or(&[][..], Vec::as_slice);
         let actions = wanted.actions.entry(basket).or_default();
         if actions.iter().all(|known| known.identity() != action.identity()) {
             actions.push(action);
-            wanted.after.insert(event.sequence, expected(actions));
+            wanted.after.insert(event.sequence, expected(actions, idles));
         }
     }
     wanted
+}
+
+impl Wanted {
+    fn idle(&mut self, event: &JournalEvent) {
+        let Some((basket, idle)) = Idle::read(event.sequence, &event.body) else {
+            self.parked.insert(event.sequence);
+            return;
+        };
+        if self.parked_since.contains_key(&basket) {
+            self.parked.insert(event.sequence);
+            return;
+        }
+        let actions = self.actions.get(&basket).map_or(&[][..], Vec::as_slice);
+        let idles = self.idles.entry(basket).or_default();
+        if idles.iter().all(|known| known.after != idle.after) {
+            idles.push(idle);
+            self.after.insert(event.sequence, expected(actions, idles));
+        }
+    }
+
+    fn idles_of(&self, basket: &str) -> &[Idle] {
+        self.idles.get(basket).map_or(&[][..], Vec::as_slice)
+    }
 }
 
 fn identity(event: &JournalEvent) -> Option<(Identity, Value)> {
@@ -135,11 +165,19 @@ fn check_phones(evidence: &Evidence, report: &mut Report) {
 
 /// Nothing is in the journal that nobody sent, and it has no gaps.
 fn check_journal(evidence: &Evidence, report: &mut Report) {
+    let mut idles = BTreeSet::new();
     for (place, event) in (1..).zip(&evidence.journal) {
         report.expect(event.sequence == place, || {
             format!("the journal has {} where {place} should be", event.sequence)
         });
         if evidence.planted.contains(&event.sequence) {
+            continue;
+        }
+        if event.is_abandonment {
+            check_idle(evidence, event, report);
+            report.expect(idles.insert(&event.body), || {
+                format!("event {} says again that a basket is abandoned", event.sequence)
+            });
             continue;
         }
         let sent = identity(event).is_some_and(|(identity, body)| {
@@ -155,6 +193,27 @@ fn check_journal(evidence: &Evidence, report: &mut Report) {
             )
         });
     }
+}
+
+/// The service says that a basket was abandoned only after nothing happened for as long as it must.
+fn check_idle(evidence: &Evidence, event: &JournalEvent, report: &mut Report) {
+    let idle = Idle::read(event.sequence, &event.body);
+    let same = |other: &JournalEvent| other.session == event.session && other.subject == event.subject;
+    let last = idle.as_ref().and_then(|(_, idle)| {
+        let place = usize::try_from(idle.after).ok()?.checked_sub(1)?;
+        evidence.journal.get(place)
+    });
+    let silence = last
+        .filter(|last| same(last))
+        .map(|last| event.recorded_ms - last.recorded_ms);
+    let due = silence.is_some_and(|silence| evidence.abandon_after_ms > 0 && silence >= evidence.abandon_after_ms);
+    report.expect(due, || {
+        let body = String::from_utf8_lossy(&event.body);
+        format!(
+            "event {} says after {silence:?} ms that a basket is abandoned: {body}",
+            event.sequence
+        )
+    });
 }
 
 /// FNV-1a of the shop's text, modulo 16.
@@ -179,9 +238,20 @@ fn check_baskets(evidence: &Evidence, wanted: &Wanted, report: &mut Report) {
         report.expect(sequences == in_journal, || {
             format!("basket {id} has the events {sequences:?} and the journal {in_journal:?}")
         });
-        let (is, should) = (stored(basket), expected(actions));
+        let (is, should) = (stored(basket), expected(actions, wanted.idles_of(id)));
         report.expect(is.as_ref() == Some(&should), || {
             format!("basket {id} is {is:?} and should be {should:?}")
+        });
+        let idles: Vec<i128> = documents(basket, "abandonments")
+            .map(|idle| number(idle.get("sequence")))
+            .collect();
+        let in_journal: Vec<i128> = wanted
+            .idles_of(id)
+            .iter()
+            .map(|idle| i128::from(idle.sequence))
+            .collect();
+        report.expect(idles == in_journal, || {
+            format!("basket {id} was abandoned at {idles:?} and in the journal at {in_journal:?}")
         });
         let since = wanted.parked_since.get(id).map(|since| i128::from(*since));
         let marked = basket.get("parked_since").filter(|since| **since != Bson::Null);
@@ -216,7 +286,9 @@ fn amount(value: Option<&Bson>) -> Option<i128> {
 }
 
 fn status(word: &str) -> Option<&'static str> {
-    ["open", "paid", "cancelled"].into_iter().find(|known| *known == word)
+    ["open", "abandoned", "paid", "cancelled"]
+        .into_iter()
+        .find(|known| *known == word)
 }
 
 /// What the document says follows from its actions.

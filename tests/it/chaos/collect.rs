@@ -46,6 +46,18 @@ impl Watch {
         Self { heard, seen, tasks }
     }
 
+    /// Waits until every visit that nobody ended is abandoned, so that the journal grows no more.
+    pub async fn all_abandoned(&self, stack: &Stack) {
+        let database = stack.database().await;
+        let open = doc! { "status": "open", "parked_since": null };
+        wait_for("the last open baskets to be abandoned", async || {
+            settled(stack).await;
+            let open = read(&database, "baskets", open.clone()).await.ok()?;
+            open.is_empty().then_some(())
+        })
+        .await;
+    }
+
     /// Gathers everything, once the views are as far as the journal.
     pub async fn gather(&self, stack: &Stack, phones: Phones) -> Evidence {
         let journal = settled(stack).await;
@@ -186,11 +198,14 @@ async fn read_stream(stack: &Stack, name: &str) -> Vec<jetstream::Message> {
 }
 
 fn journal_event(message: &jetstream::Message) -> JournalEvent {
-    let session = message.headers.as_ref().and_then(|headers| headers.get("ce-subject"));
+    let header = |name: &str| message.headers.as_ref()?.get(name).map(ToString::to_string);
+    let info = message.info().unwrap();
     JournalEvent {
-        sequence: message.info().unwrap().stream_sequence,
+        sequence: info.stream_sequence,
         subject: message.subject.to_string(),
-        session: session.map(ToString::to_string),
+        recorded_ms: (info.published.unix_timestamp_nanos() / 1_000_000).try_into().unwrap(),
+        session: header("ce-subject"),
+        is_abandonment: header("ce-type").as_deref() == Some("ezout.checkout.abandonment.v1"),
         body: message.payload.to_vec(),
     }
 }

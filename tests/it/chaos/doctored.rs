@@ -34,7 +34,9 @@ fn sound() -> Evidence {
         evidence.journal.push(JournalEvent {
             sequence,
             subject: format!("checkout.2.{SHOP}"),
+            recorded_ms: i64::try_from(sequence).unwrap() * 1_000,
             session: Some(SESSION.into()),
+            is_abandonment: false,
             body: body.into_bytes(),
         });
         let total: Value = serde_json::from_str(&total).unwrap();
@@ -51,10 +53,64 @@ fn sound() -> Evidence {
     let line = doc! { "product_id": 7_i64, "quantity": 3_i64, "amount": decimal("3.75"),
     "prices": [{ "price": decimal("1.25"), "quantity": 3_i64 }] };
     let basket = doc! { "status": "open", "item_count": 3_i64, "total": decimal("3.75"), "claimed_total": decimal("3.75"),
-    "verdict": "ok", "finding_count": 0_i64, "version": 3_i64, "parked_since": null, "lines": [line], "actions": actions };
+    "verdict": "ok", "finding_count": 0_i64, "version": 3_i64, "parked_since": null, "lines": [line], "actions": actions,
+    "abandonments": [] };
     evidence.baskets.insert(format!("{SHOP}.{SESSION}"), basket);
     evidence.checkpoints.insert(2, 3);
     evidence
+}
+
+/// The same, and nothing more for seven seconds.
+fn abandoned() -> Evidence {
+    let mut evidence = sound();
+    evidence.abandon_after_ms = 7_000;
+    let body = format!("{{\"session_id\":\"{SESSION}\",\"shop_id\":\"{SHOP}\",\"after\":3}}");
+    evidence.journal.push(JournalEvent {
+        sequence: 4,
+        body: body.into_bytes(),
+        recorded_ms: 10_000,
+        is_abandonment: true,
+        ..evidence.journal[2].clone()
+    });
+    let mut update = evidence.updates[2].clone();
+    update.sequence = 4;
+    update.body["basket"]["status"] = json!("abandoned");
+    update.body["basket"]["version"] = json!(4);
+    evidence.updates.push(update);
+    evidence.heard.get_mut(SHOP).unwrap().push(4);
+    let basket = basket(&mut evidence);
+    basket.insert("status", "abandoned");
+    basket.insert("version", 4_i64);
+    basket.insert("abandonments", vec![doc! { "sequence": 4_i64, "after": 3_i64 }]);
+    evidence.checkpoints.insert(2, 4);
+    evidence
+}
+
+#[test]
+fn a_basket_that_is_abandoned_in_time_passes_and_every_damage_to_it_is_caught() {
+    let report = check(&abandoned());
+    assert!(report.violations.is_empty(), "{:#?}", report.violations);
+    let caught = |damage: fn(&mut Evidence), words: &str| {
+        let mut evidence = abandoned();
+        damage(&mut evidence);
+        let report = check(&evidence);
+        let told = report.violations.iter().any(|violation| violation.contains(words));
+        assert!(told, "{words:?} is not among {:#?}", report.violations);
+    };
+    caught(|run| run.abandon_after_ms = 7_001, "event 4 says after Some(7000) ms");
+    caught(|run| run.journal[2].session = None, "event 4 says after None ms");
+    caught(|run| run.abandon_after_ms = 0, "event 4 says after");
+    caught(|run| drop(basket(run).insert("status", "open")), "and should be");
+    caught(
+        |run| drop(basket(run).insert("abandonments", Bson::Array(Vec::new()))),
+        "was abandoned at []",
+    );
+    caught(|run| drop(run.updates.pop()), "never tells of 1 events: [4]");
+    let again = |run: &mut Evidence| {
+        let event = run.journal[3].clone();
+        run.journal.push(JournalEvent { sequence: 5, ..event });
+    };
+    caught(again, "event 5 says again");
 }
 
 fn decimal(text: &str) -> Decimal128 {

@@ -82,8 +82,12 @@ impl Phones {
 pub struct JournalEvent {
     pub sequence: u64,
     pub subject: String,
+    /// When the server stored it, in milliseconds since 1970.
+    pub recorded_ms: i64,
     /// The session that its headers name.
     pub session: Option<String>,
+    /// Whether its headers say that nobody sent it, and that the service itself found a basket to be abandoned.
+    pub is_abandonment: bool,
     pub body: Vec<u8>,
 }
 
@@ -110,6 +114,8 @@ pub struct Evidence {
     pub parked: Vec<u64>,
     /// By shop, the sequences that a subscriber heard, as they came.
     pub heard: BTreeMap<String, Vec<u64>>,
+    /// How long a basket must have been idle to be abandoned, in milliseconds; 0 where none may be.
+    pub abandon_after_ms: i64,
     /// Places of what the test itself wrote into the journal.
     pub planted: BTreeSet<u64>,
     /// Places of events that were parked and applied later, out of the order of their shop.

@@ -21,6 +21,24 @@ pub struct Action {
     claimed: i128,
 }
 
+/// That a basket was idle, as the journal's body tells it.
+#[derive(Debug, Clone, Copy)]
+pub struct Idle {
+    pub sequence: u64,
+    /// The last event of the basket by then.
+    pub after: u64,
+}
+
+impl Idle {
+    /// Reads a body of the journal: the basket, and what is said of it.
+    pub fn read(sequence: u64, body: &[u8]) -> Option<(String, Self)> {
+        let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+        let basket = format!("{}.{}", body["shop_id"].as_str()?, body["session_id"].as_str()?);
+        let after = body["after"].as_u64()?;
+        Some((basket, Self { sequence, after }))
+    }
+}
+
 #[derive(Deserialize)]
 struct Body<'a> {
     session_id: String,
@@ -95,8 +113,18 @@ pub struct Expected {
     pub lines: Vec<Line>,
 }
 
-/// The basket of these actions, whatever order they are given in.
-pub fn expected(actions: &[Action]) -> Expected {
+/// The basket of these events, whatever order they are given in.
+pub fn expected(actions: &[Action], idles: &[Idle]) -> Expected {
+    let mut basket = of_actions(actions);
+    let last = actions.iter().map(|action| action.sequence).max().unwrap_or(0);
+    if basket.status == "open" && idles.iter().any(|idle| idle.after >= last) {
+        basket.status = "abandoned";
+    }
+    basket.version += idles.len() as i128;
+    basket
+}
+
+fn of_actions(actions: &[Action]) -> Expected {
     let ids: BTreeSet<i64> = actions.iter().map(|action| action.id).collect();
     let numbered = ids.len() == actions.len();
     let mut order: Vec<&Action> = actions.iter().collect();

@@ -14,6 +14,10 @@ use crate::support::{Service, Stack};
 const API_POINTS: &[&str] = &["before_append", "after_append"];
 /// Where a projector can be made to die.
 const PROJECTOR_POINTS: &[&str] = &["after_baskets", "after_one_update", "after_updates", "after_checkpoint"];
+/// How long a shopper may do nothing.
+const ABANDON_AFTER: &str = "3s";
+/// The same in milliseconds.
+pub const ABANDON_AFTER_MS: i64 = 3_000;
 /// How often processes are looked at.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -45,7 +49,9 @@ impl Supervisor {
     pub async fn start(stack: Stack, seed: u64) -> Self {
         let mut victims = Vec::new();
         for role in ["api", "project", "project"] {
-            let service = stack.service(role).await;
+            let service = stack
+                .service_with(role, &[("EZOUT_ABANDON_AFTER", ABANDON_AFTER)])
+                .await;
             victims.push(Victim {
                 role,
                 service,
@@ -118,7 +124,8 @@ impl Supervisor {
     }
 
     fn launch(&mut self, place: usize, fail_point: Option<&str>) {
-        let environment: Vec<_> = fail_point.iter().map(|point| ("EZOUT_FAIL_POINT", *point)).collect();
+        let mut environment: Vec<_> = fail_point.iter().map(|point| ("EZOUT_FAIL_POINT", *point)).collect();
+        environment.push(("EZOUT_ABANDON_AFTER", ABANDON_AFTER));
         self.victims[place].service = self.stack.launch(self.victims[place].role, &environment);
         if place == 0 {
             *self.api.lock().unwrap() = self.victims[0].service.http_url();
