@@ -17,6 +17,13 @@ const ANSWER_MAX: Duration = Duration::from_secs(8);
 /// Most events that a phone sends in one body.
 const LINES_MAX: usize = 6;
 
+/// How many visits nobody ends.
+const FORSAKEN: f64 = 0.15;
+/// How likely a shopper is to be away for a while after an action.
+const ABSENT: f64 = 0.005;
+/// How long then: about as long as makes a basket count as abandoned.
+const ABSENT_MS: std::ops::Range<u64> = 2_800..4_500;
+
 /// What all phones of a run share.
 #[derive(Clone)]
 pub struct Network {
@@ -48,16 +55,24 @@ impl Network {
         let mut rng = fastrand::Rng::with_seed(seed);
         while Instant::now() < until {
             let shop = shop_of(rng.u32(0..shops));
-            self.visit(&mut rng, shop, 5..90).await;
+            let mut events = visit(&mut rng, shop);
+            // Some shoppers put the phone away and never say so.
+            if rng.f64() < FORSAKEN {
+                events.truncate(rng.usize(1..=events.len()));
+            }
+            self.walk(&mut rng, &events, 5..90, ABSENT).await;
         }
     }
 
     /// One visit, with a pause of so many milliseconds between two sends.
     pub async fn visit(&self, rng: &mut fastrand::Rng, shop: ezout::core::id::ShopId, pause_ms: std::ops::Range<u64>) {
-        let start = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
-        let visit = Visit::new(rng, shop, start);
-        let events = mishaps(rng, visit);
-        let mut rest = &events[..];
+        let events = visit(rng, shop);
+        self.walk(rng, &events, pause_ms, 0.0).await;
+    }
+
+    /// Sends the events of a visit; `absent` is how likely the shopper is away for seconds before one of them.
+    async fn walk(&self, rng: &mut fastrand::Rng, events: &[Event], pause_ms: std::ops::Range<u64>, absent: f64) {
+        let mut rest = events;
         while !rest.is_empty() {
             let lines = if rng.f64() < 0.1 {
                 rng.usize(1..=LINES_MAX).min(rest.len())
@@ -71,7 +86,12 @@ impl Network {
                 self.send_one(rng, &now[0]).await;
             }
             rest = later;
-            tokio::time::sleep(Duration::from_millis(rng.u64(pause_ms.clone()))).await;
+            let pause = if rng.f64() < absent {
+                ABSENT_MS
+            } else {
+                pause_ms.clone()
+            };
+            tokio::time::sleep(Duration::from_millis(rng.u64(pause))).await;
         }
     }
 
@@ -189,6 +209,13 @@ impl Network {
         let text = request.send().await.ok()?.text().await.ok()?;
         text.lines().map(|line| serde_json::from_str(line).ok()).collect()
     }
+}
+
+/// A visit to a shop.
+fn visit(rng: &mut fastrand::Rng, shop: ezout::core::id::ShopId) -> Vec<Event> {
+    let start = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
+    let visit = Visit::new(rng, shop, start);
+    mishaps(rng, visit)
 }
 
 /// The visit's events as they leave the phone: some phones number kinds instead of actions, some prices
