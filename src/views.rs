@@ -33,7 +33,7 @@ use crate::core::id::{BasketId, ShopId};
 
 pub use checkpoints::Checkpoint;
 pub use compare::{Ordered, Whole};
-pub use document::{BasketView, FoundView, Loaded};
+pub use document::{BasketView, CorrectionView, FoundView, Loaded};
 pub use leases::{Lease, LeaseId};
 pub use migrate::{MigrateError, migrate};
 pub use parked::{ParkedEvent, ParkedState, Which};
@@ -206,7 +206,7 @@ impl Views {
     pub async fn load(&self, ids: &[BasketId], meaning: ActionIdMeaning) -> Result<Vec<Loaded>, ViewError> {
         let baskets: Collection<Document> = self.stored();
         let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-        let projection = doc! { "actions": 1, "conflicts": 1, "abandonments": 1, "parked_since": 1, "sequence": 1, "version": 1, "epoch": 1 };
+        let projection = doc! { "actions": 1, "conflicts": 1, "abandonments": 1, "corrections": 1, "parked_since": 1, "sequence": 1, "version": 1, "epoch": 1 };
         let found: Vec<Document> = within("load baskets", async {
             let find = baskets.find(doc! { "_id": { "$in": ids } });
             find.projection(projection).await?.try_collect().await

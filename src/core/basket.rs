@@ -5,17 +5,21 @@
 //! is put where it belongs and the basket is folded again. Nothing here can fail; what makes no
 //! sense is a finding.
 
+mod correct;
 mod explain;
 mod fold;
 mod past;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::core::event::{Abandonment, ActionIdMeaning, Event, JournalEvent, Recorded, unix_microseconds};
+use crate::core::event::{
+    Abandonment, ActionIdMeaning, Change, Correction, Event, JournalEvent, Recorded, unix_microseconds,
+};
 use crate::core::id::BasketId;
 use fold::Fold;
 
-pub use explain::{Effect, Explanation, Idle};
+pub use correct::{Asked, PlanError};
+pub use explain::{CorrectionEffect, Effect, Explanation, Idle};
 pub use fold::{Divergence, FINDINGS_MAX, Finding, FindingKind, Line, Lot, MISSING_MAX, Status};
 
 /// Most events that a basket keeps; later ones are parked.
@@ -46,8 +50,8 @@ pub struct Changes {
     pub actions_from: usize,
     /// Conflicting copies from this place on are new.
     pub conflicts_from: usize,
-    /// The abandonments differ.
-    pub abandonments: bool,
+    /// The abandonments or the corrections differ, or which of these count.
+    pub marks: bool,
     /// The lines that differ.
     pub lines: LineChanges,
     /// The findings differ.
@@ -71,6 +75,7 @@ pub struct Basket {
     actions: Vec<Recorded>,
     conflicts: Vec<Recorded>,
     abandonments: Vec<Recorded<Abandonment>>,
+    corrections: Vec<Recorded<Correction>>,
     parked_since: Option<u64>,
     fold: Fold,
     by_identity: HashMap<(i64, i64), usize>,
@@ -90,6 +95,7 @@ impl Basket {
             actions: Vec::new(),
             conflicts: Vec::new(),
             abandonments: Vec::new(),
+            corrections: Vec::new(),
             parked_since: None,
             fold: Fold::new(),
             by_identity: HashMap::new(),
@@ -101,7 +107,7 @@ impl Basket {
                 everything: true,
                 actions_from: 0,
                 conflicts_from: 0,
-                abandonments: true,
+                marks: true,
                 lines: LineChanges::All,
                 findings: true,
             },
@@ -115,12 +121,14 @@ impl Basket {
         actions: Vec<Recorded>,
         conflicts: Vec<Recorded>,
         abandonments: Vec<Recorded<Abandonment>>,
+        corrections: Vec<Recorded<Correction>>,
         parked_since: Option<u64>,
     ) -> Self {
         let mut basket = Self::new(id, meaning);
         basket.actions = actions;
         basket.conflicts = conflicts;
         basket.abandonments = abandonments;
+        basket.corrections = corrections;
         basket.parked_since = parked_since;
         basket.index();
         basket.refold();
@@ -146,6 +154,11 @@ impl Basket {
                 recorded_at,
                 event,
             }),
+            JournalEvent::Correction(event) => self.correct(Recorded {
+                sequence,
+                recorded_at,
+                event,
+            }),
         }
     }
 
@@ -164,7 +177,31 @@ impl Basket {
             .abandonments
             .partition_point(|other| other.sequence < recorded.sequence);
         self.abandonments.insert(place, recorded);
-        self.changes.abandonments = true;
+        self.changes.marks = true;
+        Applied::Counted
+    }
+
+    /// Puts a correction into the basket. Of those with one id the first in the journal counts.
+    fn correct(&mut self, recorded: Recorded<Correction>) -> Applied {
+        if let Some(known) = self
+            .corrections
+            .iter()
+            .position(|other| other.event.id == recorded.event.id)
+        {
+            if self.corrections[known].sequence <= recorded.sequence {
+                return Applied::Duplicate;
+            }
+            self.corrections.remove(known);
+        } else if self.is_full_with(correction_bytes(&recorded.event)) {
+            return Applied::Full;
+        }
+        let place = self
+            .corrections
+            .partition_point(|other| other.sequence < recorded.sequence);
+        self.corrections.insert(place, recorded);
+        self.count_bytes();
+        self.changes.marks = true;
+        self.folded = false;
         Applied::Counted
     }
 
@@ -197,9 +234,11 @@ impl Basket {
             .fold
             .last_key
             .is_none_or(|last| last < self.order_key(&recorded.event));
-        if self.folded && in_order && !order_changes {
+        if self.folded && in_order && !order_changes && self.corrections.is_empty() {
             let findings = self.fold.finding_count;
-            let touched = self.fold.step(&recorded, self.by_time(), self.reports_repeats(), 0);
+            let touched = self
+                .fold
+                .step(&recorded, self.by_time(), self.reports_repeats(), 0, None);
             self.changes.findings |= findings != self.fold.finding_count;
             if let (Some(line), LineChanges::Some(lines)) = (touched, &mut self.changes.lines) {
                 lines.insert(line);
@@ -279,14 +318,14 @@ impl Basket {
             everything: false,
             actions_from: self.actions.len(),
             conflicts_from: self.conflicts.len(),
-            abandonments: false,
+            marks: false,
             lines: LineChanges::Some(BTreeSet::new()),
             findings: false,
         };
     }
 
     fn refold(&mut self) {
-        let fold = self.folded_with(|_, _, _| {});
+        let fold = self.folded_with(|_, _| {});
         let before = std::mem::replace(&mut self.fold, Fold::new());
         if before.lines != fold.lines {
             self.changes.lines = LineChanges::All;
@@ -296,25 +335,53 @@ impl Basket {
         self.folded = true;
     }
 
-    /// Folds the actions in their order, and shows the fold after each, with the place of the line that it changed.
-    fn folded_with<'a>(&'a self, mut after_each: impl FnMut(&mut Fold, &'a Recorded, Option<usize>)) -> Fold {
+    /// Folds the actions in their order, and the corrections that count among them, and shows the fold after each.
+    ///
+    /// A correction stands behind the last action, in their order, that was recorded before it: the
+    /// author saw no more than those.
+    fn folded_with<'a>(&'a self, mut after_each: impl FnMut(&mut Fold, Step<'a>)) -> Fold {
         let mut order: Vec<&Recorded> = self.actions.iter().collect();
         order.sort_by_cached_key(|action| self.order_key(&action.event));
         let mut conflicts: HashMap<(i64, i64), usize> = HashMap::new();
         for conflict in &self.conflicts {
             *conflicts.entry(self.identity(&conflict.event)).or_default() += 1;
         }
+        let mut corrections = self.placed_among(&order).into_iter().peekable();
+        // What the app can know of the total.
+        let mut of_actions = corrections.peek().map(|_| Fold::new());
         let mut fold = Fold::new();
-        for action in order {
+        let (by_time, reports_repeats) = (self.by_time(), self.reports_repeats());
+        for place in 0..=order.len() {
+            while let Some((_, correction)) = corrections.next_if(|(behind, _)| *behind == place) {
+                fold.correct(&correction.event);
+                after_each(&mut fold, Step::Correction(correction));
+            }
+            let Some(action) = order.get(place).copied() else { break };
             let copies = if conflicts.is_empty() {
                 0
             } else {
                 conflicts.get(&self.identity(&action.event)).copied().unwrap_or(0)
             };
-            let touched = fold.step(action, self.by_time(), self.reports_repeats(), copies);
-            after_each(&mut fold, action, touched);
+            let uncorrected = of_actions.as_mut().map(|fold| {
+                fold.step(action, by_time, reports_repeats, copies, None);
+                fold.total
+            });
+            let touched = fold.step(action, by_time, reports_repeats, copies, uncorrected);
+            after_each(&mut fold, Step::Action(action, touched));
         }
         fold
+    }
+
+    /// The corrections that count, each with the number of actions that it stands behind.
+    fn placed_among(&self, order: &[&Recorded]) -> Vec<(usize, &Recorded<Correction>)> {
+        let place = |correction: &Recorded<Correction>| {
+            let last = order.iter().rposition(|action| action.sequence < correction.sequence);
+            last.map_or(0, |last| last + 1)
+        };
+        let counting = self.counting().into_iter();
+        let mut placed: Vec<_> = counting.map(|correction| (place(correction), correction)).collect();
+        placed.sort_by_key(|(place, correction)| (*place, correction.sequence));
+        placed
     }
 
     fn index(&mut self) {
@@ -326,16 +393,27 @@ impl Basket {
             .collect();
         self.action_ids = self.actions.iter().map(|action| action.event.action_id).collect();
         self.ids_repeat = self.action_ids.len() < self.actions.len();
-        self.text_bytes = self
+        self.count_bytes();
+    }
+
+    fn count_bytes(&mut self) {
+        let of_actions: usize = self
             .actions
             .iter()
             .chain(&self.conflicts)
             .map(|kept| text_bytes(&kept.event))
             .sum();
+        let of_corrections: usize = self.corrections.iter().map(|kept| correction_bytes(&kept.event)).sum();
+        self.text_bytes = of_actions + of_corrections;
     }
 
     fn is_full_for(&self, event: &Event) -> bool {
-        self.actions.len() + self.conflicts.len() >= EVENTS_MAX || self.text_bytes + text_bytes(event) > TEXT_BYTES_MAX
+        self.is_full_with(text_bytes(event))
+    }
+
+    fn is_full_with(&self, more_bytes: usize) -> bool {
+        self.actions.len() + self.conflicts.len() + self.corrections.len() >= EVENTS_MAX
+            || self.text_bytes + more_bytes > TEXT_BYTES_MAX
     }
 
     fn identity(&self, event: &Event) -> (i64, i64) {
@@ -393,18 +471,34 @@ impl Basket {
             .binary_search_by_key(&sequence, |action| action.sequence)
             .is_ok()
             || self.abandonments.iter().any(|other| other.sequence == sequence)
+            || self.corrections.iter().any(|other| other.sequence == sequence)
     }
 
     /// The highest place in the journal of an event that the basket holds; 0 without events.
     pub fn sequence(&self) -> u64 {
         let abandoned = self.abandonments.last().map_or(0, |event| event.sequence);
-        self.last_activity().max(abandoned).max(self.parked_since.unwrap_or(0))
+        let corrected = self.corrections.last().map_or(0, |event| event.sequence);
+        self.last_activity()
+            .max(abandoned)
+            .max(corrected)
+            .max(self.parked_since.unwrap_or(0))
     }
 
-    /// The highest place in the journal of what the shopper's phone sent; 0 if it sent nothing.
+    /// The highest place in the journal of what the shopper's phone sent, or of a correction that says where
+    /// the visit stands; 0 if there is neither.
     fn last_activity(&self) -> u64 {
         let last = |events: &[Recorded]| events.last().map_or(0, |event| event.sequence);
-        last(&self.actions).max(last(&self.conflicts))
+        let moves = |correction: &&Recorded<Correction>| {
+            let mut changes = correction.event.changes.iter();
+            changes.any(|change| matches!(change, Change::Status { .. }))
+        };
+        let counting = self.counting();
+        let moved = counting
+            .iter()
+            .copied()
+            .rfind(moves)
+            .map_or(0, |correction| correction.sequence);
+        last(&self.actions).max(last(&self.conflicts)).max(moved)
     }
 
     /// Where the visit stands.
@@ -423,7 +517,7 @@ impl Basket {
 
     /// How many events the basket holds; grows with each.
     pub fn version(&self) -> usize {
-        self.actions.len() + self.conflicts.len() + self.abandonments.len()
+        self.actions.len() + self.conflicts.len() + self.abandonments.len() + self.corrections.len()
     }
 
     /// How many bytes the basket takes in memory, about.
@@ -447,6 +541,20 @@ impl Basket {
         debug_assert!(self.folded, "settle comes before reading");
         &self.fold
     }
+}
+
+/// A step of the fold.
+enum Step<'a> {
+    /// An action, and the place of the line that it changed.
+    Action(&'a Recorded, Option<usize>),
+    /// A correction.
+    Correction(&'a Recorded<Correction>),
+}
+
+/// Bytes of a correction's texts, and of its changes, of which there may be many.
+fn correction_bytes(correction: &Correction) -> usize {
+    const CHANGE_BYTES: usize = 200;
+    correction.author.len() + correction.reason.len() + CHANGE_BYTES * correction.changes.len()
 }
 
 /// Bytes of the texts whose length the phone decides.

@@ -5,6 +5,7 @@
 //! the canonical form writes, the reader reads back to the same event.
 
 mod abandonment;
+mod correction;
 mod fields;
 
 use std::fmt::Write as _;
@@ -19,6 +20,7 @@ use crate::core::money::Money;
 use fields::{Fault, Fields};
 
 pub use abandonment::{ABANDONMENT_TYPE, Abandonment};
+pub use correction::{AUTHOR_MAX, CORRECTION_TYPE, Change, Correction, REASON_MAX};
 pub use fields::minified;
 
 /// Largest number of pieces that one action may name.
@@ -108,15 +110,13 @@ pub struct Event {
 
 /// An event of any kind, as the journal has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every event is an action, and a box for each would cost more"
-)]
 pub enum JournalEvent {
     /// What a shopper did.
     Action(Event),
     /// That the shopper did nothing for a long time.
     Abandonment(Abandonment),
+    /// What a person who is not the shopper changed.
+    Correction(Correction),
 }
 
 impl JournalEvent {
@@ -130,6 +130,7 @@ impl JournalEvent {
                 .map(Self::Action)
                 .map_err(|error| error.to_string()),
             Some(ABANDONMENT_TYPE) => Abandonment::parse(body).map(Self::Abandonment),
+            Some(CORRECTION_TYPE) => Correction::parse(body).map(Self::Correction),
             Some(other) => Err(format!("this version does not know events of type {other:?}")),
         }
     }
@@ -139,6 +140,7 @@ impl JournalEvent {
         match self {
             Self::Action(event) => event.basket(),
             Self::Abandonment(abandonment) => abandonment.basket,
+            Self::Correction(correction) => correction.basket,
         }
     }
 }

@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 
 use crate::core::basket::Basket;
-use crate::core::event::{JournalEvent, Recorded, original_time};
+use crate::core::event::{Change, JournalEvent, Recorded, original_time};
 
 /// The update's JSON: the twelve original fields in the form that the original service published,
 /// then `sequence` and `basket`.
 ///
 /// `quantity` is there where it is not 1. `basket` is the basket as it is after `recorded`, which
 /// must be the last event that was applied to it. What the service itself recorded has a word of its
-/// own as `action`, `ABANDONED`, the number 0, the journal's time, and no product.
+/// own as `action`, `ABANDONED`, and so has a correction, `CORRECTION`; they have the number 0, the journal's time, and no product.
 pub fn update_json(recorded: &Recorded<JournalEvent>, basket: &Basket) -> String {
     let state = basket.state();
     let mut json = match &recorded.event {
@@ -23,6 +23,20 @@ pub fn update_json(recorded: &Recorded<JournalEvent>, basket: &Basket) -> String
             json
         }
         JournalEvent::Abandonment(_) => own_fields(recorded, "ABANDONED", basket),
+        JournalEvent::Correction(correction) => {
+            let mut json = own_fields(recorded, "CORRECTION", basket);
+            let text = |text: &str| serde_json::Value::from(text).to_string();
+            let changes: Vec<String> = correction.changes.iter().map(Change::json).collect();
+            let _ = write!(
+                json,
+                ",\"correction\":{{\"id\":\"{}\",\"author\":{},\"reason\":{},\"changes\":[{}]}}",
+                correction.id,
+                text(&correction.author),
+                text(&correction.reason),
+                changes.join(",")
+            );
+            json
+        }
     };
     let claimed = state
         .claimed_total

@@ -8,6 +8,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use super::Api;
@@ -15,8 +16,8 @@ use super::append::SEQUENCE;
 use super::problem::{Code, Problem};
 use super::query::Query;
 use super::read::{basket_of, checkpoint, no_event, unread, views_of};
-use crate::core::basket::{Basket, Effect, Idle};
-use crate::core::event::{Abandonment, Event, Recorded, rfc3339};
+use crate::core::basket::{Basket, Effect, Explanation, Idle};
+use crate::core::event::{Abandonment, Change, Event, Recorded, rfc3339};
 use crate::core::id::BasketId;
 use crate::core::money::Money;
 use crate::views::ViewError;
@@ -114,6 +115,7 @@ struct ExplanationJson<'a> {
     version: usize,
     status: &'static str,
     item_count: u64,
+    adjustment: Exact,
     total: Exact,
     claimed_total: Option<Exact>,
     verdict: &'static str,
@@ -121,6 +123,7 @@ struct ExplanationJson<'a> {
     lines: Vec<LineJson<'a>>,
     claims: Vec<ClaimJson<'a>>,
     without_effect: Vec<IdleJson<'a>>,
+    corrections: Vec<CorrectionJson<'a>>,
     abandonments: Vec<AbandonmentJson>,
 }
 
@@ -173,6 +176,36 @@ struct IdleJson<'a> {
     price: Option<Exact>,
     why_not: &'static str,
     counts_instead: Option<u64>,
+}
+
+/// A correction, and what it did.
+#[derive(Serialize)]
+struct CorrectionJson<'a> {
+    sequence: u64,
+    correction_id: String,
+    author: &'a str,
+    reason: &'a str,
+    recorded_at: String,
+    base_sequence: u64,
+    counts: bool,
+    changes: Vec<Box<RawValue>>,
+    /// Nothing where it does not count.
+    effect: Option<CorrectionEffectJson>,
+}
+
+#[derive(Serialize)]
+struct CorrectionEffectJson {
+    behind_actions: usize,
+    lines: Vec<LineChangeJson>,
+    adjustment_change: Exact,
+    total: Exact,
+}
+
+#[derive(Serialize)]
+struct LineChangeJson {
+    product_id: i64,
+    quantity_change: i64,
+    amount_change: Exact,
 }
 
 /// That the shopper did nothing for a long time.
@@ -264,7 +297,10 @@ fn explanation(past: &Past) -> ExplanationJson<'_> {
     for (copy, counts) in &explanation.conflicts {
         without_effect.push(idle_json(copy.sequence, &copy.event, "conflicting_copy", Some(*counts)));
     }
-    debug_assert_eq!(lines.iter().map(|line| line.amount.0).sum::<Money>(), state.total);
+    debug_assert_eq!(
+        lines.iter().map(|line| line.amount.0).sum::<Money>() + state.adjustment,
+        state.total
+    );
     ExplanationJson {
         shop_id: basket.id().shop.to_string(),
         session_id: basket.id().session.to_string(),
@@ -273,6 +309,7 @@ fn explanation(past: &Past) -> ExplanationJson<'_> {
         version: basket.version(),
         status: basket.status().word(),
         item_count: state.item_count,
+        adjustment: Exact(state.adjustment),
         total: Exact(state.total),
         claimed_total: state.claimed_total.map(Exact),
         verdict: verdict(state.divergence),
@@ -280,12 +317,49 @@ fn explanation(past: &Past) -> ExplanationJson<'_> {
         lines,
         claims,
         without_effect,
+        corrections: corrections(basket, &explanation),
         abandonments: basket
             .abandonments()
             .iter()
             .map(|recorded| abandonment_json(recorded, basket))
             .collect(),
     }
+}
+
+fn corrections<'a>(basket: &'a Basket, explanation: &Explanation<'_>) -> Vec<CorrectionJson<'a>> {
+    let lines = &basket.state().lines;
+    let effect = |sequence: u64| {
+        let effect = explanation
+            .corrections
+            .iter()
+            .find(|effect| effect.recorded.sequence == sequence)?;
+        let changed = effect.lines.iter().map(|(place, quantity, amount)| LineChangeJson {
+            product_id: lines[*place].product_id,
+            quantity_change: *quantity,
+            amount_change: Exact(*amount),
+        });
+        Some(CorrectionEffectJson {
+            behind_actions: effect.behind,
+            lines: changed.collect(),
+            adjustment_change: Exact(effect.adjustment),
+            total: Exact(effect.total),
+        })
+    };
+    let json = |change: &Change| RawValue::from_string(change.json()).expect("a change is JSON");
+    let corrections = basket.corrections().iter();
+    corrections
+        .map(|recorded| CorrectionJson {
+            sequence: recorded.sequence,
+            correction_id: recorded.event.id.to_string(),
+            author: &recorded.event.author,
+            reason: &recorded.event.reason,
+            recorded_at: rfc3339(recorded.recorded_at),
+            base_sequence: recorded.event.base_sequence,
+            counts: basket.counts(recorded.event.id),
+            changes: recorded.event.changes.iter().map(json).collect(),
+            effect: effect(recorded.sequence),
+        })
+        .collect()
 }
 
 fn abandonment_json(recorded: &Recorded<Abandonment>, basket: &Basket) -> AbandonmentJson {

@@ -225,6 +225,7 @@ mod tests {
             version: 3,
             status: "open".to_owned(),
             item_count: 3,
+            adjustment: Money::ZERO,
             total: Money::parse("99999999999.9999").unwrap(),
             claimed_total: Some(Money::parse("12.18").unwrap()),
             divergence: Some(Divergence {
@@ -240,6 +241,7 @@ mod tests {
                 product_id: Some(500_200),
             }],
             finding_count: 1,
+            corrections: Vec::new(),
             missing: vec![4],
             opened_at: Some(time),
             last_action_at: Some(time),

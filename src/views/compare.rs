@@ -87,6 +87,7 @@ impl Whole {
             .iter()
             .chain(of("conflicts"))
             .chain(of("abandonments"))
+            .chain(of("corrections"))
             .filter_map(|event| event.as_document()?.get_i64("sequence").ok()?.try_into().ok())
             .collect()
     }

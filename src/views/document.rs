@@ -1,5 +1,7 @@
 //! The form of a basket in MongoDB: money as Decimal128, times of the phone as exact text.
 
+mod correction;
+
 use std::str::FromStr;
 
 use mongodb::bson::{Bson, DateTime, Decimal128, Document, RawDocumentBuf, doc};
@@ -13,6 +15,10 @@ use crate::core::event::{Abandonment, ActionIdMeaning, Event, Recorded, rfc3339}
 use crate::core::id::{BasketId, ShopperId};
 use crate::core::money::Money;
 use crate::core::update::verdict_word;
+use correction::StoredCorrection;
+
+pub use correction::CorrectionView;
+pub(super) use correction::corrections;
 
 /// A basket as readers see it: everything but its actions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,12 +29,14 @@ pub struct BasketView {
     pub version: u64,
     pub status: String,
     pub item_count: u64,
+    pub adjustment: Money,
     pub total: Money,
     pub claimed_total: Option<Money>,
     pub divergence: Option<Divergence>,
     pub lines: Vec<Line>,
     pub findings: Vec<FoundView>,
     pub finding_count: u64,
+    pub corrections: Vec<CorrectionView>,
     pub missing: Vec<i64>,
     pub opened_at: Option<OffsetDateTime>,
     pub last_action_at: Option<OffsetDateTime>,
@@ -217,6 +225,7 @@ struct StoredBasket {
     actions: Vec<StoredAction>,
     conflicts: Vec<StoredAction>,
     abandonments: Vec<StoredAbandonment>,
+    corrections: Vec<StoredCorrection>,
 }
 
 /// A basket that was looked for and found.
@@ -249,6 +258,8 @@ impl StoredBasket {
         let (actions, conflicts) = (all(self.actions)?, all(self.conflicts)?);
         let abandonments = self.abandonments.into_iter().map(|abandonment| abandonment.restore(id));
         let abandonments = abandonments.collect::<Result<_, _>>()?;
+        let corrections = self.corrections.into_iter().map(|correction| correction.restore(id));
+        let corrections = corrections.collect::<Result<_, _>>()?;
         let stored = Stored {
             epoch: self.epoch,
             sequence: self.sequence,
@@ -261,6 +272,7 @@ impl StoredBasket {
                 actions,
                 conflicts,
                 abandonments,
+                corrections,
                 self.parked_since.map(unsigned),
             ),
             stored,
@@ -278,6 +290,7 @@ pub(super) struct StoredView {
     version: i64,
     status: String,
     item_count: i64,
+    adjustment: Decimal128,
     total: Decimal128,
     claimed_total: Option<Decimal128>,
     divergence: Option<StoredDivergence>,
@@ -287,6 +300,8 @@ pub(super) struct StoredView {
     #[serde(default)]
     findings: Vec<StoredFinding>,
     finding_count: i64,
+    #[serde(default)]
+    corrections: Vec<StoredCorrection>,
     #[serde(default)]
     missing: Vec<i64>,
     opened_at: Option<DateTime>,
@@ -354,6 +369,7 @@ impl TryFrom<StoredView> for BasketView {
             version: unsigned(stored.version),
             status: stored.status,
             item_count: unsigned(stored.item_count),
+            adjustment: money(stored.adjustment).map_err(unreadable)?,
             total: money(stored.total).map_err(unreadable)?,
             claimed_total: stored.claimed_total.map(money).transpose().map_err(unreadable)?,
             divergence: stored.divergence.map(divergence).transpose().map_err(unreadable)?,
@@ -365,6 +381,12 @@ impl TryFrom<StoredView> for BasketView {
                 .map_err(unreadable)?,
             findings: stored.findings.into_iter().map(found).collect(),
             finding_count: unsigned(stored.finding_count),
+            corrections: stored
+                .corrections
+                .into_iter()
+                .map(StoredCorrection::view)
+                .collect::<Result<_, _>>()
+                .map_err(unreadable)?,
             missing: stored.missing,
             opened_at: stored.opened_at.and_then(time),
             last_action_at: stored.last_action_at.and_then(time),
@@ -392,12 +414,14 @@ impl BasketView {
             version: u64::try_from(basket.version()).expect("a number of events"),
             status: basket.status().word().to_owned(),
             item_count: state.item_count,
+            adjustment: state.adjustment,
             total: state.total,
             claimed_total: state.claimed_total,
             divergence: state.divergence,
             lines: state.lines.clone(),
             findings: state.findings.iter().map(found).collect(),
             finding_count: u64::try_from(state.finding_count).expect("a number of findings"),
+            corrections: CorrectionView::all(basket),
             missing: state.missing().to_vec(),
             opened_at: state.opened_at.and_then(in_milliseconds),
             last_action_at: state.last_action_at.and_then(in_milliseconds),
@@ -418,6 +442,7 @@ fn updated_at(basket: &Basket) -> Option<OffsetDateTime> {
         last(basket.actions()),
         last(basket.conflicts()),
         last(basket.abandonments()),
+        last(basket.corrections()),
     ]
     .into_iter()
     .flatten()
@@ -491,6 +516,7 @@ pub(super) fn scalars(basket: &Basket) -> Document {
         "version": long(basket.version()),
         "status": basket.status().word(),
         "item_count": long(state.item_count),
+        "adjustment": decimal(state.adjustment),
         "total": decimal(state.total),
         "claimed_total": state.claimed_total.map(decimal),
         "verdict": verdict_word(basket),
@@ -517,6 +543,7 @@ pub(super) fn whole(basket: &Basket, epoch: &str) -> Document {
     whole.insert("actions", actions(basket.actions()));
     whole.insert("conflicts", actions(basket.conflicts()));
     whole.insert("abandonments", abandonments(basket.abandonments()));
+    whole.insert("corrections", corrections(basket));
     whole
 }
 
@@ -537,6 +564,7 @@ pub(super) fn raw(basket: &Basket, epoch: &str, fence: i64) -> RawDocumentBuf {
         actions: Vec<StoredAction>,
         conflicts: Vec<StoredAction>,
         abandonments: Vec<StoredAbandonment>,
+        corrections: Vec<StoredCorrection>,
     }
     let id = basket.id();
     let actions = |actions: &[Recorded]| actions.iter().map(StoredAction::of).collect();
@@ -552,6 +580,7 @@ pub(super) fn raw(basket: &Basket, epoch: &str, fence: i64) -> RawDocumentBuf {
         actions: actions(basket.actions()),
         conflicts: actions(basket.conflicts()),
         abandonments: basket.abandonments().iter().map(StoredAbandonment::of).collect(),
+        corrections: correction::stored(basket),
     };
     mongodb::bson::serialize_to_raw_document_buf(&raw).expect("numbers, texts and dates have a BSON form")
 }

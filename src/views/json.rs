@@ -4,9 +4,9 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use super::BasketView;
+use super::{BasketView, CorrectionView};
 use crate::core::basket::Divergence;
-use crate::core::event::rfc3339;
+use crate::core::event::{Change, rfc3339};
 use crate::core::id::BasketId;
 use crate::core::money::Money;
 
@@ -24,6 +24,7 @@ impl BasketView {
             version: self.version,
             status: &self.status,
             item_count: self.item_count,
+            adjustment: Exact(self.adjustment),
             total: Exact(self.total),
             claimed_total: self.claimed_total.map(Exact),
             verdict: verdict(self.divergence),
@@ -58,6 +59,7 @@ impl BasketView {
                 })
                 .collect(),
             finding_count: self.finding_count,
+            corrections: self.corrections.iter().map(CorrectionJson::of).collect(),
             missing: &self.missing,
             opened_at: time(self.opened_at),
             last_action_at: time(self.last_action_at),
@@ -79,6 +81,7 @@ struct BasketJson<'a> {
     version: u64,
     status: &'a str,
     item_count: u64,
+    adjustment: Exact,
     total: Exact,
     claimed_total: Option<Exact>,
     verdict: &'static str,
@@ -86,6 +89,7 @@ struct BasketJson<'a> {
     lines: Vec<LineJson<'a>>,
     findings: Vec<FindingJson<'a>>,
     finding_count: u64,
+    corrections: Vec<CorrectionJson<'a>>,
     missing: &'a [i64],
     opened_at: Option<String>,
     last_action_at: Option<String>,
@@ -126,6 +130,34 @@ struct FindingJson<'a> {
     sequence: u64,
     action_id: i64,
     product_id: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct CorrectionJson<'a> {
+    id: &'a str,
+    sequence: u64,
+    recorded_at: Option<String>,
+    author: &'a str,
+    reason: &'a str,
+    base_sequence: u64,
+    counts: bool,
+    changes: Vec<Box<RawValue>>,
+}
+
+impl<'a> CorrectionJson<'a> {
+    fn of(correction: &'a CorrectionView) -> Self {
+        let json = |change: &Change| RawValue::from_string(change.json()).expect("a change is JSON");
+        Self {
+            id: &correction.id,
+            sequence: correction.sequence,
+            recorded_at: correction.recorded_at.map(rfc3339),
+            author: &correction.author,
+            reason: &correction.reason,
+            base_sequence: correction.base_sequence,
+            counts: correction.counts,
+            changes: correction.changes.iter().map(json).collect(),
+        }
+    }
 }
 
 impl DivergenceJson {
@@ -186,6 +218,7 @@ mod tests {
             version: 3,
             status: "open".to_owned(),
             item_count: 3,
+            adjustment: Money::ZERO,
             total: Money::parse("99999999999.9999").unwrap(),
             claimed_total: Some(Money::parse("12.18").unwrap()),
             divergence: Some(Divergence {
@@ -201,6 +234,7 @@ mod tests {
                 product_id: Some(500_200),
             }],
             finding_count: 1,
+            corrections: Vec::new(),
             missing: vec![4],
             opened_at: Some(time),
             last_action_at: Some(time),
@@ -214,7 +248,7 @@ mod tests {
     fn a_basket_is_printed_with_exact_money_and_without_empty_lines() {
         assert_eq!(
             view().json(id(), 9),
-            r#"{"shop_id":"123e4567-e89b-42d3-a456-426614174000","session_id":"4e29b2d3-7c8a-446e-a4e1-d8e2a51c0e94","shopper_id":null,"sequence":9,"basket_sequence":7,"version":3,"status":"open","item_count":3,"total":99999999999.9999,"claimed_total":12.18,"verdict":"diverged","divergence":{"since_sequence":5,"since_action_id":101,"by":-0.0001},"lines":[{"product_id":500100,"product_name":"FUJI \"Apples\"","UPC":"042100005264","category_id":null,"quantity":3,"amount":0.3,"prices":[{"price":0.1,"quantity":3}]}],"findings":[{"kind":"removed_absent","sequence":6,"action_id":102,"product_id":500200}],"finding_count":1,"missing":[4],"opened_at":"2023-12-18T10:30:00Z","last_action_at":"2023-12-18T10:30:00Z","last_action":"ADD","updated_at":null,"parked_since":null}"#
+            r#"{"shop_id":"123e4567-e89b-42d3-a456-426614174000","session_id":"4e29b2d3-7c8a-446e-a4e1-d8e2a51c0e94","shopper_id":null,"sequence":9,"basket_sequence":7,"version":3,"status":"open","item_count":3,"adjustment":0.0,"total":99999999999.9999,"claimed_total":12.18,"verdict":"diverged","divergence":{"since_sequence":5,"since_action_id":101,"by":-0.0001},"lines":[{"product_id":500100,"product_name":"FUJI \"Apples\"","UPC":"042100005264","category_id":null,"quantity":3,"amount":0.3,"prices":[{"price":0.1,"quantity":3}]}],"findings":[{"kind":"removed_absent","sequence":6,"action_id":102,"product_id":500200}],"finding_count":1,"corrections":[],"missing":[4],"opened_at":"2023-12-18T10:30:00Z","last_action_at":"2023-12-18T10:30:00Z","last_action":"ADD","updated_at":null,"parked_since":null}"#
         );
     }
 }

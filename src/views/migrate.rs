@@ -16,6 +16,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0005_abandonment",
         include_str!("../../migrations/0005_abandonment.json"),
     ),
+    (
+        "0006_corrections",
+        include_str!("../../migrations/0006_corrections.json"),
+    ),
 ];
 
 /// What to do with a command that finds its work done.

@@ -167,6 +167,7 @@ struct StoredPlaces {
     actions: Vec<StoredPlace>,
     conflicts: Vec<StoredPlace>,
     abandonments: Vec<StoredPlace>,
+    corrections: Vec<StoredPlace>,
 }
 
 impl Views {
@@ -209,7 +210,7 @@ impl Views {
                 .sort(part.order())
                 .limit(limit)
                 .projection(
-                    doc! { "actions": 0, "conflicts": 0, "abandonments": 0, "lines": 0, "findings": 0, "missing": 0 },
+                    doc! { "actions": 0, "conflicts": 0, "abandonments": 0, "corrections": 0, "lines": 0, "findings": 0, "missing": 0 },
                 )
                 .hint(Hint::Name(index.to_owned()))
                 .await?
@@ -352,12 +353,18 @@ impl Views {
             "actions.sequence": 1,
             "conflicts.sequence": 1,
             "abandonments.sequence": 1,
+            "corrections.sequence": 1,
         });
         let found = within("read the places of a basket's events", async { find.await }).await?;
         Ok(found.map(|stored| {
-            let places = [stored.actions, stored.conflicts, stored.abandonments]
-                .into_iter()
-                .flatten();
+            let places = [
+                stored.actions,
+                stored.conflicts,
+                stored.abandonments,
+                stored.corrections,
+            ]
+            .into_iter()
+            .flatten();
             let mut sequences: Vec<u64> = places.map(|place| unsigned(place.sequence)).collect();
             sequences.sort_unstable();
             Places {

@@ -2,7 +2,7 @@
 
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 
-use super::document::{abandonments, actions, findings, line, long, raw, scalars, whole};
+use super::document::{abandonments, actions, corrections, findings, line, long, raw, scalars, whole};
 use super::{DUPLICATE_KEY, ViewError, Views, durable, within, write_command};
 use crate::core::basket::{Basket, LineChanges};
 use crate::core::event::Recorded;
@@ -162,9 +162,10 @@ fn statement(write: Write<'_>, epoch: &str, fence: i64) -> Document {
     if changes.findings || changes.everything {
         set.insert("findings", findings(&basket.state().findings));
     }
-    // There are few of them, so they are written whole.
-    if changes.abandonments || changes.everything {
+    // There are few of both, so they are written whole.
+    if changes.marks || changes.everything {
         set.insert("abandonments", abandonments(basket.abandonments()));
+        set.insert("corrections", corrections(basket));
     }
     // What is set at the place behind the last one of an array is appended by MongoDB. In a long session that costs
     // a third of `$push`, which unpacks the whole array first.

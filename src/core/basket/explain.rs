@@ -3,8 +3,8 @@
 //! The explanation watches the fold itself, step by step, so it cannot say anything else than what
 //! the fold did: the effects on a line add up to its quantity and amount, and all of them to the total.
 
-use super::{Basket, Finding, FindingKind, Status};
-use crate::core::event::{Kind, Recorded};
+use super::{Basket, Finding, FindingKind, Status, Step};
+use crate::core::event::{Correction, Kind, Recorded};
 use crate::core::money::Money;
 
 /// What one action did.
@@ -49,11 +49,28 @@ impl Idle {
     }
 }
 
+/// What one correction that counts did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CorrectionEffect<'a> {
+    /// The correction.
+    pub recorded: &'a Recorded<Correction>,
+    /// The lines that it changed: the place of each, the pieces that came or left, and what came to its amount or left it.
+    pub lines: Vec<(usize, i64, Money)>,
+    /// What it put on top of the total, apart from the lines.
+    pub adjustment: Money,
+    /// The total after it.
+    pub total: Money,
+    /// How many actions it stands behind, in the order of the visit.
+    pub behind: usize,
+}
+
 /// A basket's explanation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation<'a> {
     /// What each action that counts did, in the order of the visit.
     pub effects: Vec<Effect<'a>>,
+    /// What each correction that counts did, in the order in which they were taken.
+    pub corrections: Vec<CorrectionEffect<'a>>,
     /// Other bodies under the identity of an action, each with the place of the one that counts, in the order of the journal.
     pub conflicts: Vec<(&'a Recorded, u64)>,
 }
@@ -63,9 +80,33 @@ impl Basket {
     pub fn explain(&self) -> Explanation<'_> {
         let mut effects = Vec::with_capacity(self.actions.len());
         let mut lines: Vec<(u64, Money)> = Vec::new();
+        let mut corrections = Vec::new();
+        let mut adjustment = Money::ZERO;
         let mut ended: Option<Status> = None;
-        self.folded_with(|fold, recorded, touched| {
+        self.folded_with(|fold, step| {
             lines.resize(fold.lines.len(), (0, Money::ZERO));
+            let (recorded, touched) = match step {
+                Step::Action(recorded, touched) => (recorded, touched),
+                Step::Correction(recorded) => {
+                    let mut changed = Vec::new();
+                    for (place, line) in fold.lines.iter().enumerate() {
+                        let before = std::mem::replace(&mut lines[place], (line.quantity, line.amount));
+                        if before != lines[place] {
+                            let quantity = signed(line.quantity) - signed(before.0);
+                            changed.push((place, quantity, line.amount - before.1));
+                        }
+                    }
+                    corrections.push(CorrectionEffect {
+                        recorded,
+                        lines: changed,
+                        adjustment: fold.adjustment - std::mem::replace(&mut adjustment, fold.adjustment),
+                        total: fold.total,
+                        behind: effects.len(),
+                    });
+                    ended = fold.ended;
+                    return;
+                }
+            };
             let (mut quantity, mut amount) = (0, Money::ZERO);
             if let Some(place) = touched {
                 let line = &fold.lines[place];
@@ -101,7 +142,11 @@ impl Basket {
                 Some((copy, self.actions[*place].sequence))
             })
             .collect();
-        Explanation { effects, conflicts }
+        Explanation {
+            effects,
+            corrections,
+            conflicts,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use time::OffsetDateTime;
 
-use crate::core::event::{Event, Kind, Recorded};
+use crate::core::event::{Change, Correction, Event, Kind, Recorded};
 use crate::core::id::ShopperId;
 use crate::core::money::Money;
 
@@ -141,7 +141,9 @@ pub struct Fold {
     pub lines: Vec<Line>,
     /// Number of pieces.
     pub item_count: u64,
-    /// What the pieces cost.
+    /// What corrections put on top of what the pieces cost.
+    pub adjustment: Money,
+    /// What the pieces cost, with the adjustment.
     pub total: Money,
     /// What the app last claimed them to cost.
     pub claimed_total: Option<Money>,
@@ -177,6 +179,7 @@ impl Fold {
             ended: None,
             lines: Vec::new(),
             item_count: 0,
+            adjustment: Money::ZERO,
             total: Money::ZERO,
             claimed_total: None,
             divergence: None,
@@ -208,7 +211,8 @@ impl Fold {
         if dense && !self.by_time { &self.gaps } else { &[] }
     }
 
-    /// Takes the next action in order; `copies` is the number of other bodies under its identity.
+    /// Takes the next action in order; `copies` is the number of other bodies under its identity, and
+    /// `uncorrected` the total that the actions alone make, which the app may know instead.
     /// Answers the place of the line that it changed.
     pub(super) fn step(
         &mut self,
@@ -216,6 +220,7 @@ impl Fold {
         by_time: bool,
         reports_repeats: bool,
         copies: usize,
+        uncorrected: Option<Money>,
     ) -> Option<usize> {
         let event = &recorded.event;
         let time = crate::core::event::unix_microseconds(event.create_time);
@@ -262,7 +267,7 @@ impl Fold {
                 None
             }
         };
-        self.compare(recorded);
+        self.compare(recorded, uncorrected);
         touched
     }
 
@@ -289,7 +294,22 @@ impl Fold {
         let (Some(product_id), Some(price)) = (event.product_id, event.product_price) else {
             return None;
         };
-        let place = *self.line_of.entry(product_id).or_insert_with(|| {
+        let place = self.line(product_id);
+        let line = &mut self.lines[place];
+        line.product_name.clone_from(&event.product_name);
+        line.upc.clone_from(&event.upc);
+        line.category_id.clone_from(&event.category_id);
+        let changed = line.lots.last().is_some_and(|lot| lot.price != price);
+        self.put_pieces(place, price, event.quantity);
+        if changed {
+            self.find(FindingKind::PriceChanged, recorded, Some(product_id));
+        }
+        Some(place)
+    }
+
+    /// The place of a product's line, which is made where there is none.
+    fn line(&mut self, product_id: i64) -> usize {
+        *self.line_of.entry(product_id).or_insert_with(|| {
             self.lines.push(Line {
                 product_id,
                 product_name: None,
@@ -300,43 +320,47 @@ impl Fold {
                 lots: Vec::new(),
             });
             self.lines.len() - 1
-        });
+        })
+    }
+
+    fn put_pieces(&mut self, place: usize, price: Money, pieces: u32) {
         let line = &mut self.lines[place];
-        line.product_name.clone_from(&event.product_name);
-        line.upc.clone_from(&event.upc);
-        line.category_id.clone_from(&event.category_id);
-        let quantity = u64::from(event.quantity);
-        let changed = line.lots.last().is_some_and(|lot| lot.price != price);
+        let (quantity, amount) = (u64::from(pieces), price.times(pieces));
         match line.lots.iter_mut().find(|lot| lot.price == price) {
             Some(lot) => lot.quantity += quantity,
             None => line.lots.push(Lot { price, quantity }),
         }
         line.quantity += quantity;
-        let amount = price.times(event.quantity);
         line.amount += amount;
         self.item_count += quantity;
         self.total += amount;
-        if changed {
-            self.find(FindingKind::PriceChanged, recorded, Some(product_id));
-        }
-        Some(place)
     }
 
-    /// Pieces leave at the price that the action names, as far as there are such; the rest leave at
-    /// the newest prices, so that what stays always costs what it cost when it came.
     fn remove(&mut self, recorded: &Recorded) -> Option<usize> {
         let event = &recorded.event;
         let (Some(product_id), Some(price)) = (event.product_id, event.product_price) else {
             return None;
         };
-        let wanted = u64::from(event.quantity);
         let Some(&place) = self.line_of.get(&product_id) else {
             self.find(FindingKind::RemovedAbsent, recorded, Some(product_id));
             return None;
         };
+        let taken = self.take_pieces(place, price, event.quantity);
+        if taken.other_price {
+            self.find(FindingKind::PriceChanged, recorded, Some(product_id));
+        }
+        if taken.pieces < event.quantity {
+            self.find(FindingKind::RemovedAbsent, recorded, Some(product_id));
+        }
+        Some(place)
+    }
+
+    /// Pieces leave at the price that is named, as far as there are such; the rest leave at
+    /// the newest prices, so that what stays always costs what it cost when it came.
+    fn take_pieces(&mut self, place: usize, price: Money, wanted: u32) -> Taken {
         let line = &mut self.lines[place];
-        let mut left = wanted.min(line.quantity);
-        let absent = left < wanted;
+        let mut left = u64::from(wanted).min(line.quantity);
+        let pieces = u32::try_from(left).expect("at most as many as are wanted");
         let mut other_price = false;
         while left > 0 {
             let same = line.lots.iter().position(|lot| lot.price == price);
@@ -345,7 +369,7 @@ impl Fold {
             let taken = left.min(line.lots[lot].quantity);
             let amount = line.lots[lot]
                 .price
-                .times(u32::try_from(taken).expect("at most the pieces of one action"));
+                .times(u32::try_from(taken).expect("at most as many as are wanted"));
             line.lots[lot].quantity -= taken;
             line.quantity -= taken;
             line.amount -= amount;
@@ -356,23 +380,64 @@ impl Fold {
                 line.lots.remove(lot);
             }
         }
-        if other_price {
-            self.find(FindingKind::PriceChanged, recorded, Some(product_id));
-        }
-        if absent {
-            self.find(FindingKind::RemovedAbsent, recorded, Some(product_id));
-        }
-        Some(place)
+        Taken { pieces, other_price }
     }
 
-    fn compare(&mut self, recorded: &Recorded) {
+    /// Takes a correction, which stands behind the actions that were recorded before it. Of what is no
+    /// longer there as its author saw it, as much changes as is there.
+    pub(super) fn correct(&mut self, correction: &Correction) {
+        for change in &correction.changes {
+            match *change {
+                Change::Pieces { product_id, price, by } => {
+                    let place = self.line(product_id);
+                    let pieces = u32::try_from(by.unsigned_abs()).unwrap_or(u32::MAX);
+                    if by < 0 {
+                        self.take_pieces(place, price, pieces);
+                    } else {
+                        self.put_pieces(place, price, pieces);
+                    }
+                }
+                Change::Price {
+                    product_id,
+                    from,
+                    to,
+                    pieces,
+                } => {
+                    let place = self.line(product_id);
+                    let there = self.lines[place].lots.iter().find(|lot| lot.price == from);
+                    let pieces = there.map_or(0, |lot| lot.quantity.min(pieces));
+                    let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
+                    if pieces > 0 && from != to {
+                        self.take_pieces(place, from, pieces);
+                        self.put_pieces(place, to, pieces);
+                    }
+                }
+                Change::Total { by } => {
+                    self.adjustment += by;
+                    self.total += by;
+                }
+                Change::Status { to, .. } => self.ended = Some(to).filter(|to| *to != Status::Open),
+                Change::Undo { .. } => {}
+            }
+        }
+        // A correction makes no difference to what the app claims, but may mend one.
+        if let (Some(claimed), Some(divergence)) = (self.claimed_total, self.divergence) {
+            self.divergence = (claimed != self.total).then(|| Divergence {
+                by: claimed - self.total,
+                ..divergence
+            });
+        }
+    }
+
+    fn compare(&mut self, recorded: &Recorded, uncorrected: Option<Money>) {
         let Event {
             basket_total: claimed, ..
         } = recorded.event;
         self.claimed_total = Some(claimed);
         // An app may clear its basket when the shopper cancels, or keep showing what was in it.
         let emptied = self.ended == Some(Status::Cancelled) && claimed == Money::ZERO;
-        self.divergence = (claimed != self.total && !emptied).then(|| {
+        let known = claimed == self.total || Some(claimed) == uncorrected;
+        self.divergence = (!known && !emptied).then(|| {
             let by = claimed - self.total;
             match self.divergence {
                 Some(earlier) => Divergence { by, ..earlier },
@@ -396,4 +461,11 @@ impl Fold {
             });
         }
     }
+}
+
+/// Pieces that left a line.
+struct Taken {
+    pieces: u32,
+    /// Some of them at another price than the one that was named.
+    other_price: bool,
 }

@@ -22,6 +22,7 @@ impl Basket {
             until(&self.actions, sequence),
             until(&self.conflicts, sequence),
             until(&self.abandonments, sequence),
+            until(&self.corrections, sequence),
             parked_since,
         )
     }
@@ -35,6 +36,7 @@ impl Basket {
         later(&self.actions, time)
             .chain(later(&self.conflicts, time))
             .chain(later(&self.abandonments, time))
+            .chain(later(&self.corrections, time))
             .min()
     }
 }

@@ -127,11 +127,280 @@ fn of_abandonments_after_one_event_the_first_in_the_journal_counts() {
     let mut basket = put_all([abandonment(7, 1)]);
     assert_eq!(basket.put(abandonment(7, 1)), Applied::Duplicate);
     assert_eq!(basket.put(abandonment(8, 1)), Applied::Duplicate);
-    assert!(!basket.changes().abandonments);
+    assert!(!basket.changes().marks);
     assert_eq!(basket.put(abandonment(3, 1)), Applied::Counted);
-    assert!(basket.changes().abandonments);
+    assert!(basket.changes().marks);
     assert_eq!(basket.abandonments().len(), 1);
     assert!(basket.holds(3) && !basket.holds(7));
+}
+
+fn correction(sequence: u64, id: u128, changes: Vec<Change>) -> Recorded<JournalEvent> {
+    Recorded {
+        sequence,
+        recorded_at: OffsetDateTime::UNIX_EPOCH,
+        event: JournalEvent::Correction(Correction {
+            basket: basket_id(),
+            id: uuid::Uuid::from_u128(id),
+            author: "Ada".to_owned(),
+            reason: "scanned twice".to_owned(),
+            base_sequence: sequence - 1,
+            changes,
+        }),
+    }
+}
+
+fn dollars(text: &str) -> Money {
+    Money::parse(text).unwrap()
+}
+
+/// The basket with what a person asked for, taken at its newest state.
+fn corrected(basket: &mut Basket, sequence: u64, id: u128, asked: &Asked) {
+    let changes = basket.plan(asked).unwrap();
+    assert_eq!(basket.put(correction(sequence, id, changes)), Applied::Counted);
+    basket.settle();
+}
+
+fn line_of(basket: &Basket, product_id: i64) -> (u64, Money) {
+    let line = basket
+        .state()
+        .lines
+        .iter()
+        .find(|line| line.product_id == product_id)
+        .unwrap();
+    (line.quantity, line.amount)
+}
+
+#[test]
+fn a_correction_is_a_difference_on_which_later_actions_build() {
+    let mut basket = put_all([
+        action(1, Act(1, 1, "ADD", 5, 350, 3, 1050)),
+        action(2, Act(2, 2, "ADD", 6, 200, 1, 1250)),
+    ]);
+    corrected(
+        &mut basket,
+        3,
+        1,
+        &Asked::Quantity {
+            product_id: 5,
+            quantity: 2,
+            price: None,
+        },
+    );
+    assert_eq!(
+        (line_of(&basket, 5), basket.state().total),
+        ((2, dollars("7")), dollars("9"))
+    );
+    assert_eq!(
+        basket.state().divergence,
+        None,
+        "the app knows nothing of it and was right before"
+    );
+    corrected(
+        &mut basket,
+        4,
+        2,
+        &Asked::Price {
+            product_id: 5,
+            price: dollars("3"),
+        },
+    );
+    assert_eq!(line_of(&basket, 5), (2, dollars("6")));
+    corrected(&mut basket, 5, 3, &Asked::Adjustment { by: dollars("-0.5") });
+    assert_eq!(
+        (basket.state().total, basket.state().adjustment),
+        (dollars("7.5"), dollars("-0.5"))
+    );
+
+    // The shopper goes on with what the app knows, and is right again.
+    for event in [
+        action(6, Act(3, 3, "ADD", 5, 350, 1, 1600)),
+        action(7, Act(4, 4, "REMOVE", 6, 200, 1, 1400)),
+    ] {
+        basket.put(event);
+        basket.settle();
+    }
+    assert_eq!((line_of(&basket, 5), line_of(&basket, 6).0), ((3, dollars("9.5")), 0));
+    assert_eq!((basket.state().total, basket.state().divergence), (dollars("9"), None));
+    assert_eq!((basket.version(), basket.sequence()), (7, 7));
+    basket.put(action(8, Act(5, 5, "CHECKOUT", 0, 0, 1, 900)));
+    basket.settle();
+    assert_eq!(
+        basket.state().divergence,
+        None,
+        "an app that heard of the corrections is right as well"
+    );
+    basket.put(action(9, Act(6, 6, "CHECKOUT", 0, 0, 1, 901)));
+
+    let before = basket.as_of(3);
+    assert_eq!(
+        (line_of(&before, 5), before.state().total),
+        ((2, dollars("7")), dollars("9"))
+    );
+}
+
+#[test]
+fn two_corrections_of_one_line_add_up_and_each_can_be_undone_and_done_again() {
+    let mut basket = put_all([action(1, Act(1, 1, "ADD", 5, 350, 3, 1050))]);
+    let add = |by| {
+        vec![Change::Pieces {
+            product_id: 5,
+            price: dollars("3.5"),
+            by,
+        }]
+    };
+    // Both saw three pieces.
+    basket.put(correction(2, 1, add(2)));
+    basket.put(correction(3, 2, add(1)));
+    basket.settle();
+    assert_eq!(line_of(&basket, 5), (6, dollars("21")));
+    let id = uuid::Uuid::from_u128;
+    corrected(&mut basket, 4, 3, &Asked::Undo { correction: id(1) });
+    assert_eq!(line_of(&basket, 5), (4, dollars("14")));
+    assert!(!basket.counts(id(1)) && basket.counts(id(2)) && basket.counts(id(3)));
+    assert_eq!(
+        basket.plan(&Asked::Undo { correction: id(1) }),
+        Err(PlanError::Undone(id(1)))
+    );
+    corrected(&mut basket, 5, 4, &Asked::Undo { correction: id(3) });
+    assert_eq!(line_of(&basket, 5), (6, dollars("21")), "what was undone counts again");
+    assert_eq!(basket.as_of(4).state().total, dollars("14"));
+}
+
+#[test]
+fn a_visit_that_was_ended_by_mistake_goes_on() {
+    let mut basket = put_all([
+        action(1, Act(1, 1, "ADD", 5, 350, 1, 350)),
+        action(2, Act(2, 2, "CANCEL", 0, 0, 1, 0)),
+    ]);
+    corrected(&mut basket, 3, 1, &Asked::Status { status: Status::Open });
+    assert_eq!(basket.status(), Status::Open);
+    basket.put(action(4, Act(3, 3, "ADD", 6, 200, 1, 550)));
+    basket.settle();
+    assert_eq!(
+        (basket.state().total, basket.state().finding_count),
+        (dollars("5.5"), 0)
+    );
+    // What was recorded before the correction and came late is still of the time before it.
+    basket.put(action(5, Act(4, 4, "CHECKOUT", 0, 0, 1, 550)));
+    basket.settle();
+    assert_eq!(basket.status(), Status::Paid);
+
+    let idle = put_all([action(1, Act(1, 1, "ADD", 5, 350, 1, 350)), abandonment(4, 1)]);
+    assert_eq!(
+        idle.plan(&Asked::Status {
+            status: Status::Abandoned
+        }),
+        Err(PlanError::NoStatus)
+    );
+    let mut idle = idle;
+    corrected(&mut idle, 5, 1, &Asked::Status { status: Status::Open });
+    assert_eq!(idle.status(), Status::Open, "a person has looked after it");
+    idle.put(abandonment(9, 5));
+    assert_eq!(idle.status(), Status::Abandoned);
+    // Another kind of correction leaves it as it is.
+    corrected(&mut idle, 10, 2, &Asked::Adjustment { by: dollars("1") });
+    assert_eq!(idle.status(), Status::Abandoned);
+}
+
+#[test]
+fn of_what_is_no_longer_there_as_much_changes_as_is_there() {
+    let mut basket = put_all([action(1, Act(1, 1, "ADD", 5, 350, 4, 1400))]);
+    let price = basket
+        .plan(&Asked::Price {
+            product_id: 5,
+            price: dollars("3"),
+        })
+        .unwrap();
+    let none = basket
+        .plan(&Asked::Quantity {
+            product_id: 5,
+            quantity: 0,
+            price: None,
+        })
+        .unwrap();
+    // Before either was recorded, the shopper had put three of them back.
+    basket.put(action(2, Act(2, 2, "REMOVE", 5, 350, 3, 350)));
+    basket.put(correction(3, 1, price));
+    basket.settle();
+    assert_eq!(line_of(&basket, 5), (1, dollars("3")));
+    basket.put(correction(4, 2, none));
+    basket.settle();
+    assert_eq!(
+        (line_of(&basket, 5), basket.state().total),
+        ((0, Money::ZERO), Money::ZERO)
+    );
+    let again = Asked::Quantity {
+        product_id: 5,
+        quantity: 2,
+        price: None,
+    };
+    assert_eq!(basket.plan(&again), Err(PlanError::NoPrice(5)));
+    corrected(
+        &mut basket,
+        5,
+        3,
+        &Asked::Quantity {
+            product_id: 5,
+            quantity: 2,
+            price: Some(dollars("1.25")),
+        },
+    );
+    assert_eq!(line_of(&basket, 5), (2, dollars("2.5")));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_the_reason() {
+    let basket = put_all([action(1, Act(1, 1, "ADD", 5, 350, 2, 700))]);
+    let id = uuid::Uuid::from_u128(9);
+    for (asked, error) in [
+        (
+            Asked::Quantity {
+                product_id: 5,
+                quantity: 2,
+                price: None,
+            },
+            PlanError::Nothing,
+        ),
+        (
+            Asked::Quantity {
+                product_id: 6,
+                quantity: 2,
+                price: None,
+            },
+            PlanError::NoLine(6),
+        ),
+        (
+            Asked::Quantity {
+                product_id: 5,
+                quantity: 1_000_001,
+                price: None,
+            },
+            PlanError::TooMany,
+        ),
+        (
+            Asked::Price {
+                product_id: 5,
+                price: dollars("3.5"),
+            },
+            PlanError::Nothing,
+        ),
+        (
+            Asked::Price {
+                product_id: 5,
+                price: dollars("-3.5"),
+            },
+            PlanError::NegativePrice,
+        ),
+        (Asked::Adjustment { by: Money::ZERO }, PlanError::Nothing),
+        (
+            Asked::Adjustment { by: dollars("-7.5") },
+            PlanError::NegativeTotal(dollars("-0.5")),
+        ),
+        (Asked::Status { status: Status::Open }, PlanError::Nothing),
+        (Asked::Undo { correction: id }, PlanError::NoCorrection(id)),
+    ] {
+        assert_eq!(basket.plan(&asked), Err(error), "{asked:?}");
+    }
 }
 
 /// Everything that must not depend on order or repetition.
@@ -415,6 +684,29 @@ fn oracle(events: &[Recorded], by_time: bool) -> (i128, usize) {
     (pieces.iter().map(|piece| piece.1).sum(), pieces.len())
 }
 
+/// Differences as a correction may have them; undos are of any correction of the same basket.
+fn any_changes() -> impl Strategy<Value = Vec<Change>> {
+    let price = || prop::sample::select(vec!["1", "3.5", "0.0001"]).prop_map(dollars);
+    let change = prop_oneof![
+        (0_i64..3, price(), -3_i64..4).prop_map(|(product_id, price, by)| Change::Pieces { product_id, price, by }),
+        (0_i64..3, price(), price(), 0_u64..4).prop_map(|(product_id, from, to, pieces)| Change::Price {
+            product_id,
+            from,
+            to,
+            pieces
+        }),
+        (-9_i128..9).prop_map(|by| Change::Total {
+            by: Money::from_units(by * 100)
+        }),
+        prop::sample::select(vec![Status::Open, Status::Paid, Status::Cancelled])
+            .prop_map(|to| Change::Status { from: Status::Open, to }),
+        (1_u128..6).prop_map(|id| Change::Undo {
+            correction: uuid::Uuid::from_u128(id)
+        }),
+    ];
+    prop::collection::vec(change, 1..3)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -443,7 +735,7 @@ proptest! {
         }
         prop_assert_eq!(picture(&stepwise), picture(&expected));
 
-        let restored = Basket::restore(basket_id(), meaning, expected.actions().to_vec(), expected.conflicts().to_vec(), Vec::new(), None);
+        let restored = Basket::restore(basket_id(), meaning, expected.actions().to_vec(), expected.conflicts().to_vec(), Vec::new(), Vec::new(), None);
         prop_assert_eq!(picture(&restored), picture(&expected));
     }
 
@@ -468,6 +760,41 @@ proptest! {
         prop_assert_eq!(picture(&shuffled), picture(&expected));
         prop_assert_eq!(shuffled.abandonments(), expected.abandonments());
         prop_assert_eq!(shuffled.status(), expected.status());
+    }
+
+    #[test]
+    fn corrections_count_in_any_order_and_however_often(
+        acts in prop::collection::vec(any_act(), 0..8),
+        wishes in prop::collection::vec(any_changes(), 0..6),
+        seed in any::<u64>(),
+    ) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut events: Vec<_> = acts.iter().map(|act| action(0, *act)).collect();
+        events.extend(wishes.iter().zip(1..).map(|(changes, id)| correction(1, id, changes.clone())));
+        rng.shuffle(&mut events);
+        for (event, sequence) in events.iter_mut().zip(1..) {
+            event.sequence = sequence;
+        }
+        let expected = put_all(events.clone());
+        let lines: Money = expected.state().lines.iter().map(|line| line.amount).sum();
+        prop_assert_eq!(lines + expected.state().adjustment, expected.state().total);
+        let explained = expected.explain();
+        let of_lines: Money = explained.effects.iter().map(|effect| effect.amount)
+            .chain(explained.corrections.iter().flat_map(|effect| effect.lines.iter().map(|line| line.2)))
+            .sum();
+        prop_assert_eq!(of_lines, lines);
+
+        let mut arrivals = [events.clone(), events.clone()].concat();
+        rng.shuffle(&mut arrivals);
+        let shuffled = put_all(arrivals);
+        prop_assert_eq!(picture(&shuffled), picture(&expected));
+        prop_assert_eq!(shuffled.corrections(), expected.corrections());
+        prop_assert_eq!(shuffled.status(), expected.status());
+
+        // The past is the fold of the events that were there by then.
+        let until = rng.usize(0..=events.len());
+        let past = put_all(events[..until].to_vec());
+        prop_assert_eq!(picture(&expected.as_of(until as u64)), picture(&past));
     }
 
     #[test]
