@@ -9,6 +9,7 @@
 //!
 //! - `main`, [`app`], [`config`], [`tools`] compose;
 //! - [`http`], [`live`], [`project`] are stages; of them only [`http`] calls another, to hand a viewer to [`live`];
+//! - [`refold`] folds baskets anew from the journal, for stages and commands;
 //! - [`journal`], [`updates`], [`views`], [`metrics`] are adapters, one outside system each; they never know one another;
 //! - [`nats`] is what the two adapters of NATS build on: the connection, and streams read in order;
 //! - [`core`] is pure: no I/O, no clock.
@@ -26,6 +27,7 @@ pub mod live;
 pub mod metrics;
 pub mod nats;
 pub mod project;
+pub mod refold;
 pub mod tools;
 pub mod updates;
 pub mod views;

@@ -8,7 +8,6 @@ mod abandon;
 mod mend;
 mod parked;
 mod partition;
-pub mod refold;
 mod scrub;
 mod step;
 

@@ -7,6 +7,7 @@
 mod checkpoints;
 mod compare;
 mod document;
+mod edit;
 pub mod json;
 mod leases;
 mod migrate;
@@ -14,6 +15,7 @@ mod parked;
 mod queries;
 mod refolds;
 mod save;
+mod seal;
 mod versions;
 
 use std::sync::Arc;
@@ -34,12 +36,14 @@ use crate::core::id::{BasketId, ShopId};
 pub use checkpoints::Checkpoint;
 pub use compare::{Ordered, Whole};
 pub use document::{BasketView, CorrectionView, FoundView, Loaded};
+pub use edit::{Refusal, difference};
 pub use leases::{Lease, LeaseId};
 pub use migrate::{MigrateError, migrate};
 pub use parked::{ParkedEvent, ParkedState, Which};
 pub use queries::{Cursor, Filter, Idle, Places, Summary, Totals};
 pub use refolds::Refold;
 pub use save::{Saved, Stored, Write};
+pub use seal::{is_sealed, is_void};
 pub use versions::{Building, Projections, Version};
 
 /// How long a command may take before it counts as failed.

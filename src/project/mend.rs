@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::refold::{self, RefoldError};
 use super::step::Fold;
 use crate::core::failpoint;
 use crate::journal::RawEvent;
+use crate::refold::{self, RefoldError};
 use crate::views::{Lease, LeaseId, Refold, Saved};
 
 /// Folds what was asked for anew, up to the checkpoint of the partition.

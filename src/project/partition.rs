@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::refold::RefoldError;
 use super::step::{Fold, StepError};
 use super::{Parts, Status, journal_open, mend, parked};
 use crate::core::error_chain;
 use crate::core::retry::Backoff;
 use crate::journal::{RawEvent, Reader};
+use crate::refold::RefoldError;
 use crate::views::{Checkpoint, Lease, LeaseId, Version};
 
 /// Most events of a step: enough to make round trips cheap, few enough to keep a step short.

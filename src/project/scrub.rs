@@ -13,10 +13,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Parts;
-use super::refold::{self, Decoded, Dropped, RefoldError};
 use crate::core::id::{BasketId, partition_of};
 use crate::core::update::update_json;
 use crate::journal::{Facts, RawEvent};
+use crate::refold::{self, Decoded, Dropped, RefoldError};
 use crate::updates::UpdateError;
 use crate::views::{Version, ViewError, Views, Whole};
 

@@ -19,14 +19,12 @@ use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId};
 use crate::core::update::update_json;
 use crate::journal::RawEvent;
+use crate::refold::{EVENT_TYPE, basket_of, decode, decode_parts, in_milliseconds};
 use crate::updates::{Update, UpdateError};
 use crate::views::{Checkpoint, ParkedEvent, ParkedState, Saved, Stored, ViewError, Write};
 
 /// Most bytes, about, of the baskets in memory, in all partitions of the process. Only the baskets of a step are needed.
 const CACHED_BYTES_MAX: usize = 48 * 1024 * 1024;
-
-/// Header with the type of an event (`CloudEvents` 1.0).
-const EVENT_TYPE: &str = "ce-type";
 
 /// Why a step was not done. It may have been done in part; doing it again is safe.
 #[derive(Debug, thiserror::Error)]
@@ -566,41 +564,6 @@ fn following(since: u64) -> String {
 
 fn full() -> String {
     format!("the session has {EVENTS_MAX} events or {TEXT_BYTES_MAX} bytes of texts, which is all that a basket keeps")
-}
-
-/// Reads an event of the journal, or says why it cannot be read.
-pub(super) fn decode(raw: &RawEvent) -> Result<Recorded<JournalEvent>, String> {
-    let event = decode_parts(raw.header(EVENT_TYPE), &raw.body, &raw.subject)?;
-    Ok(Recorded {
-        sequence: raw.sequence,
-        recorded_at: in_milliseconds(raw.recorded_at),
-        event,
-    })
-}
-
-fn decode_parts(event_type: Option<&str>, body: &[u8], subject: &str) -> Result<JournalEvent, String> {
-    let event = JournalEvent::read(event_type, body)?;
-    let shop = event.basket().shop.to_string();
-    if subject.rsplit('.').next() != Some(shop.as_str()) {
-        return Err(format!(
-            "it is of shop {shop} and was recorded for another one, under {subject}"
-        ));
-    }
-    Ok(event)
-}
-
-/// The basket that an unreadable event belongs to, by its headers, where these tell.
-pub(super) fn basket_of(raw: &RawEvent) -> Option<BasketId> {
-    Some(BasketId {
-        shop: raw.shop()?,
-        session: raw.session()?,
-    })
-}
-
-/// The views keep milliseconds; an event folded now must equal the same one read back.
-fn in_milliseconds(time: OffsetDateTime) -> OffsetDateTime {
-    time.replace_nanosecond(u32::from(time.millisecond()) * 1_000_000)
-        .expect("fewer than a second's nanoseconds")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a few hundred events are exact in a double")]

@@ -1,6 +1,6 @@
 //! Whole documents of baskets, to be compared with what the journal says.
 //!
-//! Everything is compared but the fence, which tells of leases and not of events. A document that was
+//! Everything is compared but the fence and the seal, which tell of writes and not of events. A document that was
 //! spoiled by hand is compared like any other: nothing here needs it to be readable as a basket.
 
 use std::collections::BTreeSet;
@@ -11,6 +11,7 @@ use mongodb::bson::{Bson, Document, doc};
 use uuid::Uuid;
 
 use super::document::whole;
+use super::seal::{SEAL, seal, void};
 use super::{Saved, ViewError, Views, durable, within, write_command};
 use crate::core::basket::Basket;
 use crate::core::id::{BasketId, ShopId};
@@ -18,7 +19,7 @@ use crate::core::id::{BasketId, ShopId};
 /// Longest form of a value in a report, in characters.
 const SHOWN_MAX: usize = 60;
 
-/// A basket's whole document, apart from its fence.
+/// A basket's whole document, apart from its fence and its seal.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Whole {
     id: String,
@@ -36,16 +37,23 @@ impl Whole {
         }
     }
 
-    fn stored(mut document: Document) -> Self {
+    /// A document as it is stored.
+    pub fn stored(mut document: Document) -> Self {
         let id = match document.remove("_id") {
             Some(Bson::String(id)) => id,
             other => format!("{other:?}"),
         };
+        document.remove(SEAL);
         Self {
             id,
             fence: document.remove("fence"),
             fields: document,
         }
+    }
+
+    /// Its fields, by name.
+    pub fn fields(&self) -> &Document {
+        &self.fields
     }
 
     /// Its `_id`.
@@ -250,10 +258,18 @@ impl Views {
         };
         let mut command = match (seen, basket) {
             (None, None) => return Ok(Saved::All),
-            (Some(_), None) => doc! { "delete": collection, "deletes": [ { "q": as_seen, "limit": 1 } ] },
+            (Some(_), None) => {
+                // Whoever watches for edits by hand tells by the seal that this deletion is none.
+                let mark = doc! { "update": &collection, "updates": [ { "q": &as_seen, "u": { "$set": void() } } ] };
+                write_command(&self.database, "mend a basket", mark).await?;
+                let mut marked = as_seen;
+                marked.extend(void());
+                doc! { "delete": collection, "deletes": [ { "q": marked, "limit": 1 } ] }
+            }
             (seen, Some(basket)) => {
                 let mut set = whole(basket, epoch);
                 set.insert("fence", fence);
+                set.insert(SEAL, seal(id, epoch, &set));
                 let strange = seen.iter().flat_map(|seen| seen.fields.keys());
                 let unset: Document = strange
                     .filter(|name| !set.contains_key(*name) && !name.contains(['.', '$']))

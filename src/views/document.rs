@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::seal::seal;
 use super::{Stored, ViewError};
 use crate::core::basket::{Basket, Divergence, Finding, Line, Lot};
 use crate::core::event::{Abandonment, ActionIdMeaning, Event, Recorded, rfc3339};
@@ -531,7 +532,7 @@ pub(super) fn scalars(basket: &Basket) -> Document {
     }
 }
 
-/// A basket's whole document but for its `_id` and the fence, which tell nothing of its events.
+/// A basket's whole document but for its `_id`, the fence and the seal, which tell nothing of its events.
 pub(super) fn whole(basket: &Basket, epoch: &str) -> Document {
     let id = basket.id();
     let mut whole = scalars(basket);
@@ -557,6 +558,7 @@ pub(super) fn raw(basket: &Basket, epoch: &str, fence: i64) -> RawDocumentBuf {
         session_id: String,
         epoch: &'a str,
         fence: i64,
+        seal: String,
         #[serde(flatten)]
         scalars: Document,
         findings: Vec<StoredFinding>,
@@ -568,13 +570,15 @@ pub(super) fn raw(basket: &Basket, epoch: &str, fence: i64) -> RawDocumentBuf {
     }
     let id = basket.id();
     let actions = |actions: &[Recorded]| actions.iter().map(StoredAction::of).collect();
+    let scalars = scalars(basket);
     let raw = Raw {
         key: id.to_string(),
         shop_id: id.shop.to_string(),
         session_id: id.session.to_string(),
         epoch,
         fence,
-        scalars: scalars(basket),
+        seal: seal(id, epoch, &scalars),
+        scalars,
         findings: basket.state().findings.iter().map(stored_finding).collect(),
         lines: basket.state().lines.iter().map(stored_line).collect(),
         actions: actions(basket.actions()),

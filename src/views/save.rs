@@ -3,6 +3,7 @@
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 
 use super::document::{abandonments, actions, corrections, findings, line, long, raw, scalars, whole};
+use super::seal::{SEAL, seal};
 use super::{DUPLICATE_KEY, ViewError, Views, durable, within, write_command};
 use crate::core::basket::{Basket, LineChanges};
 use crate::core::event::Recorded;
@@ -153,11 +154,13 @@ fn statement(write: Write<'_>, epoch: &str, fence: i64) -> Document {
     let Some(stored) = write.stored else {
         let mut set = whole(basket, epoch);
         set.insert("fence", fence);
+        set.insert(SEAL, seal(id, epoch, &set));
         return doc! { "q": { "_id": id.to_string() }, "u": { "$setOnInsert": set }, "upsert": true };
     };
 
     let mut set = scalars(basket);
     set.insert("fence", fence);
+    set.insert(SEAL, seal(id, epoch, &set));
     let changes = basket.changes();
     if changes.findings || changes.everything {
         set.insert("findings", findings(&basket.state().findings));

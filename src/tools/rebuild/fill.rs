@@ -22,7 +22,7 @@ use crate::core::failpoint;
 use crate::core::id::BasketId;
 use crate::core::retry::Backoff;
 use crate::journal::{Journal, RawEvent, Reader};
-use crate::project::refold::{self, Decoded};
+use crate::refold::{self, Decoded};
 use crate::views::{Building, Checkpoint, Saved, Stored, Views, Write};
 
 /// Partitions whose steps are done at the same time; reading ahead goes on beside them.

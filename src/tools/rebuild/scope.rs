@@ -14,7 +14,7 @@ use super::report::Report;
 use super::{Args, Parts};
 use crate::core::basket::Basket;
 use crate::core::id::{BasketId, SessionId, ShopId, partition_of};
-use crate::project::refold::{self, Decoded};
+use crate::refold::{self, Decoded};
 use crate::tools::say;
 use crate::views::{Refold, Views, Whole};
 

@@ -6,14 +6,16 @@
 use std::collections::{BTreeSet, HashSet};
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use time::OffsetDateTime;
 
-use super::step::{basket_of, decode};
 use crate::core::basket::{Applied, Basket};
 use crate::core::event::{ActionIdMeaning, JournalEvent, Recorded};
 use crate::core::id::{BasketId, ShopId};
 use crate::journal::{Journal, RawEvent, ReadError};
 use crate::views::{ParkedEvent, ViewError, Views};
 
+/// Header with the type of an event (`CloudEvents` 1.0).
+pub(crate) const EVENT_TYPE: &str = "ce-type";
 /// Events that are got from the journal at the same time.
 const GETS: usize = 32;
 /// Events read at a time.
@@ -146,4 +148,40 @@ pub async fn dropped(
         .collect();
     let place = |id: &String| id.rsplit(':').next()?.parse().ok();
     Ok(views.dropped(&ids).await?.iter().filter_map(place).collect())
+}
+
+/// Reads an event of the journal, or says why it cannot be read.
+pub(crate) fn decode(raw: &RawEvent) -> Result<Recorded<JournalEvent>, String> {
+    let event = decode_parts(raw.header(EVENT_TYPE), &raw.body, &raw.subject)?;
+    Ok(Recorded {
+        sequence: raw.sequence,
+        recorded_at: in_milliseconds(raw.recorded_at),
+        event,
+    })
+}
+
+/// Reads an event that was kept with its type and subject.
+pub(crate) fn decode_parts(event_type: Option<&str>, body: &[u8], subject: &str) -> Result<JournalEvent, String> {
+    let event = JournalEvent::read(event_type, body)?;
+    let shop = event.basket().shop.to_string();
+    if subject.rsplit('.').next() != Some(shop.as_str()) {
+        return Err(format!(
+            "it is of shop {shop} and was recorded for another one, under {subject}"
+        ));
+    }
+    Ok(event)
+}
+
+/// The basket that an unreadable event belongs to, by its headers, where these tell.
+pub(crate) fn basket_of(raw: &RawEvent) -> Option<BasketId> {
+    Some(BasketId {
+        shop: raw.shop()?,
+        session: raw.session()?,
+    })
+}
+
+/// The views keep milliseconds; an event folded now must equal the same one read back.
+pub(crate) fn in_milliseconds(time: OffsetDateTime) -> OffsetDateTime {
+    time.replace_nanosecond(u32::from(time.millisecond()) * 1_000_000)
+        .expect("fewer than a second's nanoseconds")
 }
