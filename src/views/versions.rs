@@ -28,7 +28,7 @@ impl Version {
     /// The one that is there before any rebuild.
     pub const FIRST: Self = Self(1);
 
-    fn parse(collection: &str) -> Option<Self> {
+    pub(super) fn parse(collection: &str) -> Option<Self> {
         match collection.strip_prefix(BASKETS)? {
             "" => Some(Self::FIRST),
             rest => {

@@ -1,0 +1,264 @@
+//! Edits of baskets by hand, as the server's change stream tells of them, and the baskets right before and after each.
+//!
+//! The stream leaves out what the projector wrote, by the seal. An edit is told with the moment at which
+//! it happened, and the documents before and after it are read as of that moment, so what the projector
+//! writes meanwhile plays no part, and an edit that is handled again is the same edit. The server keeps
+//! such moments for minutes; whoever comes later compares the basket with the journal.
+//!
+//! Change streams: MongoDB manual, "Change Events"; reads of the past: "Read Concern snapshot", `atClusterTime`.
+
+use std::time::Duration;
+
+use mongodb::bson::{Bson, Document, Timestamp, doc};
+use mongodb::change_stream::ChangeStream;
+use mongodb::change_stream::event::ResumeToken;
+use mongodb::{Collection, error::ErrorKind};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{COMMAND_TIMEOUT, Version, ViewError, Views, durable, seal, within, write_command};
+use crate::core::id::BasketId;
+
+/// Where a follower of edits keeps its place.
+const FEEDS: &str = "feeds";
+/// The document with that place.
+const PLACE: &str = "edits";
+/// How long the server waits for an edit before it answers that there is none.
+const WAIT: Duration = Duration::from_millis(500);
+/// Errors after which a place in the stream is of no use: the server no longer has what followed it.
+const LOST: &[i32] = &[260, 280, 286];
+/// Errors that say that a moment is too long ago.
+const TOO_OLD: &[i32] = &[239, 246];
+
+/// Something that happened to a basket's document, and that the projector did not do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Edit {
+    /// Its own id, the same however often it is told.
+    pub id: Uuid,
+    /// The basket.
+    pub basket: BasketId,
+    /// The version of the baskets that was edited.
+    pub version: Version,
+    /// When, by the server's own count.
+    pub at: Timestamp,
+}
+
+/// What a stream tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Told {
+    /// An edit.
+    Edit(Edit),
+    /// A whole version of the baskets was dropped or renamed.
+    Gone(Version),
+}
+
+/// Why edits cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum EditsError {
+    /// The server no longer has what followed the place, or the database was dropped.
+    #[error("edits of baskets may have been missed: {0}")]
+    Lost(String),
+    /// MongoDB failed.
+    #[error(transparent)]
+    View(#[from] ViewError),
+}
+
+/// Why a document of the past cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The moment is too long ago.
+    #[error("the server no longer knows how a document was then")]
+    TooOld,
+    /// MongoDB failed.
+    #[error(transparent)]
+    View(#[from] ViewError),
+}
+
+/// A place among the edits.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EditsPlace {
+    token: ResumeToken,
+}
+
+/// The edits in their order, as they happen.
+#[derive(Debug)]
+pub struct Edits {
+    stream: ChangeStream<Document>,
+}
+
+impl Edits {
+    /// The next thing that happened, with the place behind it; nothing, with the newest place, if nothing did for a while.
+    ///
+    /// # Errors
+    /// [`EditsError::Lost`] where it cannot go on from here; any other error may pass.
+    pub async fn next(&mut self) -> Result<(Option<Told>, Option<EditsPlace>), EditsError> {
+        let next = tokio::time::timeout(COMMAND_TIMEOUT + WAIT, self.stream.next_if_any()).await;
+        let event = match next {
+            Ok(Ok(event)) => event,
+            Ok(Err(error)) => return Err(classified(error)),
+            Err(_) => {
+                let operation = "follow edits";
+                return Err(ViewError::TimedOut { operation }.into());
+            }
+        };
+        if event.is_none() && !self.stream.is_alive() {
+            return Err(EditsError::Lost("the stream of changes has ended".to_owned()));
+        }
+        let place = self.stream.resume_token().map(|token| EditsPlace { token });
+        Ok((event.as_ref().and_then(told), place))
+    }
+}
+
+fn classified(source: mongodb::error::Error) -> EditsError {
+    let code = match &*source.kind {
+        ErrorKind::Command(command) => Some(command.code),
+        _ => None,
+    };
+    if code.is_some_and(|code| LOST.contains(&code)) {
+        return EditsError::Lost(source.to_string());
+    }
+    let operation = "follow edits";
+    ViewError::Unavailable { operation, source }.into()
+}
+
+/// What an event of the stream tells; nothing where the projector wrote, or where it is about no basket.
+fn told(event: &Document) -> Option<Told> {
+    let version = Version::parse(event.get_document("ns").ok()?.get_str("coll").ok()?)?;
+    let operation = event.get_str("operationType").ok()?;
+    if matches!(operation, "drop" | "rename") {
+        return Some(Told::Gone(version));
+    }
+    let whole = event.get_document("fullDocument").ok();
+    if operation == "insert" && whole.is_some_and(seal::is_sealed) {
+        return None;
+    }
+    let token = event.get_document("_id").ok()?.get_str("_data").ok()?;
+    let key = event.get_document("documentKey").ok()?.get_str("_id").ok()?;
+    Some(Told::Edit(Edit {
+        id: Uuid::new_v5(&Uuid::NAMESPACE_OID, token.as_bytes()),
+        basket: BasketId::parse(key).ok()?,
+        version,
+        at: event.get_timestamp("clusterTime").ok()?,
+    }))
+}
+
+/// What is not of the projector.
+fn of_others() -> Document {
+    doc! { "$match": {
+        "ns.coll": { "$regex": "^baskets(_[0-9]+)?$" },
+        "$or": [
+            { "operationType": { "$in": ["insert", "replace", "delete", "drop", "rename"] } },
+            { "operationType": "update", (format!("updateDescription.updatedFields.{}", seal::SEAL)): { "$exists": false } },
+        ],
+    } }
+}
+
+impl Views {
+    /// Follows the edits after a place, or from a moment on.
+    ///
+    /// # Errors
+    /// [`EditsError::Lost`] where the server no longer has what followed.
+    pub async fn edits(&self, from: Result<EditsPlace, Timestamp>) -> Result<Edits, EditsError> {
+        let watch = self.database.watch().pipeline([of_others()]).max_await_time(WAIT);
+        let watch = match from {
+            Ok(place) => watch.start_after(place.token),
+            Err(moment) => watch.start_at_operation_time(moment),
+        };
+        let stream = tokio::time::timeout(COMMAND_TIMEOUT, async { watch.await }).await;
+        match stream {
+            Ok(Ok(stream)) => Ok(Edits {
+                stream: stream.with_type::<Document>(),
+            }),
+            Ok(Err(error)) => Err(classified(error)),
+            Err(_) => {
+                let operation = "follow edits";
+                Err(ViewError::TimedOut { operation }.into())
+            }
+        }
+    }
+
+    /// The present moment by the server's own count.
+    pub async fn moment(&self) -> Result<Timestamp, ViewError> {
+        let operation = "ask for the time";
+        let answer = within(operation, async { self.database.run_command(doc! { "ping": 1 }).await }).await?;
+        answer.get_timestamp("operationTime").map_err(|_| ViewError::Refused {
+            operation,
+            reason: "the server tells no operationTime; is it a member of a replica set?".to_owned(),
+        })
+    }
+
+    /// The document of a basket as it was at a moment.
+    ///
+    /// # Errors
+    /// [`ImageError::TooOld`] where that is more than some minutes ago.
+    pub async fn image(&self, basket: BasketId, at: Timestamp) -> Result<Option<Document>, ImageError> {
+        self.past(&self.version().to_string(), basket.to_string().into(), at)
+            .await
+    }
+
+    /// The place up to which a partition was folded at a moment.
+    ///
+    /// # Errors
+    /// As of [`image`](Self::image).
+    pub async fn checkpoint_at(&self, partition: u16, at: Timestamp) -> Result<u64, ImageError> {
+        let id = self.version().checkpoint_id(partition);
+        let found = self.past("checkpoints", id, at).await?;
+        let sequence = found.and_then(|checkpoint| checkpoint.get_i64("sequence").ok());
+        Ok(sequence.and_then(|sequence| sequence.try_into().ok()).unwrap_or(0))
+    }
+
+    async fn past(&self, collection: &str, id: Bson, at: Timestamp) -> Result<Option<Document>, ImageError> {
+        let operation = "read a document of the past";
+        let find = doc! {
+            "find": collection,
+            "filter": { "_id": id },
+            "limit": 1,
+            "readConcern": { "level": "snapshot", "atClusterTime": at },
+        };
+        let answer = match within(operation, async { self.database.run_command(find).await }).await {
+            Ok(answer) => answer,
+            Err(ViewError::Unavailable { source, .. }) if matches!(&*source.kind, ErrorKind::Command(error) if TOO_OLD.contains(&error.code)) =>
+            {
+                return Err(ImageError::TooOld);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let batch = answer
+            .get_document("cursor")
+            .and_then(|cursor| cursor.get_array("firstBatch"));
+        let first = batch.ok().and_then(|batch| batch.first());
+        Ok(first.and_then(Bson::as_document).cloned())
+    }
+
+    /// Where the edits were left.
+    pub async fn edits_place(&self) -> Result<Option<EditsPlace>, ViewError> {
+        let feeds: Collection<Document> = self.database.collection(FEEDS);
+        let found = within("read the place among the edits", async {
+            feeds.find_one(doc! { "_id": PLACE }).await
+        })
+        .await?;
+        Ok(found.and_then(|place| mongodb::bson::deserialize_from_document(place).ok()))
+    }
+
+    /// Notes where the edits are left; everything before is done.
+    pub async fn leave_edits_at(&self, place: Option<&EditsPlace>) -> Result<(), ViewError> {
+        let token = place.map_or(Bson::Null, |place| {
+            mongodb::bson::serialize_to_bson(&place.token).expect("a token is BSON")
+        });
+        let statement = doc! { "q": { "_id": PLACE }, "u": { "$set": { "token": token } }, "upsert": true };
+        let command = doc! { "update": FEEDS, "updates": [statement], "writeConcern": durable() };
+        write_command(&self.database, "note the place among the edits", command).await?;
+        Ok(())
+    }
+}
+
+/// The moment right before another one.
+pub fn right_before(at: Timestamp) -> Timestamp {
+    match at.increment.checked_sub(1) {
+        Some(increment) => Timestamp { increment, ..at },
+        None => Timestamp {
+            time: at.time.saturating_sub(1),
+            increment: u32::MAX,
+        },
+    }
+}
