@@ -9,8 +9,9 @@ use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
 
 use super::Api;
+use super::append::shop_of;
 use super::problem::{Code, Problem};
-use crate::core::id::ShopId;
+use super::query::{Query, refused};
 use crate::live::Full;
 use crate::updates::Place;
 
@@ -18,6 +19,8 @@ use crate::updates::Place;
 const LAST_EVENT_ID: &str = "last-event-id";
 /// Tells nginx to pass on each event at once.
 const NO_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// What a place must be.
+const RULE: &str = "the id of an update, such as 1042-977";
 /// Pause that is asked for when there is no room for another viewer, in seconds.
 const FULL_SECONDS: u16 = 10;
 
@@ -30,24 +33,16 @@ pub(super) async fn updates(
 ) -> Response {
     // The time until the stream begins; it goes on for as long as the viewer likes.
     let _timer = api.timer("updates");
-    begin(&api, path, query.as_deref().unwrap_or_default(), &headers).unwrap_or_else(Problem::into_response)
+    begin(&api, path, query.as_deref(), &headers).unwrap_or_else(Problem::into_response)
 }
 
 fn begin(
     api: &Api,
     path: Result<Path<String>, PathRejection>,
-    query: &str,
+    query: Option<&str>,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let shop = path
-        .ok()
-        .and_then(|Path(shop)| ShopId::parse(&shop).ok())
-        .ok_or_else(|| {
-            Problem::new(
-                Code::InvalidShop,
-                "the shop in the path must be a UUID such as 123e4567-e89b-42d3-a456-426614174000",
-            )
-        })?;
+    let shop = shop_of(path)?;
     let asked = after_of(query)?;
     // A client that comes back repeats the address that it began with; the header is newer.
     let after = last_event_id(headers)?.or(asked);
@@ -68,27 +63,9 @@ fn begin(
     Ok(response)
 }
 
-fn place_of(text: &str, name: &str) -> Result<Place, Problem> {
-    Place::parse(text).ok_or_else(|| {
-        let detail = format!("{name} must be the id of an update, such as 1042-977");
-        Problem::new(Code::InvalidParameter, detail)
-    })
-}
-
 /// The value of `after`, where it is given.
-fn after_of(query: &str) -> Result<Option<Place>, Problem> {
-    let mut after = None;
-    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        if name != "after" {
-            let detail = format!("{name} is not a parameter of this route; it has after");
-            return Err(Problem::new(Code::UnknownParameter, detail));
-        }
-        if after.replace(place_of(value, "after")?).is_some() {
-            return Err(Problem::new(Code::InvalidParameter, "after must be given once"));
-        }
-    }
-    Ok(after)
+fn after_of(query: Option<&str>) -> Result<Option<Place>, Problem> {
+    Query::read(query, &["after"])?.value("after", RULE, Place::parse)
 }
 
 /// The header, where it says anything: an `EventSource` that had no id yet may send it empty.
@@ -96,7 +73,12 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<Place>, Problem> {
     match headers.get(LAST_EVENT_ID) {
         None => Ok(None),
         Some(value) if value.is_empty() => Ok(None),
-        Some(value) => place_of(value.to_str().unwrap_or_default(), "Last-Event-ID").map(Some),
+        Some(value) => {
+            let place = value.to_str().ok().and_then(Place::parse);
+            place
+                .map(Some)
+                .ok_or_else(|| refused(format!("Last-Event-ID must be {RULE}")))
+        }
     }
 }
 
@@ -107,15 +89,16 @@ mod tests {
     #[test]
     fn a_place_is_read_whole_or_refused() {
         let place = Place { place: 12, sequence: 7 };
-        assert_eq!(after_of("").unwrap(), None);
-        assert_eq!(after_of("after=12-7").unwrap(), Some(place));
+        assert_eq!(after_of(None).unwrap(), None);
+        assert_eq!(after_of(Some("after=12-7")).unwrap(), Some(place));
+        assert_eq!(after_of(Some("after=12%2D7")).unwrap(), Some(place));
         for (query, code) in [
             ("after=", Code::InvalidParameter),
             ("after=12", Code::InvalidParameter),
             ("after=12-7&after=12-7", Code::InvalidParameter),
             ("since=12-7", Code::UnknownParameter),
         ] {
-            assert_eq!(after_of(query).unwrap_err().code(), code, "{query}");
+            assert_eq!(after_of(Some(query)).unwrap_err().code(), code, "{query}");
         }
         let header =
             |value| HeaderMap::from_iter([(HeaderName::from_static(LAST_EVENT_ID), HeaderValue::from_static(value))]);

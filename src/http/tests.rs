@@ -244,7 +244,7 @@ async fn a_shop_in_the_path_that_is_no_uuid_is_refused() {
             let answer = post_to(&route, "application/json", EXAMPLE).await;
             check_problem(&answer, 422, "invalid_shop", &route);
         }
-        for noun in ["baskets", "summary"] {
+        for noun in ["baskets", "summary", "updates"] {
             let route = format!("/v1/shops/{shop}/{noun}");
             check_problem(&get_from(&route).await, 422, "invalid_shop", &route);
         }
@@ -478,6 +478,10 @@ async fn a_read_is_checked_before_it_is_done() {
             ],
         ),
         (format!("{shop}/summary"), &["day_start=today", "day_start=2023-12-18"]),
+        (
+            format!("{shop}/updates"),
+            &["after=", "after=7", "after=1-2-3", "after=1-1&after=1-1"],
+        ),
     ] {
         for query in queries {
             let route = format!("{path}?{query}");
