@@ -50,6 +50,14 @@ macro_rules! codes {
                 match self { $(Self::$code => $title,)+ }
             }
 
+            /// Whether the same request may be answered otherwise a little later, without anybody having changed it.
+            pub fn may_pass(self) -> bool {
+                matches!(
+                    self.status(),
+                    StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT | StatusCode::INSUFFICIENT_STORAGE
+                )
+            }
+
             /// What it means and what to do.
             pub fn explanation(self) -> &'static str {
                 match self { $(Self::$code => concat!($($doc),+),)+ }.trim()
@@ -122,7 +130,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with a detail, which says what to do about this one.
+    /// A problem with a detail, which says what to do about this one. One that may pass asks to try again.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
@@ -130,7 +138,7 @@ impl Problem {
             errors: Vec::new(),
             sequence: None,
             basket: None,
-            retry_after_seconds: None,
+            retry_after_seconds: code.may_pass().then_some(RETRY_SECONDS),
         }
     }
 
@@ -160,7 +168,7 @@ impl Problem {
         self
     }
 
-    /// Asks to try again after a pause.
+    /// Asks to try again after this pause.
     #[must_use]
     pub fn with_retry(mut self, after_seconds: u16) -> Self {
         self.retry_after_seconds = Some(after_seconds);
@@ -174,7 +182,7 @@ impl Problem {
 
     /// The baskets cannot be read now.
     pub fn views_unavailable() -> Self {
-        Self::plain(Code::ViewsUnavailable).with_retry(RETRY_SECONDS)
+        Self::plain(Code::ViewsUnavailable)
     }
 
     /// The journal cannot be read now.
@@ -183,7 +191,6 @@ impl Problem {
             Code::JournalUnavailable,
             "the journal cannot be read now; ask again after Retry-After",
         )
-        .with_retry(RETRY_SECONDS)
     }
 
     /// Why the request was not done.
@@ -241,9 +248,9 @@ impl From<AppendError> for Problem {
             AppendError::Unavailable { reason } => {
                 // The state of the journal is logged when it changes; a line for each phone that meets it would bury that.
                 tracing::debug!(reason, "an event was refused since the journal is unavailable");
-                Self::plain(Code::JournalUnavailable).with_retry(RETRY_SECONDS)
+                Self::plain(Code::JournalUnavailable)
             }
-            AppendError::Unknown => Self::plain(Code::OutcomeUnknown).with_retry(RETRY_SECONDS),
+            AppendError::Unknown => Self::plain(Code::OutcomeUnknown),
             AppendError::Full { reason } => {
                 tracing::error!(reason, "an event was refused since the journal is full");
                 Self::plain(Code::JournalFull).with_retry(FULL_SECONDS)
@@ -302,6 +309,16 @@ mod tests {
         for code in Code::ALL {
             assert!(code.status().is_client_error() || code.status().is_server_error());
             assert!(code.explanation().ends_with('.'), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_may_pass_says_when_to_try_again() {
+        for code in Code::ALL {
+            let response = Problem::plain(*code).into_response();
+            let status = response.status().as_u16();
+            let may_pass = [503, 504, 507].contains(&status);
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), may_pass, "{code:?}");
         }
     }
 

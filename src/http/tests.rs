@@ -489,7 +489,9 @@ async fn a_read_is_checked_before_it_is_done() {
         }
         let route = format!("{path}?colour=red");
         check_problem(&get_from(&route).await, 400, "unknown_parameter", &route);
-        check_problem(&get_from(&path).await, 503, "views_unavailable", &path);
+        let answer = get_from(&path).await;
+        check_problem(&answer, 503, "views_unavailable", &path);
+        assert!(answer.headers.contains_key("retry-after"), "{path}");
     }
     let last = Request::get(format!("{session}/events"))
         .header("accept", "text/event-stream")
