@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
@@ -166,8 +167,9 @@ async fn index(State(api): State<Api>) -> Html<&'static str> {
 }
 
 /// What the `type` of a problem leads to.
-async fn explain_problem(State(api): State<Api>, Path(word): Path<String>) -> Response {
+async fn explain_problem(State(api): State<Api>, word: Result<Path<String>, PathRejection>) -> Response {
     let _timer = api.timer("other");
+    let word = word.map(|Path(word)| word).unwrap_or_default();
     match Code::ALL.iter().find(|code| code.word() == word) {
         Some(code) => format!(
             "{} {}\n\n{}\n",

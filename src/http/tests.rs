@@ -502,7 +502,14 @@ async fn a_read_is_checked_before_it_is_done() {
 
 #[tokio::test]
 async fn a_path_or_method_that_is_not_there_is_a_problem() {
-    for path in ["/nowhere", "/publish", "/publish/", "/v1/shops", "/problems/none"] {
+    for path in [
+        "/nowhere",
+        "/publish",
+        "/publish/",
+        "/v1/shops",
+        "/problems/none",
+        "/problems/%ff",
+    ] {
         check_problem(&get_from(path).await, 404, "not_found", path);
     }
     let answer = get_from(&format!("/publish/{SHOP}")).await;
