@@ -9,6 +9,7 @@ mod compare;
 mod document;
 mod edit;
 mod edits;
+mod handover;
 pub mod json;
 mod leases;
 mod migrate;
@@ -39,6 +40,7 @@ pub use compare::{Ordered, Whole};
 pub use document::{BasketView, CorrectionView, FoundView, Loaded};
 pub use edit::{Refusal, difference};
 pub use edits::{Edit, Edits, EditsError, EditsPlace, ImageError, Told, right_before};
+pub use handover::{Handover, Pointer};
 pub use leases::{Lease, LeaseId};
 pub use migrate::{MigrateError, migrate};
 pub use parked::{ParkedEvent, ParkedState, Which};
@@ -133,7 +135,7 @@ pub struct OpenBaskets {
 pub struct Views {
     database: Database,
     state: watch::Receiver<State>,
-    active: Arc<watch::Sender<Version>>,
+    pointer: Arc<watch::Sender<Pointer>>,
     pinned: Option<Version>,
 }
 
@@ -154,7 +156,7 @@ impl Views {
         let views = Self {
             database,
             state,
-            active: Arc::new(watch::Sender::new(Version::FIRST)),
+            pointer: Arc::new(watch::Sender::new(Pointer::FIRST)),
             pinned: None,
         };
         let watched = views.clone();

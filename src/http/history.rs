@@ -20,7 +20,7 @@ use super::Api;
 use super::append::SEQUENCE;
 use super::problem::{Code, Problem};
 use super::query::{Query, refused, whole_number};
-use super::read::{basket_of, checkpoint, no_event, unread, views_of};
+use super::read::{basket_of, no_event, reading, unread};
 use crate::core::event::{Event, Strictness, minified, rfc3339};
 use crate::core::id::BasketId;
 use crate::journal::{self, Journal, RawEvent};
@@ -103,10 +103,7 @@ type Events = BoxStream<'static, Result<RawEvent, Problem>>;
 
 /// The events of a session after a place, in order, and the place that this is true at.
 async fn history(api: &Api, id: BasketId, after: u64) -> Result<(u64, Events), Problem> {
-    let views = views_of(api)?;
-    // All is of one version, also where the pointer moves in between.
-    let views = &views.at(views.version());
-    let checkpoint = checkpoint(api, views, id.shop).await?;
+    let (views, checkpoint) = reading(api, id.shop).await?;
     let places = views.places(id).await.map_err(|error| unread(&error))?;
     let Some(places) = places else {
         return Err(no_event(checkpoint));

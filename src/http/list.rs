@@ -16,7 +16,7 @@ use super::Api;
 use super::append::{SEQUENCE, shop_of};
 use super::problem::Problem;
 use super::query::{Query, whole_number};
-use super::read::{checkpoint, unread, views_of};
+use super::read::{reading, unread};
 use crate::core::basket::Status;
 use crate::core::event::rfc3339;
 use crate::core::id::BasketId;
@@ -109,10 +109,7 @@ pub(super) async fn baskets(
         let limit = limit.unwrap_or(LIMIT);
         let after = query.value("cursor", "the next of an earlier page", Cursor::parse)?;
 
-        let views = views_of(&api)?;
-        // All is of one version, also where the pointer moves in between.
-        let views = &views.at(views.version());
-        let sequence = checkpoint(&api, views, shop).await?;
+        let (views, sequence) = reading(&api, shop).await?;
         // One more than asked for, which says whether there is a next page.
         let mut found = views
             .baskets(shop, filter, after, limit + 1)
@@ -165,10 +162,7 @@ pub(super) async fn summary(
         let shop = shop_of(path)?;
         let day_start = Query::read(query.as_deref(), &["day_start"])?.time("day_start")?;
         let day_start = day_start.unwrap_or_else(|| OffsetDateTime::now_utc().replace_time(Time::MIDNIGHT));
-        let views = views_of(&api)?;
-        // All is of one version, also where the pointer moves in between.
-        let views = &views.at(views.version());
-        let sequence = checkpoint(&api, views, shop).await?;
+        let (views, sequence) = reading(&api, shop).await?;
         let summary = views.summary(shop, day_start).await.map_err(|error| unread(&error))?;
         let json = SummaryJson {
             sequence,

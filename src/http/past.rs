@@ -15,7 +15,7 @@ use super::Api;
 use super::append::SEQUENCE;
 use super::problem::{Code, Problem};
 use super::query::Query;
-use super::read::{basket_of, checkpoint, no_event, unread, views_of};
+use super::read::{basket_of, no_event, reading, unread};
 use crate::core::basket::{Basket, Effect, Explanation, Idle};
 use crate::core::event::{Abandonment, Change, Event, Recorded, rfc3339};
 use crate::core::id::BasketId;
@@ -52,10 +52,7 @@ pub(super) struct Past {
 /// # Errors
 /// [`Code::NotFound`] where the session had no event then.
 pub(super) async fn load(api: &Api, id: BasketId, moment: Option<Moment>) -> Result<Past, Problem> {
-    let views = views_of(api)?;
-    // All is of one version, also where the pointer moves in between.
-    let views = &views.at(views.version());
-    let checkpoint = checkpoint(api, views, id.shop).await?;
+    let (views, checkpoint) = reading(api, id.shop).await?;
     let mut found = views.load(&[id], api.meaning()).await.map_err(|error| unread(&error))?;
     let Some(found) = found.pop() else {
         return Err(no_event(checkpoint));

@@ -97,16 +97,17 @@ pub(super) fn views_of(api: &Api) -> Result<&Views, Problem> {
     })
 }
 
-/// The place up to which all events of the shop are in its baskets; 0 as long as that is not known.
-pub(super) async fn checkpoint(api: &Api, views: &Views, shop: ShopId) -> Result<u64, Problem> {
+/// The views to read a shop from, all of one version, and the place up to which all events of the shop are in its
+/// baskets there; 0 as long as that is not known.
+pub(super) async fn reading(api: &Api, shop: ShopId) -> Result<(Views, u64), Problem> {
+    let views = views_of(api)?;
     // As long as the journal was never seen, its partitions are not known.
-    match api.partition_of(shop) {
-        Some(partition) => {
-            let checkpoint = views.checkpoint(partition).await.map_err(|error| unread(&error))?;
-            Ok(checkpoint.unwrap_or(0))
-        }
-        None => Ok(0),
-    }
+    let Some(partition) = api.partition_of(shop) else {
+        return Ok((views.at(views.version()), 0));
+    };
+    let (views, checkpoint) = views.reading(partition).await.map_err(|error| unread(&error))?;
+    let sequence = checkpoint.map_or(0, |checkpoint| u64::try_from(checkpoint.sequence).unwrap_or(0));
+    Ok((views, sequence))
 }
 
 /// The answer where a view could not be read.
@@ -121,11 +122,10 @@ pub(super) fn unread(error: &ViewError) -> Problem {
 
 /// Reads until the basket is as new as asked, or the wait is over.
 async fn read(api: &Api, id: BasketId, min_sequence: u64) -> Result<Reading, Problem> {
-    let views = views_of(api)?;
     let deadline = Instant::now() + WAIT_MAX;
     let mut pause = PAUSE_FIRST;
     loop {
-        let reading = look(api, views, id).await?;
+        let reading = look(api, id).await?;
         let now = Instant::now();
         if reading.sequence >= min_sequence || now >= deadline {
             return Ok(reading);
@@ -135,10 +135,8 @@ async fn read(api: &Api, id: BasketId, min_sequence: u64) -> Result<Reading, Pro
     }
 }
 
-async fn look(api: &Api, views: &Views, id: BasketId) -> Result<Reading, Problem> {
-    // Both are of one version, also where the pointer moves in between.
-    let views = &views.at(views.version());
-    let checkpoint = checkpoint(api, views, id.shop).await?;
+async fn look(api: &Api, id: BasketId) -> Result<Reading, Problem> {
+    let (views, checkpoint) = reading(api, id.shop).await?;
     let view = views.view(id).await.map_err(|error| unread(&error))?;
     // The basket's own sequence is known also where no checkpoint is.
     let own = view.as_ref().map_or(0, |view| view.sequence);

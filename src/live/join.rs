@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Hub;
 use super::frame;
 use super::log::{Cursor, Log};
@@ -14,6 +16,10 @@ use crate::core::error_chain;
 use crate::core::id::ShopId;
 use crate::core::retry::Backoff;
 use crate::updates::{Feed, Place, ReadError};
+
+/// Longest wait until the baskets have what was told of them. It takes milliseconds, or a few seconds after the pointer was
+/// moved or a projector has died; without any projector nothing new is told either.
+const BASKETS_WAIT: Duration = Duration::from_secs(10);
 
 /// What became of a viewer's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +53,19 @@ pub(super) struct Joined {
     pub(super) hello: String,
     /// Where its updates begin.
     pub(super) cursor: Cursor,
-    /// Whether it needs a snapshot first.
-    pub(super) needs_snapshot: bool,
+    /// The snapshot that it needs first.
+    pub(super) snapshot: Option<Snapshot>,
+}
+
+/// What the baskets of a snapshot must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    /// Everything up to here.
+    pub(super) at: Place,
+    /// Of this partition and journal; nothing where the shop has no update.
+    pub(super) of: Option<(u16, String)>,
+    /// Until when that is waited for.
+    pub(super) wait_until: Instant,
 }
 
 /// Waits until the shop is followed, and finds out how a viewer begins.
@@ -93,16 +110,25 @@ async fn begin(
         let joined = Joined {
             hello: frame::hello(verdict, place, None),
             cursor: Cursor::at(place),
-            needs_snapshot: false,
+            snapshot: None,
         };
         return Ok((verdict, joined));
     }
     let oldest = feed.oldest(shop).await?;
+    let told = match newest.sequence {
+        0 => None,
+        _ => feed.at(newest.place).await?,
+    };
+    let snapshot = Snapshot {
+        at: newest,
+        of: told.map(|told| (told.partition, told.epoch)),
+        wait_until: Instant::now() + BASKETS_WAIT,
+    };
     let joined = Joined {
         hello: frame::hello(verdict, newest, oldest),
         // The place comes first and the baskets after it, so that what happens between is in both and not in neither.
         cursor: Cursor::at(newest),
-        needs_snapshot: true,
+        snapshot: Some(snapshot),
     };
     Ok((verdict, joined))
 }

@@ -16,12 +16,13 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::Hub;
 use super::frame::{self, Goodbye};
-use super::join::{self, Joined};
+use super::join::{self, Joined, Snapshot};
 use super::log::{Cursor, Log, Taken, Told};
 use crate::core::error_chain;
 use crate::core::id::{SessionId, ShopId};
 use crate::core::retry::Backoff;
 use crate::updates::{Place, ReadError};
+use crate::views::{OpenBaskets, ViewError};
 
 /// Updates taken from the log at a time.
 const TAKE_MAX: usize = 64;
@@ -66,6 +67,7 @@ enum Phase {
 
 /// A page of the snapshot.
 struct Page {
+    snapshot: Snapshot,
     baskets: Vec<String>,
     /// After which to ask for more; nothing if this is the last one.
     next: Option<String>,
@@ -169,16 +171,15 @@ impl Viewer {
 
     fn joined(&mut self, joined: Joined) -> Bytes {
         self.cursor = joined.cursor;
-        self.phase = if joined.needs_snapshot {
-            self.snapshot_from(None)
-        } else {
-            Phase::Live
+        self.phase = match joined.snapshot {
+            Some(snapshot) => self.snapshot_from(snapshot, None),
+            None => Phase::Live,
         };
         Bytes::from(joined.hello)
     }
 
-    fn snapshot_from(&self, after: Option<String>) -> Phase {
-        Phase::Snapshot(read_page(self.hub.clone(), self.shop, after, self.cursor.at.sequence).boxed())
+    fn snapshot_from(&self, snapshot: Snapshot, after: Option<String>) -> Phase {
+        Phase::Snapshot(read_page(self.hub.clone(), self.shop, snapshot, after).boxed())
     }
 
     fn page(&mut self, page: Page) -> Bytes {
@@ -188,7 +189,7 @@ impl Viewer {
         }
         let place = page.next.is_none().then_some(self.cursor.at);
         self.phase = match page.next {
-            Some(next) => self.snapshot_from(Some(next)),
+            Some(next) => self.snapshot_from(page.snapshot, Some(next)),
             None => Phase::Live,
         };
         Bytes::from(frame::snapshot(&page.baskets, place))
@@ -269,19 +270,18 @@ impl Drop for Viewer {
     }
 }
 
-/// Reads a page of the snapshot, as soon as the views can be read.
-async fn read_page(hub: Hub, shop: ShopId, after: Option<String>, sequence: u64) -> Page {
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+/// Reads a page of the snapshot, as soon as the views can be read and have what the snapshot must have.
+async fn read_page(hub: Hub, shop: ShopId, snapshot: Snapshot, after: Option<String>) -> Page {
+    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
     let found = loop {
-        match hub.0.views.open_baskets(shop, after.as_deref(), PAGE_BASKETS).await {
-            Ok(found) => break found,
-            Err(error) => {
-                tracing::debug!("a viewer waits for its snapshot: {}", error_chain(&error));
-                tokio::time::sleep(backoff.next_pause()).await;
-            }
+        match try_read_page(&hub, shop, &snapshot, after.as_deref()).await {
+            Ok(Some(found)) => break found,
+            Ok(None) => {}
+            Err(error) => tracing::debug!("a viewer waits for its snapshot: {}", error_chain(&error)),
         }
+        tokio::time::sleep(backoff.next_pause()).await;
     };
-    let baskets = &found.baskets;
+    let (baskets, sequence) = (&found.baskets, snapshot.at.sequence);
     Page {
         ahead: baskets
             .iter()
@@ -293,7 +293,31 @@ async fn read_page(hub: Hub, shop: ShopId, after: Option<String>, sequence: u64)
             .map(|(id, view)| view.json(*id, view.sequence.max(sequence)))
             .collect(),
         next: found.next,
+        snapshot,
     }
+}
+
+/// Nothing as long as the baskets are older than the snapshot should be.
+async fn try_read_page(
+    hub: &Hub,
+    shop: ShopId,
+    snapshot: &Snapshot,
+    after: Option<&str>,
+) -> Result<Option<OpenBaskets>, ViewError> {
+    let mut views = hub.0.views.clone();
+    if let Some((partition, epoch)) = &snapshot.of {
+        let (reading, checkpoint) = views.reading(*partition).await?;
+        let has_all = checkpoint.is_some_and(|checkpoint| {
+            // Sequences of another journal tell nothing.
+            checkpoint.epoch != *epoch
+                || u64::try_from(checkpoint.sequence).is_ok_and(|sequence| sequence >= snapshot.at.sequence)
+        });
+        if !has_all && Instant::now() < snapshot.wait_until {
+            return Ok(None);
+        }
+        views = reading;
+    }
+    views.open_baskets(shop, after, PAGE_BASKETS).await.map(Some)
 }
 
 /// Reads updates that are no longer in memory, as soon as the stream can be read.

@@ -11,7 +11,7 @@ use crate::core::error_chain;
 use crate::core::retry::Backoff;
 use crate::journal::{RawEvent, Reader};
 use crate::refold::RefoldError;
-use crate::views::{Checkpoint, Lease, LeaseId, Version};
+use crate::views::{Checkpoint, Handover, Lease, LeaseId, Pointer};
 
 /// Most events of a step: enough to make round trips cheap, few enough to keep a step short.
 const STEP_EVENTS_MAX: usize = 500;
@@ -48,19 +48,19 @@ pub(super) struct Partition {
     me: LeaseId,
     lease: Lease,
     stop: CancellationToken,
-    active: watch::Receiver<Version>,
+    pointer: watch::Receiver<Pointer>,
 }
 
 impl Partition {
     pub(super) fn new(parts: Parts, status: Status, me: LeaseId, lease: Lease, stop: CancellationToken) -> Self {
-        let active = parts.views.active();
+        let pointer = parts.views.pointer();
         Self {
             parts,
             status,
             me,
             lease,
             stop,
-            active,
+            pointer,
         }
     }
 
@@ -94,7 +94,7 @@ impl Partition {
                 }
             };
             // Another version may do better at once.
-            let pausing = tokio::time::timeout(pause, self.active.changed());
+            let pausing = tokio::time::timeout(pause, self.pointer.changed());
             if self.stop.run_until_cancelled(pausing).await.is_none() {
                 break;
             }
@@ -118,7 +118,7 @@ impl Partition {
     /// Projects from the checkpoint on. Answers `None` when told to stop.
     async fn project(&mut self, trouble: &mut Trouble) -> Option<PartitionError> {
         let stop = self.stop.clone();
-        let mut opened = match stop.run_until_cancelled(self.open()).await? {
+        let mut opened = match stop.run_until_cancelled(Box::pin(self.open())).await? {
             Ok(opened) => opened,
             Err(error) => return Some(error),
         };
@@ -130,7 +130,7 @@ impl Partition {
             let result = tokio::select! {
                 biased;
                 () = stop.cancelled() => return None,
-                Ok(()) = self.active.changed() => Err(PartitionError::Moved),
+                Ok(()) = self.pointer.changed() => Err(PartitionError::Moved),
                 _ = verify.tick() => self.verify(&opened.checkpoint).await,
                 _ = decisions.tick() => self.decided(&mut opened).await,
                 events = opened.reader.next(STEP_EVENTS_MAX) => match events {
@@ -162,9 +162,9 @@ impl Partition {
     async fn open(&mut self) -> Result<Opened, PartitionError> {
         let partition = self.lease.partition;
         // The version is that of the pointer now, and stays until the reading ends.
-        let version = *self.active.borrow_and_update();
+        let pointer = *self.pointer.borrow_and_update();
         let parts = Parts {
-            views: self.parts.views.at(version),
+            views: self.parts.views.at(pointer.active),
             ..self.parts.clone()
         };
         let facts = journal_open(&mut self.parts.journal.state()).await;
@@ -190,12 +190,11 @@ impl Partition {
                 checkpoint.action_id
             )));
         }
-        if checkpoint.fence > self.lease.fence {
-            let raised = self
-                .parts
-                .views
-                .raise_fence(&self.me, self.lease, checkpoint.fence)
-                .await;
+        let handover = parts.views.handover(pointer, partition, &epoch).await;
+        let handover = handover.map_err(anyhow::Error::from)?;
+        let highest = handover.map_or(0, |handover| handover.fence).max(checkpoint.fence);
+        if highest > self.lease.fence {
+            let raised = self.parts.views.raise_fence(&self.me, self.lease, highest).await;
             self.lease = raised.map_err(anyhow::Error::from)?.ok_or(PartitionError::LeaseLost)?;
         }
         checkpoint.fence = self.lease.fence;
@@ -215,14 +214,34 @@ impl Partition {
             .with_label_values(&[&partition.to_string()])
             .set(0);
         self.tell(None);
-        Ok(Opened {
+        let mut opened = Opened {
             checkpoint,
             begins,
+            handover,
             reader,
             opens,
             fold,
             advanced: false,
-        })
+        };
+        self.hand_over(&mut opened, None).await?;
+        Ok(opened)
+    }
+
+    /// Hands the partition over to this version, once that has everything which the version before has.
+    /// `next` is the event that comes next, as far as that is known.
+    async fn hand_over(&self, opened: &mut Opened, next: Option<&RawEvent>) -> Result<(), PartitionError> {
+        let Some(handover) = opened.handover else { return Ok(()) };
+        let is_as_far = sequence(&opened.checkpoint) >= handover.through
+            || next.is_some_and(|next| next.sequence > handover.through);
+        if !is_as_far {
+            return Ok(());
+        }
+        let handed_over = self.parts.views.hand_over(&handover, &opened.checkpoint).await;
+        if !handed_over.map_err(anyhow::Error::from)? {
+            return Err(PartitionError::LeaseLost);
+        }
+        opened.handover = None;
+        Ok(())
     }
 
     /// Compares the journal with the checkpoint: another journal, or one that ends or begins
@@ -273,6 +292,15 @@ impl Partition {
             self.verify(&opened.checkpoint).await?;
             opened.opens = opens;
         }
+        // What only this version has must not be told before everybody reads it.
+        let through = opened.handover.map_or(0, |handover| handover.through);
+        let (known, new) = events.split_at(events.partition_point(|event| event.sequence <= through));
+        self.fold(opened, known).await?;
+        self.hand_over(opened, new.first()).await?;
+        self.fold(opened, new).await
+    }
+
+    async fn fold(&self, opened: &mut Opened, events: &[RawEvent]) -> Result<(), PartitionError> {
         let Some(last) = events.last() else { return Ok(()) };
         let mut to = opened.checkpoint.clone();
         to.sequence = i64::try_from(last.sequence).unwrap_or(i64::MAX);
@@ -327,6 +355,8 @@ struct Opened {
     checkpoint: Checkpoint,
     /// There is no checkpoint yet; where there was one, its absence says that somebody dropped it.
     begins: bool,
+    /// What is to be done before this version gets ahead of the one before.
+    handover: Option<Handover>,
     reader: Reader,
     opens: u64,
     fold: Fold,

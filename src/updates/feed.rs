@@ -14,7 +14,7 @@ use bytes::Bytes;
 use prometheus::IntCounter;
 use time::OffsetDateTime;
 
-use super::{STREAM, THROUGH};
+use super::{EPOCH, STREAM, THROUGH};
 use crate::core::id::ShopId;
 use crate::metrics::Metrics;
 use crate::nats::{self, Link, Plan, StoredMessage};
@@ -61,6 +61,10 @@ pub struct StoredUpdate {
     pub at: Place,
     /// The shop that it is of.
     pub shop: ShopId,
+    /// The shop's partition.
+    pub partition: u16,
+    /// Epoch of the journal that has its event.
+    pub epoch: String,
     /// Since when.
     pub stored_at: OffsetDateTime,
     /// The message.
@@ -71,12 +75,15 @@ impl StoredUpdate {
     /// Nothing if it is no update of ours.
     fn of(message: StoredMessage) -> Option<Self> {
         let sequence = message.header(THROUGH)?.parse().ok()?;
+        let mut subject = message.subject.rsplit('.');
         Some(Self {
             at: Place {
                 place: message.sequence,
                 sequence,
             },
-            shop: ShopId::parse(message.subject.rsplit('.').next()?).ok()?,
+            shop: ShopId::parse(subject.next()?).ok()?,
+            partition: subject.next()?.parse().ok()?,
+            epoch: message.header(EPOCH)?.to_owned(),
             stored_at: message.stored_at,
             json: message.body,
         })

@@ -1,13 +1,13 @@
 //! How far each partition is folded, for each version of the baskets.
 
 use mongodb::Collection;
-use mongodb::bson::doc;
-use serde::{Deserialize, Serialize};
+use mongodb::bson::{Document, doc};
+use serde::Deserialize;
 
 use super::{ViewError, Views, within, write_command};
 
 /// How far a partition is folded, from which journal, and how.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Checkpoint {
     /// The partition.
     #[serde(skip)]
@@ -26,6 +26,21 @@ pub struct Checkpoint {
     pub action_id: String,
 }
 
+impl Checkpoint {
+    /// Reads the stored form.
+    pub(super) fn of(partition: u16, stored: Document) -> Result<Self, ViewError> {
+        let id = format!("checkpoints/{:?}", stored.get("_id"));
+        let checkpoint = mongodb::bson::deserialize_from_document(stored).map_err(|error| ViewError::Unreadable {
+            id,
+            reason: error.to_string(),
+        });
+        checkpoint.map(|checkpoint| Self {
+            partition,
+            ..checkpoint
+        })
+    }
+}
+
 impl Views {
     /// The place up to which the views of this partition are folded; `None` before its first event.
     pub async fn checkpoint(&self, partition: u16) -> Result<Option<u64>, ViewError> {
@@ -37,13 +52,14 @@ impl Views {
 
     /// The partition's whole checkpoint.
     pub async fn load_checkpoint(&self, partition: u16) -> Result<Option<Checkpoint>, ViewError> {
-        let checkpoints: Collection<Checkpoint> = self.database.collection("checkpoints");
+        let found = self.checkpoint_document(partition).await?;
+        found.map(|found| Checkpoint::of(partition, found)).transpose()
+    }
+
+    pub(super) async fn checkpoint_document(&self, partition: u16) -> Result<Option<Document>, ViewError> {
+        let checkpoints: Collection<Document> = self.database.collection("checkpoints");
         let find = checkpoints.find_one(doc! { "_id": self.version().checkpoint_id(partition) });
-        let found = within("read a checkpoint", async { find.await }).await?;
-        Ok(found.map(|checkpoint| Checkpoint {
-            partition,
-            ..checkpoint
-        }))
+        within("read a checkpoint", async { find.await }).await
     }
 
     /// Moves a checkpoint forward; `begins` says that there was none. Answers whether it did: `false` says

@@ -2,8 +2,9 @@
 //!
 //! The first version is the collection `baskets`; later ones are `baskets_2` and so on. The pointer
 //! is one document in the collection `projections`; without it the first version is the active one.
-//! A process hears of a pointer that moved within a second. Everything else is pinned: who writes
-//! holds a [`Views::at`] of one version and goes on with it until the end of its step.
+//! A process hears of a pointer that moved within a second; what is read until the new version has
+//! caught up is in `handover.rs`. Everything else is pinned: who writes holds a [`Views::at`] of one
+//! version and goes on with it until the end of its step.
 
 use std::fmt;
 
@@ -12,7 +13,7 @@ use mongodb::Collection;
 use mongodb::bson::{Bson, Document, doc};
 use tokio::sync::watch;
 
-use super::{ViewError, Views, durable, migrate, within, write_command};
+use super::{Pointer, ViewError, Views, durable, migrate, within, write_command};
 use crate::core::error_chain;
 
 /// Name of the first version's collection, and of the pointer.
@@ -48,7 +49,7 @@ impl Version {
     }
 
     /// Finds all checkpoints of this version.
-    fn checkpoints(self) -> Document {
+    pub(super) fn checkpoints(self) -> Document {
         if self == Self::FIRST {
             doc! { "_id": { "$type": "int" } }
         } else {
@@ -79,7 +80,9 @@ pub struct Projections {
     pub building: Option<Building>,
     /// The highest number that any version has had; none is used twice, so a late writer of a dropped one meets nobody.
     newest: u32,
-    /// How long ago the pointer was moved, in seconds.
+    /// How often the pointer was moved.
+    pub moves: i64,
+    /// How long ago it was moved, in seconds.
     pub moved_seconds_ago: Option<i64>,
 }
 
@@ -119,6 +122,7 @@ fn projections(stored: Option<&Document>) -> Result<Projections, ViewError> {
         active: version("active")?.unwrap_or(Version::FIRST),
         previous: version("previous")?,
         building,
+        moves: stored.and_then(|stored| stored.get_i64("moves").ok()).unwrap_or(0),
         newest: stored
             .and_then(|stored| stored.get_i64("newest").ok())
             .map_or(1, |newest| u32::try_from(newest).unwrap_or(u32::MAX)),
@@ -138,12 +142,12 @@ impl Views {
 
     /// The version that is meant: the pinned one, or the active one as far as is known here.
     pub fn version(&self) -> Version {
-        self.pinned.unwrap_or_else(|| *self.active.borrow())
+        self.pinned.unwrap_or_else(|| self.pointer.borrow().active)
     }
 
-    /// The active version, and every move of the pointer within a second.
-    pub fn active(&self) -> watch::Receiver<Version> {
-        self.active.subscribe()
+    /// Where the pointer is, and every move of it within a second.
+    pub fn pointer(&self) -> watch::Receiver<Pointer> {
+        self.pointer.subscribe()
     }
 
     /// The collection of the version that is meant.
@@ -151,17 +155,9 @@ impl Views {
         self.database.collection(&self.version().to_string())
     }
 
-    /// Looks where the pointer is now.
-    pub async fn refresh_active(&self) -> Result<Version, ViewError> {
-        let active = self.projections().await?.active;
-        self.active
-            .send_if_modified(|known| std::mem::replace(known, active) != active);
-        Ok(active)
-    }
-
     /// Which versions there are.
     pub async fn projections(&self) -> Result<Projections, ViewError> {
-        let pointer = self.pointer();
+        let pointer: Collection<Document> = self.database.collection(PROJECTIONS);
         let age = doc! { "$dateDiff": { "startDate": "$moved_at", "endDate": "$$NOW", "unit": "second" } };
         let read = vec![
             doc! { "$match": { "_id": BASKETS } },
@@ -172,10 +168,6 @@ impl Views {
         })
         .await?;
         projections(found.first())
-    }
-
-    fn pointer(&self) -> Collection<Document> {
-        self.database.collection(PROJECTIONS)
     }
 
     /// Every version of which there is a collection.
@@ -230,7 +222,7 @@ impl Views {
     pub async fn switch(&self, from: Version, building: Version) -> Result<(), ViewError> {
         let query = doc! { "_id": BASKETS, "active": from.to_string(), "building": building.to_string() };
         let set = vec![
-            doc! { "$set": { "active": building.to_string(), "previous": from.to_string(), "moved_at": "$$NOW" } },
+            moved(from, building),
             doc! { "$unset": ["building", "building_epoch", "building_action_id"] },
         ];
         self.move_pointer("switch to the new baskets", query, set, false).await
@@ -239,9 +231,7 @@ impl Views {
     /// Moves the pointer back to the version before, which is the one before from then on.
     pub async fn roll_back(&self, from: Version, to: Version) -> Result<(), ViewError> {
         let query = doc! { "_id": BASKETS, "active": from.to_string(), "previous": to.to_string() };
-        let set =
-            vec![doc! { "$set": { "active": to.to_string(), "previous": from.to_string(), "moved_at": "$$NOW" } }];
-        self.move_pointer("go back to the baskets before", query, set, false)
+        self.move_pointer("go back to the baskets before", query, vec![moved(from, to)], false)
             .await
     }
 
@@ -309,6 +299,12 @@ impl Views {
         }
         Ok(dropped)
     }
+}
+
+/// The stage of an update that moves the pointer.
+fn moved(from: Version, to: Version) -> Document {
+    let moves = doc! { "$add": [{ "$ifNull": ["$moves", 0_i64] }, 1_i64] };
+    doc! { "$set": { "active": to.to_string(), "previous": from.to_string(), "moves": moves, "moved_at": "$$NOW" } }
 }
 
 fn is_indexes(command: &Document) -> bool {

@@ -1,6 +1,6 @@
 //! Live updates: each once and in order, however often a viewer is cut off; what is lost is said; nobody waits for the slow.
 
-mod viewer;
+pub mod viewer;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -26,11 +26,11 @@ async fn ezout_with(stack: &Stack, arguments: &[&str], environment: &[(&str, &st
     command.output().await.unwrap()
 }
 
-async fn ezout(stack: &Stack, arguments: &[&str]) -> Output {
+pub async fn ezout(stack: &Stack, arguments: &[&str]) -> Output {
     ezout_with(stack, arguments, &[]).await
 }
 
-fn printed(output: &Output) -> String {
+pub fn printed(output: &Output) -> String {
     assert!(output.status.success(), "{}", failed_text(output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -61,7 +61,7 @@ fn visit(shop: &str, session: &str, number: i64) -> Vec<Value> {
 }
 
 /// Records events of one shop, and answers the last one's place in the journal.
-async fn record(service: &Service, shop: &str, events: &[Value]) -> u64 {
+pub async fn record(service: &Service, shop: &str, events: &[Value]) -> u64 {
     let mut last = 0;
     for some in events.chunks(1_000) {
         let lines: Vec<String> = some.iter().map(ToString::to_string).collect();
@@ -98,7 +98,7 @@ async fn fill(service: &Service, shops: usize, visits: i64) -> (Vec<String>, u64
 }
 
 /// Waits until every partition is folded up to its last event, and so every update is published.
-async fn caught_up(stack: &Stack) {
+pub async fn caught_up(stack: &Stack) {
     let jetstream = stack.jetstream().await;
     let journal = jetstream.get_stream("CHECKOUT").await.unwrap();
     let database = stack.database().await;
@@ -121,7 +121,7 @@ async fn caught_up(stack: &Stack) {
     .await;
 }
 
-async fn active(database: &mongodb::Database) -> String {
+pub async fn active(database: &mongodb::Database) -> String {
     let pointer = database.collection::<Document>("projections");
     let found = pointer.find_one(doc! { "_id": "baskets" }).await.unwrap();
     found.map_or_else(
