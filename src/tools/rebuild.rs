@@ -131,6 +131,7 @@ fn scope(args: &Args) -> anyhow::Result<Option<(ShopId, Option<SessionId>)>> {
 }
 
 async fn whole(parts: &Parts, args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
+    of_this_journal(parts, parts.views.projections().await?.active).await?;
     if args.anew {
         for version in parts.views.drop_versions(true).await? {
             say(&format!("dropped {version}"));
@@ -228,8 +229,13 @@ async fn begin(parts: &Parts) -> anyhow::Result<(Version, Building)> {
     let epoch = parts.facts.epoch.to_string();
     let action_id = action_id(parts);
     let building = match known.building {
-        Some(building) if building.epoch != epoch || building.action_id != action_id => bail!(
-            "{} is being filled from another journal, or with EZOUT_ACTION_ID={}; `--anew` gives it up and begins again",
+        Some(building) if building.epoch != epoch => bail!(
+            "{} is being filled from another journal (epoch {}) than this one (epoch {epoch}); `--anew` gives it up and begins again",
+            building.version,
+            building.epoch
+        ),
+        Some(building) if building.action_id != action_id => bail!(
+            "{} is being filled with EZOUT_ACTION_ID={}, and it is {action_id} now; `--anew` gives it up and begins again",
             building.version,
             building.action_id
         ),
@@ -237,6 +243,18 @@ async fn begin(parts: &Parts) -> anyhow::Result<(Version, Building)> {
         None => parts.views.begin_version(&epoch, &action_id).await?,
     };
     Ok((known.active, building))
+}
+
+/// Refuses where a version was folded from another journal than the one that is there.
+async fn of_this_journal(parts: &Parts, version: Version) -> anyhow::Result<()> {
+    let epoch = parts.facts.epoch.to_string();
+    let epochs = parts.views.at(version).epochs().await?;
+    if let Some(other) = epochs.iter().find(|other| **other != epoch) {
+        bail!(
+            "{version} was folded from another journal (epoch {other}) than this one (epoch {epoch}), so nothing was done: let EZOUT_NATS_URL name the journal of these baskets, or EZOUT_MONGODB_URI and EZOUT_MONGODB_DATABASE the baskets of this journal"
+        );
+    }
+    Ok(())
 }
 
 /// What `action_id` means, as checkpoints say it.
@@ -297,6 +315,8 @@ async fn roll_back(parts: &Parts, stop: CancellationToken) -> anyhow::Result<()>
     if !parts.views.versions().await?.contains(&previous) {
         bail!("{previous} is no longer there");
     }
+    of_this_journal(parts, known.active).await?;
+    of_this_journal(parts, previous).await?;
     let before = Building {
         version: previous,
         epoch: parts.facts.epoch.to_string(),

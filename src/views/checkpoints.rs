@@ -56,6 +56,21 @@ impl Views {
         found.map(|found| Checkpoint::of(partition, found)).transpose()
     }
 
+    /// Epochs of the journals that the version which is meant was folded from: one, or none before its first event.
+    pub async fn epochs(&self) -> Result<Vec<String>, ViewError> {
+        let checkpoints: Collection<Document> = self.database.collection("checkpoints");
+        let of_version = self.version().checkpoints();
+        let found = within("list the journals of the baskets", async {
+            checkpoints.distinct("epoch", of_version).await
+        })
+        .await?;
+        Ok(found
+            .iter()
+            .filter_map(|epoch| epoch.as_str())
+            .map(str::to_owned)
+            .collect())
+    }
+
     pub(super) async fn checkpoint_document(&self, partition: u16) -> Result<Option<Document>, ViewError> {
         let checkpoints: Collection<Document> = self.database.collection("checkpoints");
         let find = checkpoints.find_one(doc! { "_id": self.version().checkpoint_id(partition) });

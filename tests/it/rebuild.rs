@@ -478,6 +478,71 @@ async fn a_rebuild_that_was_killed_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn baskets_of_another_journal_are_left_alone() {
+    let (stack, other) = tokio::join!(Stack::start(), Stack::start());
+    let service = stack.service("serve").await;
+    let database = stack.database().await;
+    let (shops, _) = fill(&service, 1, 3).await;
+    caught_up(&stack).await;
+    printed(&ezout(&stack, &["rebuild", "--switch"]).await);
+    // A journal that is there and has nothing of all this.
+    let elsewhere = other.service("api").await;
+    record(&elsewhere, &shops[0], &visit(&shops[0], &session(), 1)).await;
+    let (nats, monitor) = (other.nats.url(), other.nats.monitor_url());
+    let wrong = [("EZOUT_NATS_URL", &*nats), ("EZOUT_NATS_MONITOR_URL", &*monitor)];
+    let pointer = async || {
+        database
+            .collection::<Document>("projections")
+            .find_one(doc! {})
+            .await
+            .unwrap()
+    };
+    let before = pointer().await;
+    let refuses = async |arguments: &[&str]| {
+        let text = refused(&ezout_with(&stack, arguments, &wrong).await);
+        assert!(
+            text.contains("was folded from another journal"),
+            "{arguments:?}: {text}"
+        );
+        assert_eq!(pointer().await, before, "{arguments:?}");
+        assert_eq!(
+            database
+                .list_collection_names()
+                .await
+                .unwrap()
+                .iter()
+                .filter(|name| name.starts_with("baskets"))
+                .count(),
+            2
+        );
+    };
+    refuses(&["rebuild", "--switch"]).await;
+    refuses(&["rebuild", "--anew"]).await;
+    refuses(&["rebuild", "--rollback"]).await;
+    refuses(&["rebuild", "--shop", &shops[0], "--switch"]).await;
+    let asked = database
+        .collection::<Document>("refolds")
+        .count_documents(doc! {})
+        .await;
+    assert_eq!(asked.unwrap(), 0);
+
+    // One that was begun is no other journal's either.
+    printed(&ezout(&stack, &["rebuild"]).await);
+    let of_other = doc! { "$set": { "building_epoch": uuid::Uuid::new_v4().to_string() } };
+    database
+        .collection::<Document>("projections")
+        .update_one(doc! {}, of_other)
+        .await
+        .unwrap();
+    let text = refused(&ezout(&stack, &["rebuild"]).await);
+    assert!(
+        text.contains("baskets_3 is being filled from another journal"),
+        "{text}"
+    );
+    printed(&ezout(&stack, &["rebuild", "--anew"]).await);
+}
+
+#[tokio::test]
 async fn what_is_decided_about_parked_events_holds_for_every_version() {
     let stack = Stack::start().await;
     let service = stack.service("serve").await;

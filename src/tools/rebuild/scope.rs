@@ -126,7 +126,9 @@ pub(super) async fn run(
     args: &Args,
     (shop, session): (ShopId, Option<SessionId>),
 ) -> anyhow::Result<()> {
-    let live = parts.views.at(parts.views.refresh_active().await?);
+    let active = parts.views.refresh_active().await?;
+    super::of_this_journal(parts, active).await?;
+    let live = parts.views.at(active);
     let partitions = parts.facts.partitions;
     let mut expected = InMemory {
         parts,
