@@ -3,6 +3,7 @@
 //! Everything here is a function of its arguments, so the domain is tested without a runtime, and a
 //! basket folded again from the journal comes out the same to the byte.
 
+pub mod address;
 pub mod basket;
 pub mod duration;
 pub mod event;

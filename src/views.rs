@@ -65,7 +65,8 @@ pub struct Config {
     #[arg(
         long = "mongodb-uri",
         env = "EZOUT_MONGODB_URI",
-        default_value = "mongodb://127.0.0.1:27017/?replicaSet=rs0"
+        default_value = "mongodb://127.0.0.1:27017/?replicaSet=rs0",
+        hide_env_values = true
     )]
     pub uri: String,
     /// Name of the database; created when absent.

@@ -12,6 +12,7 @@ use async_nats::jetstream::stream::{DiscardPolicy, Info, PersistenceMode, Retent
 use serde::Deserialize;
 
 use super::Config;
+use crate::core::address::without_password;
 
 /// Longest wait for a monitoring port.
 const MONITOR_TIMEOUT: Duration = Duration::from_secs(2);
@@ -90,7 +91,7 @@ pub(super) async fn ask(http: &reqwest::Client, urls: &[String]) -> Servers {
         match answer {
             Ok(server) => servers.known.push(server),
             Err(error) => {
-                let error = error.without_url();
+                let (url, error) = (without_password(url), error.without_url());
                 servers.unread.push(format!("the monitoring address {url} cannot be read ({error}), so whether that server syncs its disk is not known"));
             }
         }
