@@ -63,8 +63,8 @@ pub enum Command {
     Api(ServiceOptions),
     /// Run a projector only; any number of them share the partitions.
     Project(ServiceOptions),
-    /// Apply migrations/ to MongoDB and say what was applied; every role does so by itself at its start.
-    Migrate(views::Config),
+    /// Apply migrations/ to MongoDB, which every role does at its start, and bring back what was dropped by hand.
+    Migrate(tools::migrate::Args),
     /// Look at events that could not be applied, and decide about them.
     Parked(tools::parked::Args),
     /// Fold the journal into new baskets beside those that are read, compare them, and switch.

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,11 +28,12 @@ use uuid::Uuid;
 
 use crate::core::id::ShopId;
 use crate::metrics::Metrics;
-use crate::nats::{self, Link, Plan};
+use crate::nats::{self, Link, Plan, StoredMessage};
 
 pub use self::ack::AppendError;
-pub use self::durability::Durability;
+pub use self::durability::{Durability, Judgement, Server, Servers, judge, monitor, monitor_client};
 pub use self::read::{RawEvent, Reader};
+pub use self::upkeep::{identity, settings};
 pub use crate::nats::{LinkError, ReadError};
 
 use self::append::{Request, Writer};
@@ -43,6 +45,8 @@ pub const STREAM: &str = "CHECKOUT";
 const ID: &str = "Nats-Msg-Id";
 /// Header with the digest of the body, by which a retry is told from another event of the same identity.
 const DIGEST: &str = "Ezout-Digest";
+/// Header in which the server says how many messages follow one that it was asked for.
+const FOLLOWING: &str = "Nats-Num-Pending";
 /// Header with the session.
 const SUBJECT: &str = "ce-subject";
 /// Bytes of a stored message beyond its body and the caller's headers: our own headers and their names, rounded up.
@@ -153,6 +157,15 @@ pub struct Tail {
     pub last_sequence: u64,
 }
 
+/// What a partition has beyond a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// How many events.
+    pub events: u64,
+    /// When the first of them was recorded.
+    pub since: Option<OffsetDateTime>,
+}
+
 /// The journal. Clones share one connection and one writer.
 #[derive(Debug, Clone)]
 pub struct Journal {
@@ -188,6 +201,19 @@ impl Journal {
             requests,
             metrics,
         })
+    }
+
+    /// The journal at this link, whatever it is, to be read only: no stream is made, nothing is watched, and appends are refused.
+    pub fn to_read(link: Link) -> Self {
+        let reason = "it was opened to be read".to_owned();
+        let (_, state) = watch::channel(State::Unavailable { reason });
+        let (requests, _) = mpsc::channel(1);
+        Self {
+            link,
+            state,
+            requests,
+            metrics: Arc::default(),
+        }
     }
 
     /// What the journal can do now, and every change of it.
@@ -279,13 +305,18 @@ impl Journal {
         read::get(self.link.stream(), sequence).await
     }
 
-    /// The last event of a partition, or nothing if it has none.
+    /// Counts the events of a partition after the sequence `after`.
     ///
     /// # Errors
     /// [`ReadError`] if the journal cannot be reached now.
-    pub async fn last_of_partition(&self, partition: u16) -> Result<Option<RawEvent>, ReadError> {
-        let last = nats::last(self.link.stream(), &format!("checkout.{partition}.*")).await?;
-        Ok(last.map(RawEvent::from))
+    pub async fn backlog(&self, partition: u16, after: u64) -> Result<Backlog, ReadError> {
+        let subject = format!("checkout.{partition}.*");
+        let first = nats::get_many(&self.link, STREAM, &subject, after + 1, 1).await?;
+        let following = |first: &StoredMessage| first.header(FOLLOWING)?.parse::<u64>().ok();
+        Ok(Backlog {
+            events: first.first().map_or(0, |first| following(first).unwrap_or(0) + 1),
+            since: first.first().map(|first| first.stored_at),
+        })
     }
 
     /// Asks the stream how far it goes.

@@ -52,7 +52,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(options) => serve(options, Role::Serve).await,
         Command::Api(options) => serve(options, Role::Api).await,
         Command::Project(options) => serve(options, Role::Project).await,
-        Command::Migrate(config) => tools::migrate::run(&config).await,
+        Command::Migrate(args) => tools::migrate::run(args).await,
         Command::Parked(args) => tools::parked::run(args).await,
         Command::Rebuild(args) => tools::rebuild::run(args).await,
         Command::Replay(args) => tools::replay::run(args).await,

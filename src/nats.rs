@@ -6,6 +6,8 @@
 
 mod link;
 mod read;
+mod settings;
 
 pub use self::link::{Link, LinkError, Status};
-pub use self::read::{Plan, ReadError, Reader, Start, StoredMessage, get, get_many, last};
+pub use self::read::{Plan, ReadError, Reader, Start, StoredMessage, get, get_many};
+pub use self::settings::{Difference, amended, differences};

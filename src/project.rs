@@ -10,6 +10,7 @@ mod parked;
 mod partition;
 mod scrub;
 mod step;
+mod verify;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicUsize;
@@ -27,6 +28,8 @@ use crate::metrics::Metrics;
 use crate::updates::Updates;
 use crate::views::{self, Lease, LeaseId, ViewError, Views};
 use partition::Partition;
+
+pub use verify::{VerifyError, verify};
 
 /// How long a lease outlives the last sign of life of its owner.
 const LEASE_TTL: Duration = Duration::from_secs(5);

@@ -174,7 +174,7 @@ impl Updates {
                 let running = &stream.cached_info().config;
                 if !running.allow_atomic_publish || running.persist_mode == Some(PersistenceMode::Async) {
                     tracing::warn!(
-                        "the stream {STREAM} is weaker than nats/updates.json: delete it, and it is made anew; live viewers start from a snapshot"
+                        "the stream {STREAM} is weaker than nats/updates.json: `ezout migrate --streams` makes it anew; live viewers start from a snapshot"
                     );
                 }
                 stream
@@ -182,7 +182,7 @@ impl Updates {
             // Whoever else creates it at the same moment creates the same.
             Err(_) => self
                 .context
-                .create_stream(config(self.replicas))
+                .create_stream(settings(self.replicas))
                 .await
                 .map_err(|error| failed(&error))?,
         };
@@ -190,8 +190,8 @@ impl Updates {
     }
 }
 
-/// The stream as `nats/updates.json` states it, for this number of servers.
-fn config(replicas: usize) -> Config {
+/// The settings that the stream should have, as `nats/updates.json` states them, on this number of servers.
+pub fn settings(replicas: usize) -> Config {
     let mut config: Config =
         serde_json::from_str(include_str!("../nats/updates.json")).expect("nats/updates.json is checked by a test");
     config.num_replicas = replicas;
@@ -476,11 +476,11 @@ mod tests {
 
     #[test]
     fn the_stream_is_as_its_file_states() {
-        let single = config(1);
+        let single = settings(1);
         assert_eq!(single.name, STREAM);
         // What is written later than it is acknowledged is lost when the server is killed, and nobody would tell it again.
         assert_eq!(single.persist_mode, None);
         assert!(single.allow_atomic_publish);
-        assert_eq!(config(3).num_replicas, 3);
+        assert_eq!(settings(3).num_replicas, 3);
     }
 }

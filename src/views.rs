@@ -18,6 +18,7 @@ mod queries;
 mod refolds;
 mod save;
 mod seal;
+mod shape;
 mod versions;
 
 use std::sync::Arc;
@@ -41,13 +42,14 @@ pub use document::{BasketView, CorrectionView, FoundView, Loaded};
 pub use edit::{Refusal, difference};
 pub use edits::{Edit, Edits, EditsError, EditsPlace, ImageError, Told, right_before};
 pub use handover::{Handover, Pointer};
-pub use leases::{Lease, LeaseId};
-pub use migrate::{MigrateError, migrate};
+pub use leases::{Lease, LeaseId, LeaseState, Leases};
+pub use migrate::{MigrateError, migrate, outstanding};
 pub use parked::{ParkedEvent, ParkedState, Which};
 pub use queries::{Cursor, Filter, Idle, Places, Summary, Totals};
-pub use refolds::Refold;
+pub use refolds::{Refold, WaitingRefold};
 pub use save::{Saved, Stored, Write};
 pub use seal::{is_sealed, is_void};
+pub use shape::Lack;
 pub use versions::{Building, Projections, Version};
 
 /// How long a command may take before it counts as failed.
@@ -168,6 +170,21 @@ impl Views {
         Ok(views)
     }
 
+    /// The views as they are now, to be looked at: nothing is migrated, and nobody watches over the server.
+    ///
+    /// # Errors
+    /// Where the connection string is malformed.
+    pub async fn to_look_at(config: &Config) -> Result<Self, mongodb::error::Error> {
+        let reason = "nobody watches over it".to_owned();
+        let (_, state) = watch::channel(State::Unavailable { reason });
+        Ok(Self {
+            database: connect(config).await?,
+            state,
+            pointer: Arc::new(watch::Sender::new(Pointer::FIRST)),
+            pinned: None,
+        })
+    }
+
     /// Whether the views can be had now; changes are told within seconds.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
@@ -274,6 +291,16 @@ async fn keep_watch(views: &Views, state: &watch::Sender<State>) {
             changed
         });
         tokio::time::sleep(PING_INTERVAL).await;
+    }
+}
+
+impl Views {
+    /// Has a majority acknowledge a write that changes nothing: it waits until all writes before it are as safe as those of baskets.
+    pub async fn try_write(&self) -> Result<(), ViewError> {
+        let nothing = doc! { "q": { "_id": "no such lease" }, "u": { "$set": { "owner": null } } };
+        let command = doc! { "update": "leases", "updates": [nothing], "writeConcern": durable() };
+        write_command(&self.database, "acknowledge a write by a majority", command).await?;
+        Ok(())
     }
 }
 

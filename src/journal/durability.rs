@@ -8,8 +8,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Config as StreamConfig, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType,
+};
 use serde::Deserialize;
+use time::OffsetDateTime;
 
 use super::Config;
 use crate::core::address::without_password;
@@ -45,38 +48,120 @@ impl fmt::Display for Durability {
     }
 }
 
-/// What one server says of itself on `/varz`.
+/// What one server says of itself on its monitoring port, `/varz`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Server {
+pub struct Server {
+    /// Its name.
     #[serde(rename = "server_name")]
-    name: String,
-    version: String,
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The address that it listens on for clients.
     #[serde(default)]
-    jetstream: ServerJetStream,
+    pub host: String,
+    /// The port for clients.
+    #[serde(default)]
+    pub port: u16,
+    /// The port for monitoring.
+    #[serde(default)]
+    pub http_port: u16,
+    /// Its clock.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub now: Option<OffsetDateTime>,
+    /// What it does with streams; all empty where it keeps none.
+    #[serde(default)]
+    pub jetstream: ServerJetStream,
 }
 
+/// What a server does with streams.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-struct ServerJetStream {
+pub struct ServerJetStream {
+    /// How it keeps them.
     #[serde(default)]
-    config: ServerStorage,
+    pub config: ServerStorage,
+    /// How much it keeps.
+    #[serde(default)]
+    pub stats: ServerUse,
 }
 
+/// How a server keeps streams.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-struct ServerStorage {
-    /// Absent where it is off.
+pub struct ServerStorage {
+    /// Whether its disk is synced before it acknowledges. Absent where it is not.
     #[serde(default)]
-    sync_always: bool,
+    pub sync_always: bool,
+    /// Bytes that all streams in memory may have.
+    #[serde(default)]
+    pub max_memory: u64,
+    /// Bytes that all streams on disk may have.
+    #[serde(default)]
+    pub max_storage: u64,
+    /// The folder of the streams.
+    #[serde(default)]
+    pub store_dir: String,
+}
+
+/// How much a server keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+pub struct ServerUse {
+    /// Bytes of all streams in memory.
+    #[serde(default)]
+    pub memory: u64,
+    /// Bytes of all streams on disk.
+    #[serde(default)]
+    pub storage: u64,
+}
+
+impl Server {
+    /// Whether it is old enough to lack something that the journal needs.
+    pub fn is_too_old(&self) -> bool {
+        version(&self.version).is_none_or(|version| version < OLDEST_SERVER)
+    }
 }
 
 /// What the monitoring ports said, and what is wrong with those that said nothing.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Servers {
-    pub(super) known: Vec<Server>,
-    pub(super) unread: Vec<String>,
+pub struct Servers {
+    /// Those that answered.
+    pub known: Vec<Server>,
+    /// A reason for each that did not.
+    pub unread: Vec<String>,
+}
+
+impl Servers {
+    /// Takes note of what one address has answered.
+    pub fn note(&mut self, url: &str, answer: Result<Server, reqwest::Error>) {
+        match answer {
+            Ok(server) => self.known.push(server),
+            Err(error) => {
+                let (url, error) = (without_password(url), error.without_url());
+                self.unread.push(format!("the monitoring address {url} cannot be read ({error}), so whether that server syncs its disk is not known"));
+            }
+        }
+    }
+}
+
+/// What an acknowledgement means, and every reason why that or anything else is weaker than promised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// What an acknowledgement means.
+    pub durability: Durability,
+    /// Reasons that lie with the servers.
+    pub servers: Vec<String>,
+    /// Reasons that lie with the stream, each with its setting.
+    pub stream: Vec<(&'static str, String)>,
+}
+
+impl Judgement {
+    /// Every reason.
+    pub(super) fn weaker(self) -> Vec<String> {
+        let stream = self.stream.into_iter().map(|(_, reason)| reason);
+        self.servers.into_iter().chain(stream).collect()
+    }
 }
 
 /// A client for monitoring ports, which are asked directly and never by way of a proxy.
-pub(super) fn client() -> reqwest::Client {
+pub fn monitor_client() -> reqwest::Client {
     reqwest::Client::builder()
         .no_proxy()
         .build()
@@ -85,21 +170,19 @@ pub(super) fn client() -> reqwest::Client {
 
 /// Asks every monitoring port, all at once.
 pub(super) async fn ask(http: &reqwest::Client, urls: &[String]) -> Servers {
-    let answers = futures::future::join_all(urls.iter().map(|url| ask_one(http, url))).await;
+    let answers = futures::future::join_all(urls.iter().map(|url| monitor(http, url))).await;
     let mut servers = Servers::default();
     for (url, answer) in urls.iter().zip(answers) {
-        match answer {
-            Ok(server) => servers.known.push(server),
-            Err(error) => {
-                let (url, error) = (without_password(url), error.without_url());
-                servers.unread.push(format!("the monitoring address {url} cannot be read ({error}), so whether that server syncs its disk is not known"));
-            }
-        }
+        servers.note(url, answer);
     }
     servers
 }
 
-async fn ask_one(http: &reqwest::Client, url: &str) -> Result<Server, reqwest::Error> {
+/// Asks one monitoring port.
+///
+/// # Errors
+/// Where it does not answer in time, or with something else.
+pub async fn monitor(http: &reqwest::Client, url: &str) -> Result<Server, reqwest::Error> {
     let url = format!("{}/varz", url.trim().trim_end_matches('/'));
     http.get(url)
         .timeout(MONITOR_TIMEOUT)
@@ -111,12 +194,10 @@ async fn ask_one(http: &reqwest::Client, url: &str) -> Result<Server, reqwest::E
 }
 
 /// Compares the running stream and servers with what is promised.
-///
-/// Returns what an acknowledgement means, and every reason why that or anything else is weaker than promised.
-pub(super) fn judge(info: &Info, servers: &Servers, config: &Config) -> (Durability, Vec<String>) {
+pub fn judge(info: &Info, servers: &Servers, config: &Config) -> Judgement {
     let stream = &info.config;
-    let mut weaker = servers.unread.clone();
-    let synced = check_servers(info, servers, &mut weaker) && servers.unread.is_empty();
+    let mut weak_servers = servers.unread.clone();
+    let synced = check_servers(info, servers, &mut weak_servers) && servers.unread.is_empty();
     let kept = stream.storage == StorageType::File && stream.persist_mode != Some(PersistenceMode::Async);
     let durability = match (stream.num_replicas > 1, synced && kept) {
         (true, true) => Durability::DiskQuorum,
@@ -124,62 +205,95 @@ pub(super) fn judge(info: &Info, servers: &Servers, config: &Config) -> (Durabil
         (false, true) => Durability::Disk,
         (false, false) => Durability::Memory,
     };
-    let mut expect = |holds: bool, reason: &str| {
+    Judgement {
+        durability,
+        servers: weak_servers,
+        stream: weak_settings(stream, config.replicas),
+    }
+}
+
+/// Every setting by which a stream is weaker than promised.
+fn weak_settings(stream: &StreamConfig, replicas: usize) -> Vec<(&'static str, String)> {
+    let mut weak = Vec::new();
+    let mut expect = |holds: bool, setting: &'static str, reason: &str| {
         if !holds {
-            weaker.push(reason.to_owned());
+            weak.push((setting, reason.to_owned()));
         }
     };
     expect(
         stream.storage == StorageType::File,
+        "storage",
         "the stream is kept in memory, not in files",
     );
     expect(
         stream.persist_mode != Some(PersistenceMode::Async),
+        "persist_mode",
         "the stream acknowledges before it writes (persist_mode is async)",
     );
     expect(
-        stream.num_replicas >= config.replicas,
+        stream.num_replicas >= replicas,
+        "num_replicas",
         &format!(
-            "the stream has {} replicas, EZOUT_NATS_REPLICAS asks for {}",
-            stream.num_replicas, config.replicas
+            "the stream has {} replicas, EZOUT_NATS_REPLICAS asks for {replicas}",
+            stream.num_replicas
         ),
     );
     expect(
         stream.retention == RetentionPolicy::Limits,
+        "retention",
         "the stream's retention is not limits, so reading may delete",
     );
     expect(
         stream.discard == DiscardPolicy::New,
+        "discard",
         "the stream makes room by deleting old events (discard is not new)",
     );
     expect(
         stream.max_age.is_zero(),
+        "max_age",
         "the stream deletes events by age (max_age is not 0)",
     );
     expect(
         stream.max_messages_per_subject <= 0,
+        "max_msgs_per_subject",
         "the stream bounds the events of a shop (max_msgs_per_subject)",
     );
-    expect(stream.deny_delete, "the stream allows deletes (deny_delete is off)");
-    expect(stream.deny_purge, "the stream allows purges (deny_purge is off)");
+    expect(
+        stream.deny_delete,
+        "deny_delete",
+        "the stream allows deletes (deny_delete is off)",
+    );
+    expect(
+        stream.deny_purge,
+        "deny_purge",
+        "the stream allows purges (deny_purge is off)",
+    );
     expect(
         !stream.allow_rollup,
+        "allow_rollup_hdrs",
         "the stream allows rollups, which purge (allow_rollup_hdrs is on)",
     );
-    expect(!stream.no_ack, "the stream does not acknowledge (no_ack is on)");
+    expect(
+        !stream.no_ack,
+        "no_ack",
+        "the stream does not acknowledge (no_ack is on)",
+    );
     expect(
         stream.allow_direct,
+        "allow_direct",
         "the stream allows no direct gets (allow_direct is off)",
     );
     expect(
         stream.allow_atomic_publish,
+        "allow_atomic",
         "the stream allows no atomic batches, so appending is slow (allow_atomic is off)",
     );
     expect(
         stream.duplicate_window >= DUPLICATE_WINDOW_MIN,
+        "duplicate_window",
         "the stream forgets retries too soon (duplicate_window is under 5 minutes)",
     );
-    (durability, weaker)
+    weak
 }
 
 /// Whether every server that holds the stream is known to sync its disk; adds what is wrong.
@@ -193,7 +307,7 @@ fn check_servers(info: &Info, servers: &Servers, weaker: &mut Vec<String>) -> bo
                 server.name
             ));
         }
-        if version(&server.version).is_none_or(|version| version < OLDEST_SERVER) {
+        if server.is_too_old() {
             weaker.push(format!(
                 "server {} is version {}, which is older than {}.{}",
                 server.name, server.version, OLDEST_SERVER.0, OLDEST_SERVER.1

@@ -37,16 +37,48 @@ pub(super) fn epoch_of(config: &StreamConfig) -> Option<Uuid> {
     config.metadata.get(EPOCH)?.parse().ok()
 }
 
-/// The configuration of a new journal.
-fn new_stream(config: &Config) -> StreamConfig {
+/// The settings that the stream of a journal should have, whoever made it, on this number of servers.
+pub fn settings(replicas: usize) -> StreamConfig {
     let mut stream: StreamConfig =
         serde_json::from_str(CONFIG_JSON).expect("nats/checkout.json is a stream configuration");
-    stream.num_replicas = config.replicas;
+    stream.num_replicas = replicas;
+    stream
+}
+
+/// The configuration of a new journal.
+fn new_stream(config: &Config) -> StreamConfig {
+    let mut stream = settings(config.replicas);
     stream.metadata.insert(EPOCH.to_owned(), Uuid::new_v4().to_string());
     stream
         .metadata
         .insert(PARTITIONS.to_owned(), config.partitions.to_string());
     stream
+}
+
+/// Reads which journal a stream is: its epoch and its partitions.
+///
+/// # Errors
+/// Why it is none, and what to do.
+pub fn identity(info: &Info) -> Result<(Uuid, u16), String> {
+    let stream = &info.config;
+    let epoch = epoch_of(stream).ok_or_else(|| {
+        format!("the stream {STREAM} has no {EPOCH} in its metadata, so it is no journal of ours: rename or remove it, or add a UUID as {EPOCH} and its number of partitions as {PARTITIONS}")
+    })?;
+    let partitions = stream
+        .metadata
+        .get(PARTITIONS)
+        .and_then(|text| text.parse().ok())
+        .filter(|partitions| *partitions > 0);
+    let partitions =
+        partitions.ok_or_else(|| format!("the stream {STREAM} has no usable {PARTITIONS} in its metadata"))?;
+    let expected = settings(1).subjects;
+    if stream.subjects != expected {
+        return Err(format!(
+            "the stream {STREAM} has the subjects {:?}, not {expected:?}",
+            stream.subjects
+        ));
+    }
+    Ok((epoch, partitions))
 }
 
 /// The task that knows what the journal is.
@@ -72,7 +104,7 @@ impl Upkeep {
         let upkeep = Self {
             config,
             link,
-            http: durability::client(),
+            http: durability::monitor_client(),
             metrics,
             state,
             recheck: Arc::default(),
@@ -166,13 +198,13 @@ impl Upkeep {
             Ok((epoch, partitions)) => {
                 self.opened = Some(epoch);
                 self.highest.fetch_max(info.state.last_sequence, Ordering::AcqRel);
-                let (durability, weaker) = durability::judge(&info, &servers, &self.config);
+                let judgement = durability::judge(&info, &servers, &self.config);
                 State::Open(Facts {
                     epoch,
                     partitions,
                     replicas: info.config.num_replicas,
-                    durability,
-                    weaker,
+                    durability: judgement.durability,
+                    weaker: judgement.weaker(),
                     atomic: info.config.allow_atomic_publish,
                     message_bytes_max: usize::try_from(info.config.max_message_size)
                         .ok()
@@ -209,27 +241,10 @@ impl Upkeep {
 
     /// Reads whose journal it is, and that it is still the one that was opened.
     fn identify(&self, info: &Info) -> Result<(Uuid, u16), String> {
-        let stream = &info.config;
-        let epoch = epoch_of(stream).ok_or_else(|| {
-            format!("the stream {STREAM} has no {EPOCH} in its metadata, so it is no journal of ours: rename or remove it, or add a UUID as {EPOCH} and its number of partitions as {PARTITIONS}")
-        })?;
+        let (epoch, partitions) = identity(info)?;
         if self.opened.is_some_and(|opened| opened != epoch) {
             return Err(format!(
                 "the journal {STREAM} was replaced by another one (epoch {epoch}): restore the old one, or restart to go on with the new one"
-            ));
-        }
-        let partitions = stream
-            .metadata
-            .get(PARTITIONS)
-            .and_then(|text| text.parse().ok())
-            .filter(|partitions| *partitions > 0);
-        let partitions =
-            partitions.ok_or_else(|| format!("the stream {STREAM} has no usable {PARTITIONS} in its metadata"))?;
-        let expected = new_stream(&self.config).subjects;
-        if stream.subjects != expected {
-            return Err(format!(
-                "the stream {STREAM} has the subjects {:?}, not {expected:?}",
-                stream.subjects
             ));
         }
         Ok((epoch, partitions))

@@ -106,14 +106,6 @@ pub async fn get(stream: &Stream<()>, sequence: u64) -> Result<Option<StoredMess
     found(stream.get_raw_message(sequence).await)
 }
 
-/// Gets the last message whose subject fits, as the stream's leader has it.
-///
-/// # Errors
-/// [`ReadError`] if the stream cannot be reached now.
-pub async fn last(stream: &Stream<()>, subject: &str) -> Result<Option<StoredMessage>, ReadError> {
-    found(stream.get_last_raw_message_by_subject(subject).await)
-}
-
 fn found(answer: Result<StreamMessage, LastRawMessageError>) -> Result<Option<StoredMessage>, ReadError> {
     match answer {
         Ok(message) => Ok(Some(message.into())),

@@ -113,9 +113,8 @@ impl Timers {
         let Some(checkpoint) = self.parts.views.load_checkpoint(partition).await? else {
             return Ok(None);
         };
-        let last = self.parts.journal.last_of_partition(partition).await?;
-        let folded = last.is_none_or(|last| i64::try_from(last.sequence).is_ok_and(|last| last <= checkpoint.sequence));
-        if folded {
+        let folded_to = u64::try_from(checkpoint.sequence).unwrap_or(0);
+        if self.parts.journal.backlog(partition, folded_to).await?.events == 0 {
             return Ok(Some(now));
         }
         Ok(OffsetDateTime::from_unix_timestamp_nanos(checkpoint.recorded_ns.into()).ok())

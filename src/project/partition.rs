@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::step::{Fold, StepError};
+use super::verify::{VerifyError, verify};
 use super::{Parts, Status, journal_open, mend, parked};
 use crate::core::error_chain;
 use crate::core::retry::Backoff;
@@ -22,7 +23,7 @@ const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a partition may fail before the process says that it is not ready.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 /// How to begin anew.
-const FOLD_ANEW: &str = "stop every projector, drop the collections baskets (with baskets_2 and so on), projections, checkpoints and parked_events, and start them to fold this journal from its beginning";
+const FOLD_ANEW: &str = "stop every projector, drop the collections baskets (with baskets_2 and so on), projections, checkpoints and parked_events, run `ezout migrate`, and start them to fold this journal from its beginning";
 
 /// Why a partition cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -244,45 +245,14 @@ impl Partition {
         Ok(())
     }
 
-    /// Compares the journal with the checkpoint: another journal, or one that ends or begins
-    /// elsewhere, must never look like one that has nothing new.
     async fn verify(&self, checkpoint: &Checkpoint) -> Result<(), PartitionError> {
-        let tail = self.parts.journal.tail().await.map_err(anyhow::Error::from)?;
-        let at = sequence(checkpoint);
-        let halted = |what: String| {
-            Err(PartitionError::Halted(format!(
+        match verify(&self.parts.journal, checkpoint).await {
+            Ok(()) => Ok(()),
+            Err(VerifyError::Broken(what)) => Err(PartitionError::Halted(format!(
                 "{what}: restore the journal, or {FOLD_ANEW}"
-            )))
-        };
-        if tail.epoch.to_string() != checkpoint.epoch {
-            return halted(format!(
-                "the journal is another one (epoch {}) than the views were folded from (epoch {})",
-                tail.epoch, checkpoint.epoch
-            ));
+            ))),
+            Err(VerifyError::Unavailable(error)) => Err(PartitionError::Failed(error.into())),
         }
-        if tail.last_sequence < at {
-            return halted(format!(
-                "events are lost: the journal ends at {} and the views are folded up to {at}",
-                tail.last_sequence
-            ));
-        }
-        if tail.first_sequence > at + 1 {
-            return halted(format!(
-                "events are lost: the journal begins at {} and the views are folded up to {at}",
-                tail.first_sequence
-            ));
-        }
-        if at == 0 || checkpoint.recorded_ns == 0 {
-            return Ok(());
-        }
-        // A journal that was restored from a copy may have grown beyond the checkpoint again, with other events.
-        let last = self.parts.journal.get(at).await.map_err(anyhow::Error::from)?;
-        if last.is_none_or(|last| last.recorded_ns() != checkpoint.recorded_ns) {
-            return halted(format!(
-                "events are lost: the journal has another event at {at} than the views were folded from"
-            ));
-        }
-        Ok(())
     }
 
     async fn advance(&mut self, opened: &mut Opened, events: &[RawEvent]) -> Result<(), PartitionError> {

@@ -18,9 +18,12 @@ use super::{ViewError, Views, durable, within, write_command};
 pub struct LeaseId(String);
 
 impl LeaseId {
-    /// A name that no other process has, not even this one after a restart.
+    /// A name that no other process has, not even this one after a restart; its machine and number come first, for people.
     pub fn unique() -> Self {
-        Self(uuid::Uuid::new_v4().simple().to_string())
+        let machine = rustix::system::uname();
+        let machine = machine.nodename().to_string_lossy();
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        Self(format!("{machine}/{}/{unique}", std::process::id()))
     }
 }
 
@@ -37,6 +40,26 @@ pub struct Lease {
     pub partition: u16,
     /// Higher than that of every earlier lease on the partition; guards each write.
     pub fence: i64,
+}
+
+/// The lease of a partition as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseState {
+    /// The partition.
+    pub partition: u16,
+    /// Whose it is or was last; `None` where it was given back, or never taken.
+    pub owner: Option<String>,
+    /// Milliseconds until it expires; below 0 since it did. By the server's clock.
+    pub left_ms: i64,
+}
+
+/// All leases as they stand.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Leases {
+    /// One for each partition that ever had one.
+    pub partitions: Vec<LeaseState>,
+    /// The processes that live.
+    pub living: Vec<String>,
 }
 
 /// Prefix of the documents by which processes tell each other that they live.
@@ -108,7 +131,7 @@ impl Views {
             let Some(lease) = within("acquire a lease", async { take.await }).await? else {
                 break;
             };
-            acquired.push(read(&lease)?);
+            acquired.push(read_lease(&lease)?);
         }
         Ok(acquired)
     }
@@ -120,7 +143,33 @@ impl Views {
         let extend = vec![doc! { "$set": { "expires_at": expiry(ttl) } }];
         within("renew leases", async { leases.update_many(mine.clone(), extend).await }).await?;
         let held: Vec<Document> = within("list leases", async { leases.find(mine).await?.try_collect().await }).await?;
-        held.iter().map(read).collect()
+        held.iter().map(read_lease).collect()
+    }
+
+    /// How all leases stand, and who lives.
+    pub async fn leases_now(&self) -> Result<Leases, ViewError> {
+        let left = doc! { "$dateDiff": { "startDate": "$$NOW", "endDate": "$expires_at", "unit": "millisecond" } };
+        let read = vec![doc! { "$set": { "left_ms": left } }, doc! { "$sort": { "_id": 1 } }];
+        let leases = self.leases();
+        let found: Vec<Document> = within("list leases", async {
+            leases.aggregate(read).await?.try_collect().await
+        })
+        .await?;
+        let mut now = Leases::default();
+        for lease in found {
+            let left_ms = lease.get_i64("left_ms").unwrap_or(i64::MIN);
+            if let Ok(member) = lease.get_str("_id") {
+                let name = member.strip_prefix(MEMBER).filter(|_| left_ms > 0);
+                now.living.extend(name.map(str::to_owned));
+                continue;
+            }
+            now.partitions.push(LeaseState {
+                partition: read_lease(&lease)?.partition,
+                owner: lease.get_str("owner").ok().map(str::to_owned),
+                left_ms,
+            });
+        }
+        Ok(now)
     }
 
     /// Whether this process has the lease at this moment.
@@ -177,7 +226,7 @@ fn released() -> Document {
     doc! { "$set": { "owner": null, "expires_at": DateTime::from_millis(0) } }
 }
 
-fn read(lease: &Document) -> Result<Lease, ViewError> {
+fn read_lease(lease: &Document) -> Result<Lease, ViewError> {
     let fields = || Some((lease.get_i32("_id").ok()?, lease.get_i64("fence").ok()?));
     let (partition, fence) = fields().ok_or_else(|| ViewError::Unreadable {
         id: format!("leases/{:?}", lease.get("_id")),

@@ -1,7 +1,7 @@
 //! Applying `migrations/`, with a record of what was applied.
 
-use mongodb::Database;
 use mongodb::bson::{DateTime, Document, doc};
+use mongodb::{Collection, Database};
 use uuid::Uuid;
 
 use super::Version;
@@ -64,11 +64,7 @@ pub enum MigrateError {
 /// Applies what is not applied yet and answers its names. Safe to run twice, and from two
 /// processes at once: each command states an end that may be there already.
 pub async fn migrate(database: &Database) -> Result<Vec<&'static str>, MigrateError> {
-    let failed = |name: &str| {
-        let name = name.to_owned();
-        move |source| MigrateError::Failed { name, source }
-    };
-    let record = database.collection::<Document>("migrations");
+    let record = record(database);
     let newest = record
         .find_one(doc! {})
         .sort(doc! { "_id": -1 })
@@ -89,11 +85,7 @@ pub async fn migrate(database: &Database) -> Result<Vec<&'static str>, MigrateEr
     }
     let mut applied = Vec::new();
     for (name, text) in MIGRATIONS {
-        let digest = Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()).to_string();
-        if let Some(known) = record.find_one(doc! { "_id": name }).await.map_err(failed(name))? {
-            if known.get_str("digest").ok() != Some(&digest) {
-                return Err(MigrateError::Changed((*name).to_owned()));
-            }
+        if is_applied(database, name, text).await? {
             continue;
         }
         let migration: Migration =
@@ -105,6 +97,7 @@ pub async fn migrate(database: &Database) -> Result<Vec<&'static str>, MigrateEr
         for command in commands {
             apply(database, command).await.map_err(failed(name))?;
         }
+        let digest = digest(text);
         let entry = doc! { "$setOnInsert": { "digest": digest, "applied_at": DateTime::now() } };
         record
             .update_one(doc! { "_id": name }, entry)
@@ -114,6 +107,42 @@ pub async fn migrate(database: &Database) -> Result<Vec<&'static str>, MigrateEr
         applied.push(*name);
     }
     Ok(applied)
+}
+
+/// The migrations that are not applied yet.
+///
+/// # Errors
+/// [`MigrateError`]
+pub async fn outstanding(database: &Database) -> Result<Vec<&'static str>, MigrateError> {
+    let mut outstanding = Vec::new();
+    for (name, text) in MIGRATIONS {
+        if !is_applied(database, name, text).await? {
+            outstanding.push(*name);
+        }
+    }
+    Ok(outstanding)
+}
+
+fn record(database: &Database) -> Collection<Document> {
+    database.collection("migrations")
+}
+
+async fn is_applied(database: &Database, name: &str, text: &str) -> Result<bool, MigrateError> {
+    let known = record(database).find_one(doc! { "_id": name }).await;
+    match known.map_err(failed(name))? {
+        None => Ok(false),
+        Some(known) if known.get_str("digest").ok() == Some(&digest(text)) => Ok(true),
+        Some(_) => Err(MigrateError::Changed(name.to_owned())),
+    }
+}
+
+fn digest(text: &str) -> String {
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()).to_string()
+}
+
+fn failed(name: &str) -> impl FnOnce(mongodb::error::Error) -> MigrateError {
+    let name = name.to_owned();
+    move |source| MigrateError::Failed { name, source }
 }
 
 /// Runs a command that may find its work done.
@@ -126,21 +155,31 @@ pub(super) async fn apply(database: &Database, command: Document) -> mongodb::er
     }
 }
 
-/// The commands of all migrations that are about the baskets, said of this version.
-pub(super) fn of_version(version: Version) -> Result<Vec<Document>, MigrateError> {
+/// The commands of all migrations, what is said of the baskets said of each of these versions.
+pub(super) fn commands(versions: &[Version]) -> Result<Vec<Document>, MigrateError> {
     let mut commands = Vec::new();
     for (name, text) in MIGRATIONS {
         let migration: Migration =
             serde_json::from_str(text).map_err(|source| MigrateError::Malformed { name, source })?;
-        let of_baskets = migration.commands.into_iter().filter(is_of_baskets);
-        commands.extend(of_baskets.flat_map(|command| for_each_version(command, &[version])));
+        let of_each = |command| for_each_version(command, versions);
+        commands.extend(migration.commands.into_iter().flat_map(of_each));
     }
     Ok(commands)
 }
 
+/// The commands of all migrations that are about the baskets, said of this version.
+pub(super) fn of_version(version: Version) -> Result<Vec<Document>, MigrateError> {
+    let mut commands = commands(&[version])?;
+    commands.retain(|command| target(command) == Some(version.to_string().as_str()));
+    Ok(commands)
+}
+
+fn target(command: &Document) -> Option<&str> {
+    command.values().next()?.as_str()
+}
+
 fn is_of_baskets(command: &Document) -> bool {
-    let target = command.values().next();
-    target.is_some_and(|target| target.as_str() == Some("baskets"))
+    target(command) == Some("baskets")
 }
 
 /// What a migration says of the baskets is true of each version of them.

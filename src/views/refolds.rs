@@ -27,6 +27,17 @@ pub struct Refold {
     pub through: u64,
 }
 
+/// A basket that waits to be folded anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingRefold {
+    /// The version that it is in.
+    pub version: String,
+    /// Which.
+    pub basket: String,
+    /// Its partition.
+    pub partition: i32,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct StoredRefold {
     #[serde(rename = "_id")]
@@ -110,6 +121,23 @@ impl Views {
         let of_version = doc! { "version": self.version().to_string() };
         within("forget refolds", async { refolds.delete_many(of_version).await }).await?;
         Ok(())
+    }
+
+    /// Some of the baskets of all versions that wait to be folded anew, at most `limit`.
+    pub async fn waiting_refolds(&self, limit: i64) -> Result<Vec<WaitingRefold>, ViewError> {
+        let refolds: Collection<Document> = self.refolds().clone_with_type();
+        let find = refolds.find(doc! {}).projection(doc! { "sequences": 0 });
+        let found: Vec<Document> = within("list refolds", async {
+            find.sort(doc! { "_id": 1 }).limit(limit).await?.try_collect().await
+        })
+        .await?;
+        let text = |of: &Document, name: &str| of.get_str(name).unwrap_or_default().to_owned();
+        let waiting = |stored: &Document| WaitingRefold {
+            version: text(stored, "version"),
+            basket: text(stored, "basket"),
+            partition: stored.get_i32("partition").unwrap_or(-1),
+        };
+        Ok(found.iter().map(waiting).collect())
     }
 
     /// How many of these wait to be folded anew.

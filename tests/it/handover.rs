@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::live::viewer::Viewer;
-use crate::rebuild::{active, caught_up, ezout, printed, record};
-use crate::support::{Service, Stack, event, session, wait_for};
+use crate::rebuild::{active, caught_up, record};
+use crate::support::{Service, Stack, event, printed, session, wait_for};
 
 /// One session after the other, each with one more piece in each event.
 fn adds(shop: &str, session: &str, ids: std::ops::RangeInclusive<i64>) -> Vec<Value> {
@@ -74,7 +74,7 @@ impl Lagging {
         let (shop, session) = (session(), session());
         let filled = record(&api, &shop, &adds(&shop, &session, 1..=EACH)).await;
         caught_up(&stack).await;
-        printed(&ezout(&stack, &["rebuild"]).await);
+        printed(&stack.ezout(&["rebuild"]).await);
         let last = record(&api, &shop, &adds(&shop, &session, EACH + 1..=2 * EACH)).await;
         caught_up(&stack).await;
 
@@ -218,7 +218,7 @@ async fn nobody_goes_back_in_time_while_the_pointer_moves_to_and_fro_under_load(
             (&["rebuild", "--rollback"], "baskets"),
             (&["rebuild", "--rollback"], "baskets_2"),
         ] {
-            printed(&ezout(&stack, arguments).await);
+            printed(&stack.ezout(arguments).await);
             let database = stack.database().await;
             assert_eq!(active(&database).await, version);
             // The projector has gone over as well.

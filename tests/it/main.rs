@@ -9,6 +9,7 @@ mod handover;
 mod journal;
 mod live;
 mod looking;
+mod migrate;
 mod project;
 mod readme;
 mod rebuild;

@@ -6,9 +6,8 @@ use std::process::Output;
 use async_nats::HeaderMap;
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
-use tokio::process::Command;
 
-use crate::support::{Service, Stack, document, event, session, system, wait_for};
+use crate::support::{Service, Stack, document, event, printed, session, system, wait_for};
 
 fn sequence(answer: &reqwest::Response) -> u64 {
     answer.headers()["ezout-sequence"].to_str().unwrap().parse().unwrap()
@@ -75,17 +74,7 @@ pub async fn poison(stack: &Stack, shop: &str, session: &str, body: &str) -> u64
 }
 
 async fn ezout(stack: &Stack, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ezout"));
-    command
-        .args(arguments)
-        .env("EZOUT_MONGODB_URI", stack.mongod.uri())
-        .env("EZOUT_NATS_URL", stack.nats.url());
-    command.output().await.unwrap()
-}
-
-fn printed(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    stack.ezout(arguments).await
 }
 
 #[tokio::test]

@@ -10,39 +10,11 @@ use async_nats::HeaderMap;
 use futures::StreamExt as _;
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
-use tokio::process::Command;
 
-use crate::support::{Service, Stack, event, session, wait_for};
+use crate::support::{Service, Stack, all_printed, event, printed, refused, session, wait_for};
 
-async fn ezout_with(stack: &Stack, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ezout"));
-    command
-        .args(arguments)
-        .env("EZOUT_MONGODB_URI", stack.mongod.uri())
-        .env("EZOUT_NATS_URL", stack.nats.url())
-        .env("EZOUT_NATS_MONITOR_URL", stack.nats.monitor_url())
-        .envs(environment.iter().copied())
-        .kill_on_drop(true);
-    command.output().await.unwrap()
-}
-
-pub async fn ezout(stack: &Stack, arguments: &[&str]) -> Output {
-    ezout_with(stack, arguments, &[]).await
-}
-
-pub fn printed(output: &Output) -> String {
-    assert!(output.status.success(), "{}", failed_text(output));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn refused(output: &Output) -> String {
-    assert!(!output.status.success(), "{}", failed_text(output));
-    failed_text(output)
-}
-
-fn failed_text(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    text(&output.stdout) + &text(&output.stderr)
+async fn ezout(stack: &Stack, arguments: &[&str]) -> Output {
+    stack.ezout(arguments).await
 }
 
 /// The events of a visit: pieces come and go, one action comes late, and some visits end.
@@ -218,7 +190,7 @@ async fn report(stack: &Stack, name: &str, arguments: &[&str]) -> (Output, Value
     let mut all = vec!["rebuild", "--report", path.to_str().unwrap()];
     all.extend(arguments);
     let output = ezout(stack, &all).await;
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|_| panic!("{}", failed_text(&output)));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|_| panic!("{}", all_printed(&output)));
     (output, serde_json::from_str(&text).unwrap())
 }
 
@@ -290,7 +262,7 @@ async fn a_rebuild_under_load_finds_nothing_and_sends_nothing_again() {
     assert!(last > 0);
     // What is read comes from the new version, and the old one is as it was left.
     let (output, third) = report(&stack, "third.json", &[]).await;
-    assert_eq!(third["different"], 0, "{}", failed_text(&output));
+    assert_eq!(third["different"], 0, "{}", all_printed(&output));
     let old = database
         .collection::<Document>("baskets")
         .count_documents(doc! {})
@@ -447,7 +419,9 @@ async fn a_rebuild_that_was_killed_goes_on_where_it_was() {
     let database = stack.database().await;
     fill(&service, 12, 25).await;
     caught_up(&stack).await;
-    let killed = ezout_with(&stack, &["rebuild"], &[("EZOUT_FAIL_POINT", "after_fill:3")]).await;
+    let killed = stack
+        .ezout_with(&["rebuild"], &[("EZOUT_FAIL_POINT", "after_fill:3")])
+        .await;
     assert!(!killed.status.success());
     let done = checkpoints(&database, "baskets_2").await;
     let filled = database
@@ -472,7 +446,7 @@ async fn a_rebuild_that_was_killed_goes_on_where_it_was() {
         .await;
     assert!(insert.unwrap_err().to_string().contains("failed validation"));
     // With another meaning of the numbers it is another version.
-    let other = ezout_with(&stack, &["rebuild"], &[("EZOUT_ACTION_ID", "number")]).await;
+    let other = stack.ezout_with(&["rebuild"], &[("EZOUT_ACTION_ID", "number")]).await;
     assert!(refused(&other).contains("--anew"));
     assert_eq!(active(&database).await, "baskets");
 }
@@ -499,7 +473,7 @@ async fn baskets_of_another_journal_are_left_alone() {
     };
     let before = pointer().await;
     let refuses = async |arguments: &[&str]| {
-        let text = refused(&ezout_with(&stack, arguments, &wrong).await);
+        let text = refused(&stack.ezout_with(arguments, &wrong).await);
         assert!(
             text.contains("was folded from another journal"),
             "{arguments:?}: {text}"
@@ -594,7 +568,7 @@ async fn other_numbers_are_folded_into_another_version() {
         readiness.contains("ezout rebuild --switch").then_some(())
     })
     .await;
-    printed(&ezout_with(&stack, &["rebuild", "--switch"], &number).await);
+    printed(&stack.ezout_with(&["rebuild", "--switch"], &number).await);
     service.wait_ready().await;
     each_update_once(&stack).await;
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
@@ -97,6 +97,24 @@ impl Stack {
         Service::launch(role, &self.folder, all)
     }
 
+    /// Runs a command against these servers.
+    pub async fn ezout(&self, arguments: &[&str]) -> Output {
+        self.ezout_with(arguments, &[]).await
+    }
+
+    /// Runs a command with more environment variables.
+    pub async fn ezout_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ezout"));
+        command
+            .args(arguments)
+            .env("EZOUT_MONGODB_URI", self.mongod.uri())
+            .env("EZOUT_NATS_URL", self.nats.url())
+            .env("EZOUT_NATS_MONITOR_URL", self.nats.monitor_url())
+            .envs(environment.iter().copied())
+            .kill_on_drop(true);
+        command.output().await.expect("the program starts")
+    }
+
     /// The views' database.
     pub async fn database(&self) -> mongodb::Database {
         mongodb::Client::with_uri_str(self.mongod.uri())
@@ -124,6 +142,24 @@ impl Stack {
     pub async fn jetstream(&self) -> jetstream::Context {
         jetstream::new(self.nats_client().await)
     }
+}
+
+/// What a command printed; one that failed fails the test.
+pub fn printed(output: &Output) -> String {
+    assert!(output.status.success(), "{}", all_printed(output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What a command printed that must have failed.
+pub fn refused(output: &Output) -> String {
+    assert!(!output.status.success(), "{}", all_printed(output));
+    all_printed(output)
+}
+
+/// What a command printed, on whichever way.
+pub fn all_printed(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    text(&output.stdout) + &text(&output.stderr)
 }
 
 /// Where the servers' programs are; a test run without them fails.
