@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::ServiceOptions;
+use crate::correct;
 use crate::http::{self, Api, health};
 use crate::journal::Journal;
 use crate::live::Hub;
@@ -32,6 +34,8 @@ pub enum Role {
     Api,
     /// Projecting.
     Project,
+    /// Taking corrections.
+    Correct,
 }
 
 impl Role {
@@ -41,6 +45,10 @@ impl Role {
 
     const fn projects(self) -> bool {
         matches!(self, Self::Serve | Self::Project)
+    }
+
+    const fn corrects(self) -> bool {
+        matches!(self, Self::Serve | Self::Correct)
     }
 }
 
@@ -86,7 +94,7 @@ pub async fn run(
     let status = Status::default();
 
     let mut checks = vec![health::Check::journal(journal.state())];
-    if role.projects() {
+    if role.projects() || role.corrects() {
         // An API without MongoDB still takes every event, so it does not ask to be left alone.
         checks.push(health::Check::views(views.state()));
     }
@@ -123,6 +131,10 @@ pub async fn run(
         )
     });
 
+    let corrector = role
+        .corrects()
+        .then(|| start_correcting(&options, &journal, &views, &metrics));
+
     let becoming_ready = announce(&journal, &views, ready);
     if let Some(listener) = api {
         let state = api_state(&options, &journal, &views, &metrics, &tasks, &stop).await?;
@@ -140,6 +152,10 @@ pub async fn run(
     }
 
     tracing::info!("stopping");
+    if let Some((corrector, stop_corrector)) = corrector {
+        stop_corrector.cancel();
+        corrector.await.context("the corrector ended in disorder")?;
+    }
     if let Some((projector, stop_projector)) = projector {
         stop_projector.cancel();
         projector.await.context("the projector ended in disorder")?;
@@ -151,6 +167,24 @@ pub async fn run(
         tracing::warn!("some tasks did not end within {} s", STOP_GRACE.as_secs());
     }
     Ok(())
+}
+
+/// Starts taking corrections, and answers how to stop it.
+fn start_correcting(
+    options: &ServiceOptions,
+    journal: &Journal,
+    views: &Views,
+    metrics: &Arc<Metrics>,
+) -> (JoinHandle<()>, CancellationToken) {
+    let parts = correct::Parts {
+        journal: journal.clone(),
+        views: views.clone(),
+        metrics: Arc::clone(metrics),
+        action_id: options.action_id,
+    };
+    let stop = CancellationToken::new();
+    let correcting = correct::run(options.correct.clone(), parts, stop.clone());
+    (tokio::spawn(correcting), stop)
 }
 
 /// What the routes work with.

@@ -6,7 +6,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::core::event::ActionIdMeaning;
-use crate::{http, journal, live, project, tools, views};
+use crate::{correct, http, journal, live, project, tools, views};
 
 /// Checkout events from shoppers' phones: kept for ever, folded into baskets, live to merchants.
 #[derive(Debug, Parser)]
@@ -63,10 +63,14 @@ pub enum Command {
     Api(ServiceOptions),
     /// Run a projector only; any number of them share the partitions.
     Project(ServiceOptions),
+    /// Take corrections only: edits of baskets by hand become events. One process at a time does it, the others wait.
+    Correct(ServiceOptions),
     /// Apply migrations/ to MongoDB, which every role does at its start, and bring back what was dropped by hand.
     Migrate(tools::migrate::Args),
     /// Look at events that could not be applied, and decide about them.
     Parked(tools::parked::Args),
+    /// Look at shops whose edits by hand are held, and take them again.
+    Corrections(tools::corrections::Args),
     /// Fold the journal into new baskets beside those that are read, compare them, and switch.
     Rebuild(tools::rebuild::Args),
     /// Give out the events of a shop again, in their order.
@@ -95,6 +99,9 @@ pub struct ServiceOptions {
     /// The projector's.
     #[command(flatten)]
     pub project: project::Config,
+    /// That of corrections.
+    #[command(flatten)]
+    pub correct: correct::Config,
     /// What the app's `action_id` is: `number` of the action, `code` of its kind, or `auto` where it is not known. Baskets folded with one value are not those of another: `ezout rebuild --switch` after a change.
     #[arg(long = "action-id", env = "EZOUT_ACTION_ID", value_enum, default_value_t = ActionIdMeaning::Auto)]
     pub action_id: ActionIdMeaning,

@@ -21,6 +21,7 @@
 pub mod app;
 pub mod config;
 pub mod core;
+pub mod correct;
 pub mod http;
 pub mod journal;
 pub mod live;

@@ -91,6 +91,14 @@ metrics! {
     projected_events: counter_by("outcome" = ["counted", "duplicate", "conflicting", "parked", "dropped"]) "ezout_projected_events_total";
     /// Baskets that were found to be abandoned, and said so to the journal by this process.
     abandonments: counter() "ezout_abandonments_total";
+    /// Whether this process takes corrections (1) or another one does (0).
+    corrections_led: gauge() "ezout_corrections_led";
+    /// Edits of baskets by hand that were taken, by what became of them.
+    edits: counter_by("outcome" = ["corrected", "rejected"]) "ezout_edits_total";
+    /// Times that the stream of changes was lost, so that all baskets were compared with the journal.
+    edits_lost: counter() "ezout_edits_lost_total";
+    /// Shops whose edits by hand are not taken, since there were too many.
+    held_shops: gauge() "ezout_held_shops";
     /// Events that the projector took together.
     projection_step_events: histogram(EVENTS) "ezout_projection_step_events";
     /// Time of the parts of a projection step.

@@ -1,5 +1,6 @@
 //! The commands beside the service, one file each, and the servers that some of them start.
 
+pub mod corrections;
 pub mod dev;
 pub mod migrate;
 pub mod parked;

@@ -40,7 +40,7 @@ pub use checkpoints::Checkpoint;
 pub use compare::{Ordered, Whole};
 pub use document::{BasketView, CorrectionView, FoundView, Loaded};
 pub use edit::{Refusal, difference};
-pub use edits::{Edit, Edits, EditsError, EditsPlace, ImageError, Told, right_before};
+pub use edits::{Edit, Edits, EditsError, EditsPlace, Image, ImageError, Moment, Noted, Outcome, Told, right_before};
 pub use handover::{Handover, Pointer};
 pub use leases::{Lease, LeaseId, LeaseState, Leases};
 pub use migrate::{MigrateError, migrate, outstanding};

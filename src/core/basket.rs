@@ -474,6 +474,14 @@ impl Basket {
             || self.corrections.iter().any(|other| other.sequence == sequence)
     }
 
+    /// The places in the journal of all events that the basket holds.
+    pub fn sequences(&self) -> BTreeSet<u64> {
+        let of_phones = self.actions.iter().chain(&self.conflicts).map(|event| event.sequence);
+        let idle = self.abandonments.iter().map(|event| event.sequence);
+        let of_people = self.corrections.iter().map(|event| event.sequence);
+        of_phones.chain(idle).chain(of_people).collect()
+    }
+
     /// The highest place in the journal of an event that the basket holds; 0 without events.
     pub fn sequence(&self) -> u64 {
         let abandoned = self.abandonments.last().map_or(0, |event| event.sequence);

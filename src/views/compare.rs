@@ -10,10 +10,11 @@ use mongodb::Cursor;
 use mongodb::bson::{Bson, Document, doc};
 use uuid::Uuid;
 
-use super::document::whole;
+use super::document::{restore, whole};
 use super::seal::{SEAL, seal, void};
 use super::{Saved, ViewError, Views, durable, within, write_command};
 use crate::core::basket::Basket;
+use crate::core::event::ActionIdMeaning;
 use crate::core::id::{BasketId, ShopId};
 
 /// Longest form of a value in a report, in characters.
@@ -49,6 +50,14 @@ impl Whole {
             fence: document.remove("fence"),
             fields: document,
         }
+    }
+
+    /// The basket that follows from the events that the document says it has; nothing where it cannot be read.
+    pub fn basket(&self, meaning: ActionIdMeaning) -> Option<Basket> {
+        let mut document = self.fields.clone();
+        document.insert("_id", &self.id);
+        let loaded = restore(document, meaning)?;
+        loaded.basket.ok().map(|(basket, _)| basket)
     }
 
     /// Its fields, by name.

@@ -19,7 +19,7 @@ use crate::core::update::verdict_word;
 use correction::StoredCorrection;
 
 pub use correction::CorrectionView;
-pub(super) use correction::corrections;
+pub(super) use correction::{corrections, stored_change};
 
 /// A basket as readers see it: everything but its actions.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,15 +9,18 @@
 
 use std::time::Duration;
 
-use mongodb::bson::{Bson, Document, Timestamp, doc};
+use futures::TryStreamExt;
+use mongodb::bson::{Bson, DateTime, Document, Timestamp, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::{Collection, error::ErrorKind};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{COMMAND_TIMEOUT, Version, ViewError, Views, durable, seal, within, write_command};
-use crate::core::id::BasketId;
+use super::document::{long, stored_change};
+use super::{COMMAND_TIMEOUT, Refusal, Version, ViewError, Views, durable, seal, within, write_command};
+use crate::core::event::Change;
+use crate::core::id::{BasketId, ShopId};
 
 /// Where a follower of edits keeps its place.
 const FEEDS: &str = "feeds";
@@ -29,6 +32,11 @@ const WAIT: Duration = Duration::from_millis(500);
 const LOST: &[i32] = &[260, 280, 286];
 /// Errors that say that a moment is too long ago.
 const TOO_OLD: &[i32] = &[239, 246];
+
+/// A moment by the server's own count.
+pub type Moment = Timestamp;
+/// A document as it was at a moment.
+pub type Image = Document;
 
 /// Something that happened to a basket's document, and that the projector did not do.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,6 +95,11 @@ pub struct Edits {
 }
 
 impl Edits {
+    /// The newest place.
+    pub fn place(&self) -> Option<EditsPlace> {
+        self.stream.resume_token().map(|token| EditsPlace { token })
+    }
+
     /// The next thing that happened, with the place behind it; nothing, with the newest place, if nothing did for a while.
     ///
     /// # Errors
@@ -104,8 +117,7 @@ impl Edits {
         if event.is_none() && !self.stream.is_alive() {
             return Err(EditsError::Lost("the stream of changes has ended".to_owned()));
         }
-        let place = self.stream.resume_token().map(|token| EditsPlace { token });
-        Ok((event.as_ref().and_then(told), place))
+        Ok((event.as_ref().and_then(told), self.place()))
     }
 }
 
@@ -249,6 +261,131 @@ impl Views {
         let command = doc! { "update": FEEDS, "updates": [statement], "writeConcern": durable() };
         write_command(&self.database, "note the place among the edits", command).await?;
         Ok(())
+    }
+}
+
+/// A shop whose edits are not taken, in `feeds`.
+const HELD: &str = "held:";
+
+/// What is noted of an edit in `corrections`.
+#[derive(Debug, Clone, Copy)]
+pub struct Noted<'a> {
+    /// Its id.
+    pub id: Uuid,
+    /// The basket.
+    pub basket: BasketId,
+    /// Who made it.
+    pub author: &'a str,
+    /// Why.
+    pub reason: &'a str,
+    /// Place in the journal of the last event of the basket before it.
+    pub base_sequence: u64,
+    /// What became of it.
+    pub outcome: Outcome<'a>,
+}
+
+/// What became of an edit.
+#[derive(Debug, Clone, Copy)]
+pub enum Outcome<'a> {
+    /// It is in the journal.
+    Published {
+        /// At this place.
+        sequence: u64,
+        /// With these differences.
+        changes: &'a [Change],
+    },
+    /// It is no correction.
+    Rejected(&'a Refusal),
+}
+
+impl Views {
+    /// Notes what became of an edit, and answers whether that was not noted before.
+    pub async fn note_edit(&self, noted: &Noted<'_>) -> Result<bool, ViewError> {
+        let mut fields = doc! {
+            "basket": noted.basket.to_string(),
+            "shop_id": noted.basket.shop.to_string(),
+            "session_id": noted.basket.session.to_string(),
+            "author": noted.author,
+            "reason": noted.reason,
+            "base_sequence": long(noted.base_sequence),
+            "source": "database",
+            "created_at": DateTime::now(),
+        };
+        match noted.outcome {
+            Outcome::Published { sequence, changes } => {
+                let changes: Vec<Bson> = changes.iter().map(stored_change).collect();
+                fields.extend(doc! { "state": "published", "sequence": long(sequence), "changes": changes });
+            }
+            Outcome::Rejected(refusal) => {
+                let rejection = doc! { "code": refusal.code, "reason": &refusal.reason };
+                fields.extend(doc! { "state": "rejected", "rejection": rejection });
+            }
+        }
+        let statement = doc! { "q": { "_id": noted.id.to_string() }, "u": { "$setOnInsert": fields }, "upsert": true };
+        let command = doc! { "update": "corrections", "updates": [statement], "writeConcern": durable() };
+        let answer = write_command(&self.database, "note an edit", command).await?;
+        Ok(answer.get_array("upserted").is_ok_and(|upserted| !upserted.is_empty()))
+    }
+
+    /// Notes that all baskets were compared.
+    pub async fn note_scan(&self) -> Result<(), ViewError> {
+        let now = vec![doc! { "$set": { "scanned_at": "$$NOW" } }];
+        let command = doc! {
+            "update": FEEDS,
+            "updates": [ { "q": { "_id": PLACE }, "u": now, "upsert": true } ],
+            "writeConcern": durable(),
+        };
+        write_command(&self.database, "note a comparison", command).await?;
+        Ok(())
+    }
+
+    /// How long ago all baskets were compared, by the server's clock.
+    pub async fn seconds_since_scan(&self) -> Result<Option<i64>, ViewError> {
+        let feeds: Collection<Document> = self.database.collection(FEEDS);
+        let since = doc! { "$dateDiff": { "startDate": "$scanned_at", "endDate": "$$NOW", "unit": "second" } };
+        let pipeline = [
+            doc! { "$match": { "_id": PLACE } },
+            doc! { "$project": { "since": since } },
+        ];
+        let found: Vec<Document> = within("ask for the last comparison", async {
+            feeds.aggregate(pipeline).await?.try_collect().await
+        })
+        .await?;
+        Ok(found.first().and_then(|found| found.get_i64("since").ok()))
+    }
+
+    /// Takes no more edits of a shop.
+    pub async fn hold_shop(&self, shop: ShopId) -> Result<(), ViewError> {
+        let statement = doc! {
+            "q": { "_id": format!("{HELD}{shop}") },
+            "u": { "$setOnInsert": { "since": DateTime::now() } },
+            "upsert": true,
+        };
+        let command = doc! { "update": FEEDS, "updates": [statement], "writeConcern": durable() };
+        write_command(&self.database, "hold a shop", command).await?;
+        Ok(())
+    }
+
+    /// Shops whose edits are not taken.
+    pub async fn held_shops(&self) -> Result<Vec<ShopId>, ViewError> {
+        let feeds: Collection<Document> = self.database.collection(FEEDS);
+        let found: Vec<Document> = within("list the held shops", async {
+            let held = doc! { "_id": { "$regex": format!("^{HELD}") } };
+            feeds.find(held).await?.try_collect().await
+        })
+        .await?;
+        let shop = |held: &Document| ShopId::parse(held.get_str("_id").ok()?.strip_prefix(HELD)?).ok();
+        Ok(found.iter().filter_map(shop).collect())
+    }
+
+    /// Takes the edits of a shop again, and answers whether they were not taken before.
+    pub async fn resume_shop(&self, shop: ShopId) -> Result<bool, ViewError> {
+        let feeds: Collection<Document> = self.database.collection(FEEDS);
+        let deleted = within("resume a shop", async {
+            feeds.delete_one(doc! { "_id": format!("{HELD}{shop}") }).await
+        })
+        .await?;
+        Ok(deleted.deleted_count > 0)
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Leases {
     pub living: Vec<String>,
 }
 
+/// The lease on corrections.
+const CORRECTIONS: &str = "corrections";
 /// Prefix of the documents by which processes tell each other that they live.
 const MEMBER: &str = "member:";
 
@@ -170,6 +172,41 @@ impl Views {
             });
         }
         Ok(now)
+    }
+
+    /// Takes or extends the lease on corrections, of which there is one, and answers whether this process has it now.
+    pub async fn lead_corrections(&self, me: &LeaseId, ttl: Duration) -> Result<bool, ViewError> {
+        let leases = self.leases();
+        let is_free = doc! { "$or": [
+            { "$eq": ["$owner", me.to_string()] },
+            { "$lte": [{ "$ifNull": ["$expires_at", DateTime::from_millis(0)] }, "$$NOW"] },
+        ] };
+        let take = vec![
+            doc! { "$set": { "is_free": is_free } },
+            doc! { "$set": {
+                "owner": { "$cond": ["$is_free", me.to_string(), "$owner"] },
+                "expires_at": { "$cond": ["$is_free", expiry(ttl), "$expires_at"] },
+            } },
+            doc! { "$unset": "is_free" },
+        ];
+        let update = leases
+            .find_one_and_update(doc! { "_id": CORRECTIONS }, take)
+            .upsert(true)
+            .return_document(ReturnDocument::After);
+        let lease = within("take the lease on corrections", async { update.await }).await?;
+        let me = me.to_string();
+        Ok(lease.is_some_and(|lease| lease.get_str("owner").is_ok_and(|owner| owner == me)))
+    }
+
+    /// Gives the lease on corrections back.
+    pub async fn leave_corrections(&self, me: &LeaseId) -> Result<(), ViewError> {
+        let leases = self.leases();
+        let mine = doc! { "_id": CORRECTIONS, "owner": me.to_string() };
+        within("give back the lease on corrections", async {
+            leases.delete_one(mine).await
+        })
+        .await?;
+        Ok(())
     }
 
     /// Whether this process has the lease at this moment.

@@ -10,6 +10,19 @@ use mongodb::bson::{Bson, Document, doc};
 use super::{ViewError, Views, migrate, within};
 use crate::core::error_chain;
 
+/// The commands without those that a later one replaces: of the validators of a collection the last one stands.
+fn standing(commands: Vec<Document>) -> Vec<Document> {
+    let target = |command: &Document| command.get_str("collMod").ok().map(str::to_owned);
+    let mut standing: Vec<Document> = Vec::new();
+    for command in commands {
+        if let Some(collection) = target(&command) {
+            standing.retain(|earlier| target(earlier).as_deref() != Some(&collection));
+        }
+        standing.push(command);
+    }
+    standing
+}
+
 /// What a collection lacks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lack {
@@ -54,7 +67,7 @@ impl Views {
             reason: error_chain(&error),
         })?;
         let mut lacks: Vec<Lack> = Vec::new();
-        for command in commands {
+        for command in standing(commands) {
             let Some(collection) = command.values().next().and_then(Bson::as_str).map(str::to_owned) else {
                 continue;
             };
@@ -191,6 +204,8 @@ mod tests {
                 "create" => command.len() == 1,
                 "createIndexes" => command.get_array("indexes").is_ok(),
                 "collMod" => command.get("validator").is_some(),
+                // It changes what is there once, and gives nothing that could be lost.
+                "update" => true,
                 _ => false,
             };
             assert!(known, "views/shape.rs does not know what {command} gives");

@@ -5,6 +5,7 @@
 mod abandon;
 mod append;
 mod chaos;
+mod edits;
 mod handover;
 mod journal;
 mod live;

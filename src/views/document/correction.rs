@@ -196,6 +196,11 @@ impl StoredCorrection {
     }
 }
 
+/// A change in its stored form.
+pub(in crate::views) fn stored_change(change: &Change) -> Bson {
+    bson(&StoredChange::of(change))
+}
+
 /// A basket's corrections in their stored form.
 pub(super) fn stored(basket: &Basket) -> Vec<StoredCorrection> {
     let corrections = basket.corrections().iter();

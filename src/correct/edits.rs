@@ -1,0 +1,323 @@
+//! Edits of baskets by hand: each becomes one correction in the journal or one that is rejected, and the basket is healed.
+//!
+//! The effects of an edit are, in their order: the correction in the journal, the note of it (or of the
+//! rejection) in `corrections`, the request to fold the basket anew, and the place among the edits. The
+//! power may go between any two of them. The edit is then taken again, and as its id and its difference
+//! are the same, it finds done what is done.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::scan::{self, Covered};
+use super::{CorrectError, Parts, journal_open};
+use crate::core::error_chain;
+use crate::core::event::{Change, Correction};
+use crate::core::failpoint;
+use crate::core::id::{BasketId, ShopId, partition_of};
+use crate::core::retry::Backoff;
+use crate::views::{
+    Edit, Edits, EditsError, EditsPlace, Image, ImageError, Moment, Noted, Outcome, Refold, Refusal, Told, Views,
+    Whole, difference, is_void, right_before,
+};
+
+/// Who made a correction that came from an edit by hand.
+pub(super) const AUTHOR: &str = "database";
+/// Why, as far as can be known.
+const REASON: &str = "edited by hand in MongoDB";
+/// How long edits of a shop count towards its limit.
+const WINDOW: Duration = Duration::from_mins(1);
+/// How often everything is compared whether or not there is a reason to.
+const SCAN_INTERVAL: time::Duration = time::Duration::hours(24);
+/// Baskets of which it is remembered up to which moment their edits are taken.
+const COVERED_MAX: usize = 100_000;
+/// How often it is looked whether shops are held, and whether that is due.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Follows the edits until `stop`, through every failure of the servers.
+pub(super) async fn run(parts: Parts, per_minute: usize, stop: CancellationToken) {
+    let mut follower = Follower {
+        parts,
+        per_minute,
+        recent: HashMap::new(),
+        held: BTreeSet::new(),
+        covered: Covered::new(),
+    };
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    let mut failing = false;
+    while let Some(outcome) = stop
+        .run_until_cancelled(follower.follow(&mut backoff, &mut failing))
+        .await
+    {
+        match outcome {
+            Ok(()) => {}
+            Err(CorrectError::Edits(EditsError::Lost(reason))) => {
+                tracing::warn!("{reason}; all baskets are compared with the journal now");
+                follower.parts.metrics.edits_lost.inc();
+                if let Some(Err(error)) = stop
+                    .run_until_cancelled(follower.parts.views.leave_edits_at(None))
+                    .await
+                {
+                    tracing::debug!("the lost place cannot be noted: {}", error_chain(&error));
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!("following edits of baskets waits: {}", error_chain(&error));
+                }
+            }
+        }
+        stop.run_until_cancelled(tokio::time::sleep(backoff.next_pause())).await;
+    }
+}
+
+struct Follower {
+    parts: Parts,
+    /// Edits of a shop in a minute, beyond which it is held.
+    per_minute: usize,
+    recent: HashMap<ShopId, VecDeque<Instant>>,
+    held: BTreeSet<ShopId>,
+    /// Up to which moment the edits of a basket are taken, where that is not only up to the place: several edits of one
+    /// basket in one transaction are one, and what a comparison found is told again by the stream.
+    covered: Covered,
+}
+
+impl Follower {
+    async fn follow(&mut self, backoff: &mut Backoff, failing: &mut bool) -> Result<(), CorrectError> {
+        let mut edits = self.open().await?;
+        let mut looked = Instant::now() - LOOK_INTERVAL;
+        loop {
+            if looked.elapsed() >= LOOK_INTERVAL {
+                looked = Instant::now();
+                self.look().await?;
+            }
+            let (told, place) = edits.next().await?;
+            backoff.reset();
+            if std::mem::take(failing) {
+                tracing::info!("following edits of baskets goes on");
+            }
+            match told {
+                Some(Told::Edit(edit)) => self.take(&edit).await?,
+                Some(Told::Gone(version)) if version == self.parts.views.version() => {
+                    return Err(EditsError::Lost(format!("the collection {version} was dropped or renamed")).into());
+                }
+                Some(Told::Gone(_)) | None => {}
+            }
+            failpoint::hit("before_edits_place");
+            if let Some(place) = place {
+                self.leave(&place).await?;
+            }
+        }
+    }
+
+    /// Opens the stream where it was left; without a place all baskets are compared first.
+    async fn open(&mut self) -> Result<Edits, CorrectError> {
+        let views = self.parts.views.clone();
+        if let Some(place) = views.edits_place().await? {
+            return Ok(views.edits(Ok(place)).await?);
+        }
+        // What happens while all are compared is told again afterwards, up to which moment it was seen is known.
+        let moment = views.moment().await?;
+        self.scan().await?;
+        let edits = views.edits(Err(moment)).await?;
+        if let Some(place) = edits.place() {
+            views.leave_edits_at(Some(&place)).await?;
+        }
+        Ok(edits)
+    }
+
+    async fn scan(&mut self) -> Result<(), CorrectError> {
+        self.covered.extend(scan::run(&self.parts, &self.held).await?);
+        self.parts.views.note_scan().await?;
+        Ok(())
+    }
+
+    /// Hears of shops that a person lets go again, and compares everything once a day.
+    async fn look(&mut self) -> Result<(), CorrectError> {
+        let views = self.parts.views.clone();
+        let held: BTreeSet<ShopId> = views.held_shops().await?.into_iter().collect();
+        let freed = self.held.difference(&held).count();
+        self.held = held;
+        self.parts
+            .metrics
+            .held_shops
+            .set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
+        let due = views
+            .seconds_since_scan()
+            .await?
+            .is_none_or(|seconds| seconds >= SCAN_INTERVAL.whole_seconds());
+        if freed > 0 || due {
+            self.recent.clear();
+            self.scan().await?;
+        }
+        Ok(())
+    }
+
+    async fn leave(&self, place: &EditsPlace) -> Result<(), CorrectError> {
+        Ok(self.parts.views.leave_edits_at(Some(place)).await?)
+    }
+
+    /// Takes one edit, unless it is none.
+    async fn take(&mut self, edit: &Edit) -> Result<(), CorrectError> {
+        let views = self.parts.views.at(edit.version);
+        if edit.version != self.parts.views.version() || self.held.contains(&edit.basket.shop) {
+            return Ok(());
+        }
+        if self
+            .covered
+            .get(&edit.basket)
+            .is_some_and(|covered| *covered >= edit.at)
+        {
+            return Ok(());
+        }
+        let images = async {
+            let before = views.image(edit.basket, right_before(edit.at)).await?;
+            Ok::<_, ImageError>((before, views.image(edit.basket, edit.at).await?))
+        };
+        let (before, after) = match images.await {
+            Ok(images) => images,
+            Err(ImageError::View(error)) => return Err(error.into()),
+            Err(ImageError::TooOld) => {
+                // The feed was away for long. The basket as it is now is compared with the journal instead.
+                let moment = scan::basket(&self.parts, edit.basket).await?;
+                self.cover(edit.basket, moment);
+                return Ok(());
+            }
+        };
+        if before.as_ref().is_some_and(is_void) {
+            return Ok(());
+        }
+        if self.is_too_many(edit.basket.shop).await? {
+            return Ok(());
+        }
+        let fields = |image: Option<Image>| image.map(Whole::stored);
+        let (before, after) = (fields(before), fields(after));
+        let changes = difference(before.as_ref().map(Whole::fields), after.as_ref().map(Whole::fields));
+        let correction = Found {
+            id: edit.id,
+            basket: edit.basket,
+            base_sequence: before.as_ref().map_or(0, Whole::sequence),
+            changes,
+        };
+        settle(&self.parts, &views, &correction).await?;
+        failpoint::hit("before_refold_request");
+        let facts = journal_open(&self.parts).await;
+        let partition = partition_of(edit.basket.shop, facts.partitions);
+        let through = match views.checkpoint_at(partition, edit.at).await {
+            Ok(through) => through,
+            Err(ImageError::TooOld) => 0,
+            Err(ImageError::View(error)) => return Err(error.into()),
+        };
+        let known = before.as_ref().map(Whole::sequences).unwrap_or_default();
+        heal(&views, edit.basket, partition, known, through).await?;
+        self.cover(edit.basket, edit.at);
+        Ok(())
+    }
+
+    fn cover(&mut self, basket: BasketId, until: Moment) {
+        if self.covered.len() >= COVERED_MAX {
+            // What the stream has passed is told no more.
+            self.covered.retain(|_, moment| *moment >= until);
+        }
+        self.covered.insert(basket, until);
+    }
+
+    /// Counts an edit, and holds the shop where there are too many: a script must not become a flood of events.
+    async fn is_too_many(&mut self, shop: ShopId) -> Result<bool, CorrectError> {
+        let recent = self.recent.entry(shop).or_default();
+        while recent.front().is_some_and(|first| first.elapsed() > WINDOW) {
+            recent.pop_front();
+        }
+        if recent.len() < self.per_minute {
+            recent.push_back(Instant::now());
+            return Ok(false);
+        }
+        tracing::error!(
+            shop = %shop,
+            "more than {} edits by hand in a minute in shop {shop}: no more of them are taken; when whoever does that has stopped, `ezout corrections resume {shop}` takes what is left; `ezout rebuild --shop {shop} --switch` before it undoes that instead",
+            self.per_minute
+        );
+        self.parts.views.hold_shop(shop).await?;
+        self.held.insert(shop);
+        Ok(true)
+    }
+}
+
+/// What somebody changed by hand.
+pub(super) struct Found {
+    pub(super) id: Uuid,
+    pub(super) basket: BasketId,
+    pub(super) base_sequence: u64,
+    pub(super) changes: Result<Vec<Change>, Refusal>,
+}
+
+/// Makes an edit one correction in the journal, or notes why it is none.
+pub(super) async fn settle(parts: &Parts, views: &Views, found: &Found) -> Result<(), CorrectError> {
+    let changes = found.changes.clone().and_then(|changes| {
+        let nothing = Refusal {
+            code: "nothing",
+            reason: "the edit changes nothing that a basket is made of".to_owned(),
+        };
+        if changes.is_empty() { Err(nothing) } else { Ok(changes) }
+    });
+    let noted = |outcome| Noted {
+        id: found.id,
+        basket: found.basket,
+        author: AUTHOR,
+        reason: REASON,
+        base_sequence: found.base_sequence,
+        outcome,
+    };
+    match changes {
+        Ok(changes) => {
+            let correction = Correction {
+                basket: found.basket,
+                id: found.id,
+                author: AUTHOR.to_owned(),
+                reason: REASON.to_owned(),
+                base_sequence: found.base_sequence,
+                changes,
+            };
+            failpoint::hit("before_edit_append");
+            let sequence = super::append(parts, &correction).await?;
+            failpoint::hit("after_edit_append");
+            let changes = &correction.changes;
+            if views
+                .note_edit(&noted(Outcome::Published { sequence, changes }))
+                .await?
+            {
+                parts.metrics.edits.with_label_values(&["corrected"]).inc();
+                tracing::info!(basket = %found.basket, "an edit of basket {} by hand is correction {}", found.basket, found.id);
+            }
+        }
+        Err(refusal) => {
+            if views.note_edit(&noted(Outcome::Rejected(&refusal))).await? {
+                parts.metrics.edits.with_label_values(&["rejected"]).inc();
+                tracing::warn!(basket = %found.basket, "an edit of basket {} by hand is rejected: {refusal}", found.basket);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Has a basket folded anew by the owner of its partition; `known` are its events up to `through`.
+pub(super) async fn heal(
+    views: &Views,
+    basket: BasketId,
+    partition: u16,
+    known: BTreeSet<u64>,
+    through: u64,
+) -> Result<(), CorrectError> {
+    // Where nothing is known the shop's events are read from the first.
+    let through = if known.is_empty() { 0 } else { through };
+    let refold = Refold {
+        basket,
+        partition,
+        sequences: known.into_iter().filter(|place| *place <= through).collect(),
+        through,
+    };
+    Ok(views.ask_refolds(&[refold]).await?)
+}
