@@ -530,7 +530,6 @@ mod tests {
             accepts("create_time", "\"2023-12-18 12:30:00+0200\"", Original),
             example
         );
-        assert_eq!(accepts("action_id", "101.0", Original), example);
         assert_eq!(accepts("create_time", "1702895400", Original), example);
         assert_eq!(accepts("create_time", "1702895400000", Original), example);
         assert_eq!(
@@ -539,6 +538,24 @@ mod tests {
         );
         assert_eq!(accepts("action", "\"Scan_Again\"", Original).kind(), Kind::Other);
         assert_eq!(accepts("action", "\"remove\"", Original).kind(), Kind::Remove);
+    }
+
+    #[test]
+    fn a_whole_number_is_one_however_json_writes_it() {
+        use Strictness::{Original, Strict};
+        let example = Event::parse(EXAMPLE.as_bytes(), Strict).unwrap();
+        for number in ["101.0", "101.000", "1.01e2", "1010E-1", "0.101e+3"] {
+            assert_eq!(accepts("action_id", number, Original), example, "{number}");
+            assert_eq!(accepts("action_id", number, Strict), example, "{number}");
+        }
+        for (number, expected) in [
+            ("-0.0", 0),
+            ("0e99", 0),
+            ("9223372036854775800.0", 9_223_372_036_854_775_800),
+            ("-9223372036854775808.0", i64::MIN),
+        ] {
+            assert_eq!(accepts("action_id", number, Strict).action_id, expected, "{number}");
+        }
     }
 
     #[test]
@@ -574,7 +591,18 @@ mod tests {
         ] {
             refuses("action", word, Original, "word");
         }
-        for number in ["1.5", "\"x\"", "null", "9223372036854775808", "true", "1e3"] {
+        for number in [
+            "1.5",
+            "\"x\"",
+            "\"\"",
+            "null",
+            "9223372036854775808",
+            "9223372036854775808.0",
+            "true",
+            "1e-1",
+            "1e19",
+            "1e99999999999999999999",
+        ] {
             refuses("action_id", number, Original, "integer");
         }
         for time in [

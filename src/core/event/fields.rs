@@ -134,13 +134,8 @@ impl<'a> Fields<'a> {
             let text: String = serde_json::from_str(value).map_err(|_| rule())?;
             return text.parse().map_err(|_| rule());
         }
-        // Python takes 101.0 for the whole number that it is.
-        let whole = if strictness == Strictness::Original {
-            value.trim_end_matches('0').strip_suffix('.')
-        } else {
-            None
-        };
-        whole.unwrap_or(value).parse().map_err(|_| rule())
+        // Encoders that know only one kind of number write 101.0 or 1.01e2 for 101, and in JSON it is the same.
+        value.parse().ok().or_else(|| whole(value)).ok_or_else(rule)
     }
 
     /// Money that is not negative, as a JSON number or as decimal text.
@@ -178,6 +173,22 @@ impl<'a> Fields<'a> {
             .replace_nanosecond(time.microsecond() * 1_000)
             .expect("fewer than a second's nanoseconds"))
     }
+}
+
+/// The whole number that a JSON number with a point or an exponent is, if it is one.
+fn whole(value: &str) -> Option<i64> {
+    let (mantissa, exponent) = value.split_once(['e', 'E']).unwrap_or((value, "0"));
+    let (integer, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{integer}{fraction}");
+    let significant = digits.trim_end_matches('0');
+    if significant.is_empty() || significant == "-" {
+        return Some(0);
+    }
+    let dropped = i64::try_from(digits.len() - significant.len()).ok()?;
+    let decimals = i64::try_from(fraction.len()).ok()?;
+    let zeros = exponent.parse::<i64>().ok()?.checked_add(dropped - decimals)?;
+    let scale = 10_i64.checked_pow(u32::try_from(zeros).ok()?)?;
+    significant.parse::<i64>().ok()?.checked_mul(scale)
 }
 
 /// Reads RFC 3339, and where `lax` also what Python's `datetime` readers take: a space for the `T`, no
