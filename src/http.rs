@@ -5,6 +5,7 @@
 
 mod append;
 mod body;
+pub mod contracts;
 pub mod health;
 mod history;
 mod list;
@@ -155,6 +156,10 @@ pub fn router(api: Api) -> Router {
         .route("/v1/shops/{shop}/sessions/{session}/explain", get(past::explain))
         .route("/problems/{code}", get(explain_problem))
         .route("/", get(index))
+        .route("/docs", get(contracts::docs))
+        .route("/docs/{file}", get(contracts::docs_file))
+        .route("/openapi.json", get(contracts::openapi))
+        .route("/asyncapi.json", get(contracts::asyncapi))
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_method)
         .layer(CatchPanicLayer::custom(after_panic))

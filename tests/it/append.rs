@@ -6,6 +6,8 @@ use futures::StreamExt as _;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
+use crate::contracts::check;
+
 const SESSION: &str = "4e29b2d3-7c8a-446e-a4e1-d8e2a51c0e94";
 /// Longest wait for what the pipeline does by itself.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,12 +29,14 @@ fn changed(event: &Value, field: &str, value: Value) -> Value {
 }
 
 async fn post(url: String, event: &Value) -> Response {
-    Client::new().post(url).json(event).send().await.unwrap()
+    let response = Client::new().post(url).json(event).send().await.unwrap();
+    check::read("POST", response).await
 }
 
 async fn post_lines(url: String, lines: &[String]) -> Response {
     let request = Client::new().post(url).header("content-type", "application/x-ndjson");
-    request.body(lines.join("\n")).send().await.unwrap()
+    let response = request.body(lines.join("\n")).send().await.unwrap();
+    check::read("POST", response).await
 }
 
 fn header<'a>(response: &'a Response, name: &str) -> &'a str {

@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use self::viewer::{Message, Picture, Shoppers, Viewer, state_of, url};
+use crate::contracts::check;
 use crate::support::{Stack, session, system, wait_for};
 
 /// So that tests need not wait long for what heartbeats tell.
@@ -19,8 +20,8 @@ async fn ask(url: &str, last_id: Option<&str>) -> (u16, serde_json::Value) {
     if let Some(id) = last_id {
         request = request.header("last-event-id", id);
     }
-    let answer = request.send().await.unwrap();
-    (answer.status().as_u16(), answer.json().await.unwrap())
+    let (status, body) = check::answer("GET", request.send().await.unwrap()).await;
+    (status, serde_json::from_slice(&body).unwrap())
 }
 
 #[tokio::test]

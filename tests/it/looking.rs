@@ -16,6 +16,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::contracts::check;
 use crate::project::poison;
 use crate::support::{System, event, session, system, wait_for};
 
@@ -30,7 +31,7 @@ async fn record(system: &System, shop: &str, events: &[Value]) -> Vec<u64> {
         .post(url)
         .header("content-type", "application/x-ndjson");
     let answer = request.body(lines.join("\n")).send().await.unwrap();
-    let verdicts = answer.text().await.unwrap();
+    let verdicts = check::read("POST", answer).await.text().await.unwrap();
     let place = |line: &str| {
         let verdict: Value = serde_json::from_str(line).unwrap();
         verdict["sequence"].as_u64().unwrap_or_else(|| panic!("{line}"))
@@ -39,9 +40,7 @@ async fn record(system: &System, shop: &str, events: &[Value]) -> Vec<u64> {
 }
 
 async fn get(system: &System, path: &str) -> (u16, Value) {
-    let answer = reqwest::get(format!("{}{path}", system.http_url())).await.unwrap();
-    let status = answer.status().as_u16();
-    (status, answer.json().await.unwrap())
+    check::json_of(&format!("{}{path}", system.http_url())).await
 }
 
 async fn ok(system: &System, path: &str) -> Value {

@@ -7,6 +7,7 @@ mod append;
 mod chaos;
 mod edits;
 mod handover;
+mod contracts;
 mod journal;
 mod live;
 mod looking;

@@ -15,6 +15,8 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
 
+use crate::contracts::check;
+
 /// How long a condition may take to come true. Far beyond what it takes, so that a slow machine fails no test.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -274,7 +276,8 @@ impl Service {
     /// Posts an event to the original route.
     pub async fn publish(&self, shop: &str, event: &Value) -> reqwest::Response {
         let request = reqwest::Client::new().post(format!("{}/publish/{shop}", self.http_url()));
-        request.json(event).send().await.expect("the API answers")
+        let response = request.json(event).send().await.expect("the API answers");
+        check::read("POST", response).await
     }
 
     /// The basket of a session, once the views are as new as `sequence`.
@@ -285,11 +288,16 @@ impl Service {
         );
         wait_for("the basket", async || {
             let answer = reqwest::get(&url).await.ok()?;
-            if answer.status().is_success() {
-                answer.json().await.ok()
-            } else {
-                None
-            }
+            let (path, status, headers) = (
+                answer.url().path().to_owned(),
+                answer.status(),
+                answer.headers().clone(),
+            );
+            let body = answer.bytes().await.ok()?;
+            check::hold("GET", &path, status.as_u16(), &headers, &body);
+            status
+                .is_success()
+                .then(|| serde_json::from_slice(&body).expect("JSON"))
         })
         .await
     }

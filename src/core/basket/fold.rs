@@ -107,6 +107,17 @@ pub enum FindingKind {
 }
 
 impl FindingKind {
+    /// Every kind.
+    pub const ALL: &[Self] = &[
+        Self::RemovedAbsent,
+        Self::PriceChanged,
+        Self::AfterEnd,
+        Self::UnknownAction,
+        Self::RepeatedActionId,
+        Self::ConflictingCopy,
+        Self::ShopperChanged,
+    ];
+
     /// The word for it in documents and messages.
     pub const fn word(self) -> &'static str {
         match self {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::contracts::check;
 use crate::support::{event, session};
 
 /// Longest wait for an event. Heartbeats come far sooner.
@@ -74,11 +75,13 @@ impl Viewer {
                 Some(other) => panic!("what is {other:?}?"),
             }
         }
-        Some(Message {
+        let message = Message {
             event: event?,
             data: data?,
             id: self.last_id.clone(),
-        })
+        };
+        check::message("live", &message.event, &message.data, None);
+        Some(message)
     }
 
     /// The next event of a kind; others are passed over.

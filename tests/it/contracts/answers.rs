@@ -1,0 +1,169 @@
+//! Every answer that is documented is given, and fits: those that have no example, and those in an outage.
+
+use std::collections::BTreeSet;
+
+use reqwest::{Client, Response};
+use serde_json::json;
+
+use super::{check, examples, operations};
+use crate::support::{Stack, event, session};
+
+/// Answers of POST that a request of a test does not get: the body comes too slowly or is cut off, the journal is
+/// full, or something is wrong with us. The unit tests of `src/http` and the tests of the journal have them.
+const ELSEWHERE: [&str; 4] = ["400", "408", "500", "507"];
+
+type Seen = BTreeSet<(String, &'static str, u16)>;
+
+async fn note(seen: &mut Seen, method: &str, response: Response) -> u16 {
+    let path = check::template(response.url().path());
+    let (status, _) = check::answer(method, response).await;
+    seen.insert((method.to_owned(), path, status));
+    status
+}
+
+async fn get(seen: &mut Seen, url: &str) -> u16 {
+    note(seen, "GET", reqwest::get(url).await.unwrap()).await
+}
+
+async fn post(seen: &mut Seen, url: &str, media: &str, body: impl Into<reqwest::Body>) -> u16 {
+    let request = Client::new().post(url).header("content-type", media);
+    note(seen, "POST", request.body(body).send().await.unwrap()).await
+}
+
+/// The paths that reads of a shop and of a visit have.
+fn reads(shop: &str, visited: &str) -> Vec<String> {
+    let reads = operations()
+        .into_iter()
+        .filter(|(method, path, _)| method == "GET" && path.starts_with("/v1/"));
+    reads
+        .map(|(_, path, _)| path.replace("{shop}", shop).replace("{session}", visited))
+        .collect()
+}
+
+#[tokio::test]
+async fn every_documented_answer_is_given_and_fits() {
+    let stack = Stack::start().await;
+    let service = stack.service_with("serve", &[("EZOUT_VIEWERS", "1")]).await;
+    let (shop, visited) = (session(), session());
+    let (http, admin) = (service.http_url(), service.admin_url());
+    let mut seen = Seen::new();
+
+    for (_, path, operation) in operations() {
+        for example in examples::of(operation) {
+            let method = if operation["requestBody"].is_null() {
+                "GET"
+            } else {
+                "POST"
+            };
+            seen.insert((method.to_owned(), path, example.status));
+        }
+    }
+    for path in [
+        "/",
+        "/docs",
+        "/docs/page.js",
+        "/docs/other",
+        "/openapi.json",
+        "/asyncapi.json",
+        "/problems/other",
+    ] {
+        get(&mut seen, &format!("{http}{path}")).await;
+    }
+    get(&mut seen, &format!("{admin}/metrics")).await;
+
+    events(&mut seen, &http, &shop, &visited).await;
+    service.basket(&shop, &visited, 1).await;
+    for path in reads(&shop, &visited) {
+        assert_eq!(get(&mut seen, &format!("{http}{path}?colour=red")).await, 400);
+    }
+    for path in reads("shop", &visited).into_iter().chain(reads(&shop, "session")) {
+        if path.contains("/shop/") || path.contains("/session/") {
+            assert_eq!(get(&mut seen, &format!("{http}{path}")).await, 422, "{path}");
+        }
+    }
+    for path in reads(&shop, &session())
+        .iter()
+        .filter(|path| path.contains("/sessions/"))
+    {
+        assert_eq!(get(&mut seen, &format!("{http}{path}")).await, 404, "{path}");
+    }
+    let basket = format!("{http}/v1/shops/{shop}/sessions/{visited}/basket");
+    let known = Client::new()
+        .get(basket)
+        .header("if-none-match", "*")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(note(&mut seen, "GET", known).await, 304);
+    let replay = format!("{http}/v1/shops/{shop}/sessions/{visited}/events?speed=1000");
+    let replay = Client::new().get(replay).header("accept", "text/event-stream");
+    assert_eq!(note(&mut seen, "GET", replay.send().await.unwrap()).await, 200);
+
+    let updates = format!("{http}/v1/shops/{shop}/updates");
+    let viewer = reqwest::get(&updates).await.unwrap();
+    assert_eq!(viewer.status(), 200);
+    seen.insert(("GET".to_owned(), check::template(viewer.url().path()), 200));
+    assert_eq!(get(&mut seen, &updates).await, 503);
+
+    stack.mongod.stop().await;
+    for path in reads(&shop, &visited).iter().filter(|path| !path.ends_with("/updates")) {
+        assert_eq!(get(&mut seen, &format!("{http}{path}")).await, 503, "{path}");
+    }
+    stack.nats.stop().await;
+    for path in [
+        "/send",
+        &format!("/publish/{shop}"),
+        &format!("/v1/shops/{shop}/events"),
+    ] {
+        let event = event(&shop, &visited, 9, "ADD", 1, 1.0, 1.0).to_string();
+        assert_eq!(
+            post(&mut seen, &format!("{http}{path}"), "application/json", event).await,
+            503,
+            "{path}"
+        );
+    }
+    get(&mut seen, &format!("{admin}/readyz")).await;
+
+    for (method, path, operation) in operations() {
+        for status in operation["responses"].as_object().unwrap().keys() {
+            let elsewhere = ELSEWHERE.contains(&status.as_str()) && (method == "POST" || status == "500");
+            let given = seen.contains(&(method.clone(), path, status.parse().unwrap()));
+            assert!(given || elsewhere, "no test is answered {status} by {method} {path}");
+        }
+    }
+}
+
+/// What is answered to events that are sent again, that are others, and that are none.
+async fn events(seen: &mut Seen, http: &str, shop: &str, visited: &str) {
+    let event = |price: f64| event(shop, visited, 1, "ADD", 1, price, 1.0);
+    for path in [
+        "/send",
+        &format!("/publish/{shop}"),
+        &format!("/v1/shops/{shop}/events"),
+    ] {
+        let url = &format!("{http}{path}");
+        let json = "application/json";
+        assert!(post(seen, url, json, event(1.0).to_string()).await < 300);
+        assert_eq!(post(seen, url, json, event(2.0).to_string()).await, 409);
+        assert_eq!(post(seen, url, json, "[]").await, 422);
+        assert_eq!(post(seen, url, json, " ".repeat(17 * 1024)).await, 413);
+        assert_eq!(post(seen, url, "text/plain", "ADD").await, 415);
+        // Text of a number where a number should be.
+        let mut lax = event(1.0);
+        lax["action_id"] = json!("1");
+        let strict = path.starts_with("/v1");
+        assert_eq!(
+            post(seen, url, json, lax.to_string()).await,
+            if strict { 422 } else { 200 }
+        );
+    }
+    let lines = format!("{}\n\nno event\n", event(3.0));
+    let url = format!("{http}/v1/shops/{shop}/events");
+    assert_eq!(post(seen, &url, "application/x-ndjson", lines).await, 200);
+    assert_eq!(post(seen, &url, "application/x-ndjson", "x\n".repeat(1_001)).await, 413);
+    let elsewhere = format!("{http}/publish/{}", session());
+    assert_eq!(
+        post(seen, &elsewhere, "application/json", event(1.0).to_string()).await,
+        422
+    );
+}
