@@ -67,6 +67,8 @@ pub enum Command {
     Correct(ServiceOptions),
     /// Apply migrations/ to MongoDB, which every role does at its start, and bring back what was dropped by hand.
     Migrate(tools::migrate::Args),
+    /// Check a deployment from outside in, and print the next command for each finding.
+    Doctor(tools::doctor::Args),
     /// Look at events that could not be applied, and decide about them.
     Parked(tools::parked::Args),
     /// Look at shops whose edits by hand are held, and take them again.

@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::nats::{self, Link, Plan, StoredMessage};
 
 pub use self::ack::AppendError;
-pub use self::durability::{Durability, Judgement, Server, Servers, judge, monitor, monitor_client};
+pub use self::durability::{Durability, Judgement, Server, ServerFault, Servers, judge, monitor, monitor_client};
 pub use self::read::{RawEvent, Reader};
 pub use self::upkeep::{identity, settings};
 pub use crate::nats::{LinkError, ReadError};

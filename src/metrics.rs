@@ -38,6 +38,7 @@ macro_rules! metrics {
     (@type counter_by) => { IntCounterVec };
     (@type gauge) => { IntGauge };
     (@type gauge_by) => { IntGaugeVec };
+    (@type info) => { IntGaugeVec };
     (@type histogram) => { Histogram };
     (@type histogram_by) => { HistogramVec };
     (@make counter, $name:expr, $help:expr,) => { IntCounter::new($name, $help) };
@@ -48,6 +49,9 @@ macro_rules! metrics {
     };
     (@make gauge, $name:expr, $help:expr,) => { IntGauge::new($name, $help) };
     (@make gauge_by, $name:expr, $help:expr, $label:literal) => { IntGaugeVec::new(Opts::new($name, $help), &[$label]) };
+    (@make info, $name:expr, $help:expr, $label:literal = $value:expr) => {
+        IntGaugeVec::new(Opts::new($name, $help), &[$label]).inspect(|series| series.with_label_values(&[$value]).set(1))
+    };
     (@make histogram, $name:expr, $help:expr, $buckets:expr) => {
         Histogram::with_opts(HistogramOpts::new($name, $help).buckets($buckets.to_vec()))
     };
@@ -59,6 +63,8 @@ macro_rules! metrics {
 }
 
 metrics! {
+    /// The version of this program, in the label; always 1.
+    build_info: info("version" = env!("CARGO_PKG_VERSION")) "ezout_build_info";
     /// Time from a request's arrival to its answer, by route.
     http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "baskets", "summary", "history", "explain", "updates", "other"]) "ezout_http_request_seconds";
     /// Events that came by HTTP, by what became of them.
@@ -183,6 +189,11 @@ mod tests {
             text.contains("# HELP ezout_received_events_total Events that came by HTTP, by what became of them.\n")
         );
         assert!(text.contains("ezout_received_events_total{outcome=\"conflict\"} 0\n"));
+        assert!(text.contains(concat!(
+            "ezout_build_info{version=\"",
+            env!("CARGO_PKG_VERSION"),
+            "\"} 1\n"
+        )));
         assert!(text.contains("ezout_journal_append_seconds_count 0\n"));
         assert!(text.contains("process_resident_memory_bytes"));
     }

@@ -32,7 +32,7 @@ use partition::Partition;
 pub use verify::{VerifyError, verify};
 
 /// How long a lease outlives the last sign of life of its owner.
-const LEASE_TTL: Duration = Duration::from_secs(5);
+pub const LEASE_TTL: Duration = Duration::from_secs(5);
 /// How often a process gives a sign of life and looks whether the partitions are shared evenly.
 const KEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long partitions that are handed over may take to end their steps.

@@ -2,6 +2,7 @@
 
 pub mod corrections;
 pub mod dev;
+pub mod doctor;
 pub mod migrate;
 pub mod parked;
 mod past;

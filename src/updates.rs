@@ -34,6 +34,18 @@ pub use self::feed::{Extent, Feed, FeedReader, LinkError, Place, ReadError, Stor
 
 /// Name of the stream.
 pub const STREAM: &str = "UPDATES";
+/// Settings without which updates get lost, reach nobody, or stop.
+pub const NEEDED: &[&str] = &[
+    "subjects",
+    "republish",
+    "persist_mode",
+    "storage",
+    "retention",
+    "discard",
+    "no_ack",
+    "allow_direct",
+    "max_msg_size",
+];
 /// Header with the journal sequence of the event that the update tells of.
 const SEQUENCE: &str = "Ezout-Sequence";
 /// Header with the highest journal sequence of all updates of the shop up to this one. It differs

@@ -49,7 +49,7 @@ impl fmt::Display for Durability {
 }
 
 /// What one server says of itself on its monitoring port, `/varz`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 pub struct Server {
     /// Its name.
     #[serde(rename = "server_name")]
@@ -65,12 +65,29 @@ pub struct Server {
     /// The port for monitoring.
     #[serde(default)]
     pub http_port: u16,
+    /// Its place among others; all empty where it is alone.
+    #[serde(default)]
+    pub cluster: ServerCluster,
     /// Its clock.
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub now: Option<OffsetDateTime>,
     /// What it does with streams; all empty where it keeps none.
     #[serde(default)]
     pub jetstream: ServerJetStream,
+}
+
+/// A server's place among others.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+pub struct ServerCluster {
+    /// The address that it listens on for the others.
+    #[serde(default)]
+    pub addr: String,
+    /// The port for the others.
+    #[serde(default)]
+    pub cluster_port: u16,
+    /// Where the others listen.
+    #[serde(default)]
+    pub urls: Vec<String>,
 }
 
 /// What a server does with streams.
@@ -119,13 +136,48 @@ impl Server {
     }
 }
 
+/// Why a server is weaker than promised, or may be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ServerFault {
+    /// Its monitoring address does not answer.
+    #[error(
+        "the monitoring address {url} cannot be read ({error}), so whether that server syncs its disk is not known"
+    )]
+    Unread {
+        /// The address, without a password.
+        url: String,
+        /// What came instead of an answer.
+        error: String,
+    },
+    /// Its disk is not synced.
+    #[error("server {name} acknowledges before its disk is synced: set jetstream.sync_interval to always")]
+    NotSynced {
+        /// The server.
+        name: String,
+    },
+    /// It lacks something that the journal needs.
+    #[error("server {name} is version {version}, which is older than {}.{}", OLDEST_SERVER.0, OLDEST_SERVER.1)]
+    TooOld {
+        /// The server.
+        name: String,
+        /// Its version.
+        version: String,
+    },
+    /// Nobody has told its address.
+    #[error("server {name} holds the journal but has no address in EZOUT_NATS_MONITOR_URL")]
+    NoAddress {
+        /// The server.
+        name: String,
+    },
+}
+
 /// What the monitoring ports said, and what is wrong with those that said nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Servers {
     /// Those that answered.
     pub known: Vec<Server>,
-    /// A reason for each that did not.
-    pub unread: Vec<String>,
+    /// Those that did not.
+    pub unread: Vec<ServerFault>,
 }
 
 impl Servers {
@@ -133,11 +185,41 @@ impl Servers {
     pub fn note(&mut self, url: &str, answer: Result<Server, reqwest::Error>) {
         match answer {
             Ok(server) => self.known.push(server),
-            Err(error) => {
-                let (url, error) = (without_password(url), error.without_url());
-                self.unread.push(format!("the monitoring address {url} cannot be read ({error}), so whether that server syncs its disk is not known"));
+            Err(error) => self.unread.push(ServerFault::Unread {
+                url: without_password(url),
+                error: error.without_url().to_string(),
+            }),
+        }
+    }
+
+    /// Everything by which the servers that keep a stream are weaker than promised, or may be.
+    pub fn faults(&self, stream: Option<&Info>) -> Vec<ServerFault> {
+        let mut faults = self.unread.clone();
+        for server in &self.known {
+            let name = server.name.clone();
+            if !server.jetstream.config.sync_always {
+                faults.push(ServerFault::NotSynced { name: name.clone() });
+            }
+            if server.is_too_old() {
+                let version = server.version.clone();
+                faults.push(ServerFault::TooOld { name, version });
             }
         }
+        let named: BTreeSet<&str> = self.known.iter().map(|server| server.name.as_str()).collect();
+        let cluster = stream.and_then(|stream| stream.cluster.as_ref()).into_iter();
+        let holders = cluster.flat_map(|cluster| {
+            cluster
+                .leader
+                .iter()
+                .chain(cluster.replicas.iter().map(|peer| &peer.name))
+        });
+        for holder in holders {
+            // An unread address has been reported and may be this very server.
+            if !named.contains(holder.as_str()) && self.unread.is_empty() {
+                faults.push(ServerFault::NoAddress { name: holder.clone() });
+            }
+        }
+        faults
     }
 }
 
@@ -147,7 +229,7 @@ pub struct Judgement {
     /// What an acknowledgement means.
     pub durability: Durability,
     /// Reasons that lie with the servers.
-    pub servers: Vec<String>,
+    pub servers: Vec<ServerFault>,
     /// Reasons that lie with the stream, each with its setting.
     pub stream: Vec<(&'static str, String)>,
 }
@@ -155,8 +237,9 @@ pub struct Judgement {
 impl Judgement {
     /// Every reason.
     pub(super) fn weaker(self) -> Vec<String> {
+        let servers = self.servers.iter().map(ToString::to_string);
         let stream = self.stream.into_iter().map(|(_, reason)| reason);
-        self.servers.into_iter().chain(stream).collect()
+        servers.chain(stream).collect()
     }
 }
 
@@ -196,8 +279,8 @@ pub async fn monitor(http: &reqwest::Client, url: &str) -> Result<Server, reqwes
 /// Compares the running stream and servers with what is promised.
 pub fn judge(info: &Info, servers: &Servers, config: &Config) -> Judgement {
     let stream = &info.config;
-    let mut weak_servers = servers.unread.clone();
-    let synced = check_servers(info, servers, &mut weak_servers) && servers.unread.is_empty();
+    let faults = servers.faults(Some(info));
+    let synced = !servers.known.is_empty() && faults.iter().all(|fault| matches!(fault, ServerFault::TooOld { .. }));
     let kept = stream.storage == StorageType::File && stream.persist_mode != Some(PersistenceMode::Async);
     let durability = match (stream.num_replicas > 1, synced && kept) {
         (true, true) => Durability::DiskQuorum,
@@ -207,7 +290,7 @@ pub fn judge(info: &Info, servers: &Servers, config: &Config) -> Judgement {
     };
     Judgement {
         durability,
-        servers: weak_servers,
+        servers: faults,
         stream: weak_settings(stream, config.replicas),
     }
 }
@@ -294,44 +377,6 @@ fn weak_settings(stream: &StreamConfig, replicas: usize) -> Vec<(&'static str, S
         "the stream forgets retries too soon (duplicate_window is under 5 minutes)",
     );
     weak
-}
-
-/// Whether every server that holds the stream is known to sync its disk; adds what is wrong.
-fn check_servers(info: &Info, servers: &Servers, weaker: &mut Vec<String>) -> bool {
-    let mut synced = !servers.known.is_empty();
-    for server in &servers.known {
-        if !server.jetstream.config.sync_always {
-            synced = false;
-            weaker.push(format!(
-                "server {} acknowledges before its disk is synced: set jetstream.sync_interval to always",
-                server.name
-            ));
-        }
-        if server.is_too_old() {
-            weaker.push(format!(
-                "server {} is version {}, which is older than {}.{}",
-                server.name, server.version, OLDEST_SERVER.0, OLDEST_SERVER.1
-            ));
-        }
-    }
-    let named: BTreeSet<&str> = servers.known.iter().map(|server| server.name.as_str()).collect();
-    let cluster = info.cluster.iter();
-    let holders = cluster.flat_map(|cluster| {
-        cluster
-            .leader
-            .iter()
-            .chain(cluster.replicas.iter().map(|peer| &peer.name))
-    });
-    for holder in holders {
-        // An unread address has been reported and may be this very server.
-        if !named.contains(holder.as_str()) && servers.unread.is_empty() {
-            synced = false;
-            weaker.push(format!(
-                "server {holder} holds the journal but has no address in EZOUT_NATS_MONITOR_URL"
-            ));
-        }
-    }
-    synced
 }
 
 /// Major and minor version.

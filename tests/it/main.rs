@@ -8,6 +8,7 @@ mod chaos;
 mod edits;
 mod handover;
 mod contracts;
+mod doctor;
 mod journal;
 mod live;
 mod looking;

@@ -1,0 +1,219 @@
+//! The two streams: whether they are what `nats/*.json` asks for, and whole.
+
+use std::time::Duration;
+
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{Config, Info};
+use async_nats::jetstream::{Context, ErrorCode};
+
+use super::Args;
+use super::commands::Commands;
+use super::report::{Finding, counted};
+use crate::journal::{self, Servers};
+use crate::nats::{Difference, differences};
+use crate::updates;
+
+const JOURNAL: &str = "journal";
+const UPDATES: &str = "updates";
+
+/// A server that keeps a copy says something to the others more often than this.
+const SILENT: Duration = Duration::from_secs(5);
+
+/// What is said of a stream.
+pub(super) async fn find(context: &Context, name: &str) -> Result<Info, Missing> {
+    match context.get_stream(name).await {
+        Ok(stream) => Ok(stream.cached_info().clone()),
+        Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND) => {
+            Err(Missing::NotThere)
+        }
+        Err(error) => Err(Missing::Silent(error.to_string())),
+    }
+}
+
+/// The same, looked for a few times where it is not there.
+pub(super) async fn find_within(context: &Context, name: &str, looks: u32, pause: Duration) -> Result<Info, Missing> {
+    for _ in 1..looks {
+        match find(context, name).await {
+            Err(Missing::NotThere) => tokio::time::sleep(pause).await,
+            found => return found,
+        }
+    }
+    find(context, name).await
+}
+
+/// Why there is nothing to say of a stream.
+pub(super) enum Missing {
+    NotThere,
+    Silent(String),
+}
+
+/// The journal: what it is, what is weaker than promised, and whether anything has gone from it.
+pub(super) fn journal(
+    args: &Args,
+    servers: &Servers,
+    found: &Result<Info, Missing>,
+    commands: &Commands,
+) -> Vec<Finding> {
+    let info = match found {
+        Ok(info) => info,
+        Err(Missing::NotThere) => {
+            let fact = format!("there is no stream {}", journal::STREAM);
+            let finding = Finding::fail(JOURNAL, fact, commands.serve());
+            return vec![finding.first("restore it from a copy where there was one; a new and empty one is made by")];
+        }
+        Err(Missing::Silent(reason)) => return vec![silent(JOURNAL, journal::STREAM, reason, commands)],
+    };
+    let mut findings = Vec::new();
+    let judgement = journal::judge(info, servers, &args.journal);
+    let wanted = journal::settings(args.journal.replicas);
+    for difference in differences(&info.config, &wanted) {
+        let weak = judgement
+            .stream
+            .iter()
+            .find(|(setting, _)| *setting == difference.setting);
+        let next = change(&difference, &info.config, commands);
+        let finding = match weak {
+            Some((_, reason)) => Finding::fail(JOURNAL, format!("{difference}: {reason}"), next),
+            // The service opens no journal with other subjects.
+            None if difference.setting == "subjects" => Finding::fail(JOURNAL, difference.to_string(), next),
+            None => Finding::warn(JOURNAL, difference.to_string(), next),
+        };
+        findings.push(if difference.is_fixed() {
+            finding.first("no server changes that in place: the journal has to be copied into a new stream, and first")
+        } else {
+            finding
+        });
+    }
+    findings.extend(whole(info, commands));
+    findings.extend(replicas(JOURNAL, info));
+    match journal::identity(info) {
+        // Other subjects have been told.
+        Err(reason) if findings.is_empty() => {
+            findings.push(Finding::fail(
+                JOURNAL,
+                reason,
+                format!("nats stream info {}", journal::STREAM),
+            ));
+        }
+        Ok((epoch, partitions)) if findings.is_empty() => {
+            let state = &info.state;
+            let fact = format!(
+                "{}, the last {}, in {partitions} partitions; acknowledged means {}; epoch {epoch}",
+                counted(state.messages, "event"),
+                state.last_sequence,
+                judgement.durability
+            );
+            findings.push(Finding::ok(JOURNAL, fact));
+        }
+        _ => {}
+    }
+    findings
+}
+
+/// What the stream has lost; nothing ever leaves a journal.
+fn whole(info: &Info, commands: &Commands) -> Option<Finding> {
+    let state = &info.state;
+    let reaches = (state.last_sequence + 1).saturating_sub(state.first_sequence);
+    let gone = state.last_sequence.saturating_sub(state.messages);
+    if gone == 0 {
+        return None;
+    }
+    let fact = if state.messages < reaches {
+        format!(
+            "{} are gone from within the journal",
+            counted(reaches - state.messages, "event")
+        )
+    } else {
+        format!(
+            "the journal begins at {}: {} are gone",
+            state.first_sequence,
+            counted(gone, "event")
+        )
+    };
+    let finding = Finding::fail(JOURNAL, fact, commands.rebuild("--report lost.json", None));
+    Some(finding.first("restore it from a copy; which baskets have lost events is told by"))
+}
+
+/// The updates: what they are, and what of them would not reach somebody.
+pub(super) fn updates(args: &Args, found: &Result<Info, Missing>, commands: &Commands) -> Vec<Finding> {
+    let info = match found {
+        Ok(info) => info,
+        Err(Missing::NotThere) => {
+            let fact = format!("there is no stream {}, so nobody is told anything", updates::STREAM);
+            let finding = Finding::fail(UPDATES, fact, commands.project());
+            return vec![finding.first("a projector makes it")];
+        }
+        Err(Missing::Silent(reason)) => return vec![silent(UPDATES, updates::STREAM, reason, commands)],
+    };
+    let wanted = updates::settings(args.journal.replicas);
+    let tell = |difference: &Difference| {
+        let next = commands.migrate_streams();
+        let finding = if updates::NEEDED.contains(&difference.setting.as_str()) {
+            Finding::fail(UPDATES, difference.to_string(), next)
+        } else {
+            Finding::warn(UPDATES, difference.to_string(), next)
+        };
+        if difference.is_fixed() {
+            finding.first("the stream is made anew, and live viewers start from a snapshot, by")
+        } else {
+            finding
+        }
+    };
+    let mut findings: Vec<Finding> = differences(&info.config, &wanted).iter().map(tell).collect();
+    findings.extend(replicas(UPDATES, info));
+    if findings.is_empty() {
+        let state = &info.state;
+        let fact = format!(
+            "{}, the last {}, of {}",
+            counted(state.messages, "update"),
+            state.last_sequence,
+            counted(state.subjects_count, "shop")
+        );
+        findings.push(Finding::ok(UPDATES, fact));
+    }
+    findings
+}
+
+/// What changes a setting of the journal.
+fn change(difference: &Difference, running: &Config, commands: &Commands) -> String {
+    if difference.is_fixed() {
+        return format!("nats stream backup {} checkout-backup", running.name);
+    }
+    commands.migrate_streams()
+}
+
+/// Servers that should keep a copy and have fallen behind, or that nobody leads.
+fn replicas(check: &'static str, info: &Info) -> Vec<Finding> {
+    let name = &info.config.name;
+    let next = || format!("nats stream info {name}");
+    let Some(cluster) = info.cluster.as_ref().filter(|_| info.config.num_replicas > 1) else {
+        return Vec::new();
+    };
+    let mut findings = Vec::new();
+    if cluster.leader.as_deref().is_none_or(str::is_empty) {
+        findings.push(Finding::fail(check, format!("no server leads {name}"), next()));
+    }
+    for peer in &cluster.replicas {
+        if peer.offline || (!peer.current && peer.active > SILENT) {
+            let fact = format!(
+                "server {} keeps {name}, and has said nothing for {} s",
+                peer.name,
+                peer.active.as_secs()
+            );
+            findings.push(Finding::fail(check, fact, next()));
+        } else if !peer.current {
+            let lag = counted(peer.lag.unwrap_or(0), "operation");
+            let fact = format!("server {} is {lag} behind with {name}", peer.name);
+            findings.push(Finding::warn(check, fact, next()));
+        }
+    }
+    findings
+}
+
+fn silent(check: &'static str, stream: &str, reason: &str, commands: &Commands) -> Finding {
+    Finding::fail(
+        check,
+        format!("JetStream says nothing of {stream}: {reason}"),
+        commands.doctor(),
+    )
+}
