@@ -207,7 +207,9 @@ impl Partition {
             .await
             .map_err(anyhow::Error::from)?;
         let opens = reader.opens();
-        let fold = Fold::new(parts, partition, epoch, self.lease.fence);
+        let parked_through = parts.views.parked_through(&epoch, partition).await;
+        let parked_through = parked_through.map_err(anyhow::Error::from)?;
+        let fold = Fold::new(parts, partition, epoch, self.lease.fence, parked_through);
         // What is there already is told as lag by the first step; until then there is none to tell.
         self.parts
             .metrics

@@ -19,7 +19,7 @@ use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId};
 use crate::core::update::update_json;
 use crate::journal::RawEvent;
-use crate::refold::{EVENT_TYPE, basket_of, decode, decode_parts, in_milliseconds};
+use crate::refold::{self, EVENT_TYPE, basket_of, decode, decode_parts, in_milliseconds};
 use crate::updates::{Update, UpdateError};
 use crate::views::{Checkpoint, ParkedEvent, ParkedState, Saved, Stored, ViewError, Write};
 
@@ -77,6 +77,8 @@ pub(super) struct Fold {
     partition: u16,
     epoch: String,
     fence: i64,
+    /// The last event about which a person may have decided already; what this partition parks from now on is behind it.
+    parked_through: u64,
     updates: crate::updates::PartitionUpdates,
     baskets: LruCache<BasketId, Held>,
     cached_bytes: usize,
@@ -114,13 +116,15 @@ impl Collected {
 }
 
 impl Fold {
-    pub(super) fn new(parts: Parts, partition: u16, epoch: String, fence: i64) -> Self {
+    /// Folds from now on; `parked_through` is the last event that is parked by now.
+    pub(super) fn new(parts: Parts, partition: u16, epoch: String, fence: i64, parked_through: u64) -> Self {
         let updates = parts.updates.of_partition(partition, epoch.clone());
         Self {
             parts,
             partition,
             epoch,
             fence,
+            parked_through,
             updates,
             baskets: LruCache::unbounded(),
             cached_bytes: 0,
@@ -166,14 +170,21 @@ impl Fold {
         let started = Instant::now();
         self.load(ids).await?;
         let through = self.through(&decoded).await?;
+        let parked = events
+            .iter()
+            .map(|raw| raw.sequence)
+            .filter(|sequence| *sequence <= self.parked_through);
+        let dropped = refold::dropped(&self.parts.views, &self.epoch, parked).await?;
         self.time("load", started);
 
         let started = Instant::now();
         let mut collected = Collected::default();
         for (raw, event) in decoded {
             match event {
-                Ok(recorded) => self.fold(raw, recorded, &through, &mut collected).await?,
-                Err(reason) => self.park(raw, basket_of(raw), reason, &mut collected).await?,
+                // It never counts, also where it can be read by now.
+                _ if dropped.contains(&raw.sequence) => collected.count("dropped"),
+                Ok(recorded) => self.fold(raw, &recorded, &through, &mut collected),
+                Err(reason) => self.park(raw, basket_of(raw), reason, &mut collected),
             }
         }
         self.time("fold", started);
@@ -279,17 +290,17 @@ impl Fold {
 
     /// Puts an event into its basket. The basket tells whether it has it already, not the sequence: a
     /// basket that was lost is then whole again when the journal is read from its beginning.
-    async fn fold(
+    fn fold(
         &mut self,
         raw: &RawEvent,
-        recorded: Recorded<JournalEvent>,
+        recorded: &Recorded<JournalEvent>,
         through: &HashMap<ShopId, u64>,
         collected: &mut Collected,
-    ) -> Result<(), StepError> {
+    ) {
         let id = recorded.event.basket();
         let sequence = recorded.sequence;
         if let Some(reason) = self.unreadable.get(&id) {
-            return self.park(raw, Some(id), reason.clone(), collected).await;
+            return self.park(raw, Some(id), reason.clone(), collected);
         }
         let basket = &mut self
             .baskets
@@ -299,8 +310,7 @@ impl Fold {
         if let Some(since) = basket.parked_since()
             && sequence >= since
         {
-            self.keep_parked(raw, Some(id), following(since), collected);
-            return Ok(());
+            return self.keep_parked(raw, Some(id), following(since), collected);
         }
         let behind = sequence <= basket.sequence();
         let due = !behind || through.get(&id.shop).is_none_or(|through| sequence > *through);
@@ -311,11 +321,11 @@ impl Fold {
                 collected.touched.insert(id);
             }
             Applied::Duplicate => {}
-            Applied::Full => return self.park(raw, Some(id), full(), collected).await,
+            Applied::Full => return self.park(raw, Some(id), full(), collected),
         }
         // A copy of an event that counts already is not an event of its own.
         if basket.holds(sequence) && due {
-            collected.tell(&recorded, json_as_of(basket, &recorded), false);
+            collected.tell(recorded, json_as_of(basket, recorded), false);
         }
         match applied {
             Applied::Counted => collected.count("counted"),
@@ -324,30 +334,12 @@ impl Fold {
             Applied::Duplicate if !behind => collected.count("duplicate"),
             Applied::Duplicate | Applied::Full => {}
         }
-        Ok(())
     }
 
-    /// Parks an event, unless a person has decided that it never counts.
-    async fn park(
-        &mut self,
-        raw: &RawEvent,
-        basket: Option<BasketId>,
-        reason: String,
-        collected: &mut Collected,
-    ) -> Result<(), StepError> {
-        if !self
-            .parts
-            .views
-            .dropped(&[ParkedEvent::id(&self.epoch, raw.sequence)])
-            .await?
-            .is_empty()
-        {
-            collected.count("dropped");
-            return Ok(());
-        }
+    /// Parks an event, the first of its session.
+    fn park(&mut self, raw: &RawEvent, basket: Option<BasketId>, reason: String, collected: &mut Collected) {
         tracing::warn!(event.sequence = raw.sequence, "parked event {}: {reason}", raw.sequence);
         self.keep_parked(raw, basket, reason, collected);
-        Ok(())
     }
 
     fn keep_parked(&mut self, raw: &RawEvent, basket: Option<BasketId>, reason: String, collected: &mut Collected) {

@@ -169,6 +169,9 @@ impl Views {
 
     /// Which of these events a person has dropped.
     pub async fn dropped(&self, ids: &[String]) -> Result<Vec<String>, ViewError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
         let parked = self.parked();
         let query =
             doc! { "_id": { "$in": ids }, "state": { "$in": [ParkedState::Drop.word(), ParkedState::Dropped.word()] } };
@@ -177,6 +180,30 @@ impl Views {
         })
         .await?;
         Ok(found.into_iter().map(|event| event.id).collect())
+    }
+
+    /// The last place of which something is kept here, in a partition of this journal; 0 for none.
+    pub async fn parked_through(&self, epoch: &str, partition: u16) -> Result<u64, ViewError> {
+        let parked: Collection<Document> = self.parked().clone_with_type();
+        // With all states the index gives the order.
+        let states = [
+            ParkedState::Parked,
+            ParkedState::Retry,
+            ParkedState::Drop,
+            ParkedState::Dropped,
+        ];
+        let query = doc! {
+            "partition": i32::from(partition),
+            "state": { "$in": states.map(ParkedState::word).to_vec() },
+            "epoch": epoch,
+        };
+        let last = parked.find_one(query).sort(doc! { "sequence": -1 });
+        let last = within("look for the last parked event", async {
+            last.projection(doc! { "sequence": 1 }).await
+        })
+        .await?;
+        let sequence = last.and_then(|last| last.get_i64("sequence").ok()).unwrap_or(0);
+        Ok(u64::try_from(sequence).unwrap_or(0))
     }
 
     /// Events of a partition of this journal about which a person decided, up to a place, in the order of the journal.

@@ -551,6 +551,54 @@ async fn views_that_are_dropped_under_a_running_projector_come_back_whole() {
 }
 
 #[tokio::test]
+async fn what_a_person_has_dropped_never_counts_however_often_the_views_are_dropped() {
+    let stack = Stack::start().await;
+    let service = stack.service("serve").await;
+    let database = stack.database().await;
+    let (shop, visit) = (session(), session());
+    let first = add_all(&service, &shop, &visit, 1..=1).await;
+    let poisoned = poison(&stack, &shop, &visit, "{").await;
+    // It can be read, and is parked since it follows.
+    let unwanted = add_all(&service, &shop, &visit, 2..=2).await;
+    let last = add_all(&service, &shop, &visit, 3..=3).await;
+    service.basket(&shop, &visit, last).await;
+    for dropped in [unwanted, poisoned] {
+        printed(&ezout(&stack, &["parked", "drop", &dropped.to_string()]).await);
+    }
+    let settled = async || {
+        wait_for("the last event is applied", async || {
+            let basket = document(&database, &shop, &visit).await?;
+            (basket.get_i64("sequence").ok()?.cast_unsigned() == last).then_some(())
+        })
+        .await;
+    };
+    settled().await;
+    wait_for("the decisions are noted", async || {
+        let list = printed(&ezout(&stack, &["parked", "list"]).await);
+        list.contains("no event is parked").then_some(())
+    })
+    .await;
+    caught_up(&database, last).await;
+    let before = pictures(&database).await;
+    assert_eq!(before[0].get_array("actions").unwrap().len(), 2);
+
+    for collection in ["baskets", "checkpoints"] {
+        let collection = database.collection::<Document>(collection);
+        collection.delete_many(doc! {}).await.unwrap();
+    }
+    let other = add_all(&service, &shop, &session(), 1..=1).await;
+    caught_up(&database, other).await;
+    settled().await;
+    let after = pictures(&database).await;
+    let of_visit: Vec<_> = after
+        .into_iter()
+        .filter(|basket| basket.get_str("session_id").unwrap() == visit)
+        .collect();
+    assert_eq!(of_visit, before);
+    assert_eq!(told(&stack).await, [first, last, other]);
+}
+
+#[tokio::test]
 async fn updates_of_a_new_journal_are_told_though_the_old_one_was_longer() {
     let stack = Stack::start().await;
     let mut service = stack.service("serve").await;
