@@ -12,14 +12,20 @@ use crate::views::{Lease, LeaseId, Refold, Saved};
 ///
 /// The document that is there may have been spoiled in any field, the fence included. So it is replaced
 /// as it was seen, and only while the lease is still held. No update is sent: every event has had its own.
-pub(super) async fn requested(fold: &mut Fold, me: &LeaseId, lease: Lease, checkpoint: u64) -> Result<(), RefoldError> {
+pub(super) async fn requested(
+    fold: &mut Fold,
+    me: &LeaseId,
+    lease: Lease,
+    partitions: u16,
+    checkpoint: u64,
+) -> Result<(), RefoldError> {
     let views = fold.parts.views.clone();
-    for request in views.refolds_of(lease.partition).await? {
+    for request in views.refolds_of(lease.partition, partitions).await? {
         let id = request.basket;
         match mend(fold, me, lease, &request, checkpoint).await? {
             Saved::All => {
                 failpoint::hit("after_mend");
-                views.refolded(id).await?;
+                views.refolded(&request).await?;
                 fold.parts.metrics.refolded_baskets.inc();
                 tracing::info!(basket = %id, "folded basket {id} anew from the journal");
             }

@@ -157,7 +157,8 @@ impl Partition {
     async fn decided(&self, opened: &mut Opened) -> Result<(), PartitionError> {
         let checkpoint = sequence(&opened.checkpoint);
         parked::decide(&mut opened.fold, self.lease.partition, checkpoint).await?;
-        Ok(mend::requested(&mut opened.fold, &self.me, self.lease, checkpoint).await?)
+        let partitions = opened.partitions;
+        Ok(mend::requested(&mut opened.fold, &self.me, self.lease, partitions, checkpoint).await?)
     }
 
     async fn open(&mut self) -> Result<Opened, PartitionError> {
@@ -218,6 +219,7 @@ impl Partition {
             .set(0);
         self.tell(None);
         let mut opened = Opened {
+            partitions: facts.partitions,
             checkpoint,
             begins,
             handover,
@@ -324,6 +326,8 @@ fn sequence(checkpoint: &Checkpoint) -> u64 {
 
 /// A partition that is being projected.
 struct Opened {
+    /// Partitions of the journal.
+    partitions: u16,
     checkpoint: Checkpoint,
     /// There is no checkpoint yet; where there was one, its absence says that somebody dropped it.
     begins: bool,

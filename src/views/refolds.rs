@@ -4,12 +4,12 @@
 
 use futures::TryStreamExt;
 use mongodb::Collection;
-use mongodb::bson::{Document, doc};
-use serde::{Deserialize, Serialize};
+use mongodb::bson::{Bson, Document, doc};
+use serde::Deserialize;
 
 use super::document::long;
 use super::{ViewError, Views, durable, within, write_command};
-use crate::core::id::BasketId;
+use crate::core::id::{BasketId, partition_of};
 
 /// Most requests that are taken together.
 const TAKEN_MAX: i64 = 100;
@@ -38,19 +38,39 @@ pub struct WaitingRefold {
     pub partition: i32,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct StoredRefold {
-    #[serde(rename = "_id")]
-    id: String,
-    version: String,
     basket: String,
-    partition: i32,
     sequences: Vec<i64>,
     through: i64,
 }
 
+/// Reads a request of a partition, or says why it is none.
+fn restore(stored: Document, partition: u16, partitions: u16) -> Result<Refold, String> {
+    let stored: StoredRefold = mongodb::bson::deserialize_from_document(stored).map_err(|error| error.to_string())?;
+    let basket = BasketId::parse(&stored.basket).map_err(|error| error.to_string())?;
+    if partition_of(basket.shop, partitions) != partition {
+        return Err(format!("the basket is not of partition {partition}"));
+    }
+    let place = |place: i64| u64::try_from(place).map_err(|_| format!("{place} is no place in the journal"));
+    let sequences = stored
+        .sequences
+        .into_iter()
+        .map(place)
+        .collect::<Result<Vec<u64>, String>>()?;
+    if sequences.contains(&0) {
+        return Err("0 is no place in the journal".to_owned());
+    }
+    Ok(Refold {
+        basket,
+        partition,
+        sequences,
+        through: place(stored.through)?,
+    })
+}
+
 impl Views {
-    fn refolds(&self) -> Collection<StoredRefold> {
+    fn refolds(&self) -> Collection<Document> {
         self.database.collection("refolds")
     }
 
@@ -81,37 +101,45 @@ impl Views {
         Ok(())
     }
 
-    /// Baskets of a partition, in the version that is meant, that are to be folded anew.
-    pub async fn refolds_of(&self, partition: u16) -> Result<Vec<Refold>, ViewError> {
+    /// Baskets of a partition of so many, in the version that is meant, that are to be folded anew.
+    /// What somebody wrote by hand and is no request is told and deleted, so that it stands in nobody's way.
+    pub async fn refolds_of(&self, partition: u16, partitions: u16) -> Result<Vec<Refold>, ViewError> {
         let refolds = self.refolds();
         let query = doc! { "partition": i32::from(partition), "version": self.version().to_string() };
-        let found: Vec<StoredRefold> = within("look for refolds", async {
+        let found: Vec<Document> = within("look for refolds", async {
             refolds.find(query).limit(TAKEN_MAX).await?.try_collect().await
         })
         .await?;
-        let restore = |stored: StoredRefold| {
-            let basket = BasketId::parse(&stored.basket).map_err(|error| ViewError::Unreadable {
-                id: stored.id,
-                reason: error.to_string(),
-            })?;
-            let place = |place: i64| u64::try_from(place).unwrap_or(0);
-            Ok(Refold {
-                basket,
-                partition,
-                sequences: stored.sequences.into_iter().map(place).collect(),
-                through: place(stored.through),
-            })
-        };
-        found.into_iter().map(restore).collect()
+        let mut asked = Vec::new();
+        for stored in found {
+            let id = stored.get("_id").cloned().unwrap_or(Bson::Null);
+            match restore(stored, partition, partitions) {
+                Ok(refold) => asked.push(refold),
+                Err(reason) => {
+                    within("delete what is no refold", async {
+                        refolds.delete_one(doc! { "_id": { "$eq": id.clone() } }).await
+                    })
+                    .await?;
+                    tracing::warn!(
+                        partition,
+                        "deleted the document {id} of refolds, which asks for nothing: {reason}"
+                    );
+                }
+            }
+        }
+        Ok(asked)
     }
 
     /// Takes note that a basket was folded anew.
-    pub async fn refolded(&self, basket: BasketId) -> Result<(), ViewError> {
+    pub async fn refolded(&self, refold: &Refold) -> Result<(), ViewError> {
         let refolds = self.refolds();
-        within("forget a refold", async {
-            refolds.delete_one(doc! { "_id": self.refold_id(basket) }).await
-        })
-        .await?;
+        // Not by its id: who asks by hand gives it another one.
+        let asked = doc! {
+            "partition": i32::from(refold.partition),
+            "version": self.version().to_string(),
+            "basket": refold.basket.to_string(),
+        };
+        within("forget a refold", async { refolds.delete_many(asked).await }).await?;
         Ok(())
     }
 
@@ -148,5 +176,33 @@ impl Views {
             refolds.count_documents(doc! { "_id": { "$in": keys } }).await
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_request_of_the_partition_is_one() {
+        let basket = "123e4567-e89b-42d3-a456-426614174000.4e29b2d3-7c8a-446e-a4e1-d8e2a51c0e94";
+        let whole = doc! { "basket": basket, "sequences": [3_i64, 7_i64], "through": 9_i64 };
+        let id = BasketId::parse(basket).unwrap();
+        let partition = partition_of(id.shop, 16);
+        let refold = restore(whole.clone(), partition, 16).unwrap();
+        assert_eq!((refold.basket, refold.sequences, refold.through), (id, vec![3, 7], 9));
+        assert!(restore(whole.clone(), partition + 1, 16).is_err());
+        for (field, value) in [
+            ("basket", Bson::from("everything")),
+            ("basket", Bson::Null),
+            ("sequences", Bson::from("all")),
+            ("sequences", Bson::from(vec![0_i64])),
+            ("sequences", Bson::from(vec![-1_i64])),
+            ("through", Bson::from("the end")),
+        ] {
+            let mut other = whole.clone();
+            other.insert(field, value);
+            assert!(restore(other.clone(), partition, 16).is_err(), "{other}");
+        }
     }
 }

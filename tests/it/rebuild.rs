@@ -452,6 +452,61 @@ async fn a_rebuild_that_was_killed_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_none_stops_no_partition() {
+    let stack = Stack::start().await;
+    let service = stack.service_with("serve", &[("EZOUT_SCRUB_PER_MINUTE", "0")]).await;
+    let database = stack.database().await;
+    let (shops, _) = fill(&service, 1, 2).await;
+    caught_up(&stack).await;
+    let shop = shops[0].as_str();
+    let partition_of = |shop: &str| ezout::core::id::partition_of(ezout::core::id::ShopId::parse(shop).unwrap(), 16);
+    let partition = partition_of(shop);
+    let mut elsewhere = session();
+    while partition_of(&elsewhere) == partition {
+        elsewhere = session();
+    }
+    let spoiled = spoil(&database, doc! { "$set": { "note": "mine" } }).await;
+    let refolds = database.collection::<Document>("refolds");
+    let ask = |fields: Document| {
+        let mut request = doc! { "partition": i32::from(partition), "version": "baskets" };
+        request.extend(fields);
+        request
+    };
+    let requests = [
+        ask(doc! { "_id": "torn" }),
+        ask(doc! { "_id": 7, "basket": 7, "sequences": [], "through": 0_i64 }),
+        ask(doc! { "_id": doc! { "of": "whom" }, "basket": "x", "sequences": [], "through": 0_i64 }),
+        ask(doc! { "_id": "lines", "basket": &spoiled, "sequences": "all", "through": 0_i64 }),
+        ask(
+            doc! { "_id": "elsewhere", "basket": format!("{elsewhere}.{}", session()), "sequences": [], "through": 0_i64 },
+        ),
+        // This one is a request, though no command wrote it.
+        ask(doc! { "_id": "by hand", "basket": &spoiled, "sequences": [], "through": 0_i64 }),
+    ];
+    refolds.insert_many(requests).await.unwrap();
+    wait_for("nothing is asked for any more", async || {
+        (refolds.count_documents(doc! {}).await.ok()? == 0).then_some(())
+    })
+    .await;
+    let baskets = database.collection::<Document>("baskets");
+    let mended = baskets.find_one(doc! { "_id": &spoiled }).await.unwrap().unwrap();
+    assert!(!mended.contains_key("note"));
+    let visitor = session();
+    let last = record(&service, shop, &visit(shop, &visitor, 1)).await;
+    service.basket(shop, &visitor, last).await;
+    let log = std::fs::read_to_string(&service.log).unwrap();
+    assert!(
+        !log.contains(&format!("projecting partition {partition} waits")),
+        "{log}"
+    );
+    for id in ["torn", "elsewhere", "lines"] {
+        let told = format!("deleted the document \"{id}\" of refolds");
+        assert_eq!(log.matches(&told).count(), 1, "{log}");
+    }
+    assert_eq!(service.metric("ezout_refolded_baskets_total").await, Some(1.0));
+}
+
+#[tokio::test]
 async fn baskets_of_another_journal_are_left_alone() {
     let (stack, other) = tokio::join!(Stack::start(), Stack::start());
     let service = stack.service("serve").await;
