@@ -49,7 +49,7 @@ pub(super) async fn run(parts: Parts, per_minute: usize, stop: CancellationToken
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     let mut failing = false;
     while let Some(outcome) = stop
-        .run_until_cancelled(follower.follow(&mut backoff, &mut failing))
+        .run_until_cancelled(Box::pin(follower.follow(&mut backoff, &mut failing)))
         .await
     {
         match outcome {

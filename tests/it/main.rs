@@ -5,10 +5,10 @@
 mod abandon;
 mod append;
 mod chaos;
-mod edits;
-mod handover;
 mod contracts;
 mod doctor;
+mod edits;
+mod handover;
 mod journal;
 mod live;
 mod looking;
