@@ -1,12 +1,13 @@
 # What there is to do here. Needs Rust and Python 3; servers/install gets the servers where PATH has none.
 # More arguments for a command go in ARGS: make run ARGS=--demo
 
-.PHONY: help run demo test chaos bench servers check
+.PHONY: help run demo test fuzz chaos bench servers check
 
 help:
 	@echo "make run      start everything on this machine; Ctrl-C stops it"
 	@echo "make demo     the same, with simulated shoppers"
 	@echo "make test     all tests, against real servers of their own"
+	@echo "make fuzz     ask everything that /openapi.json allows and does not, EXAMPLES=100 for each operation"
 	@echo "make chaos    kill and pause servers under load, SECONDS=600"
 	@echo "make bench    measure against the engines themselves"
 	@echo "make check    formatting, lints and documentation, as continuous integration does"
@@ -20,6 +21,10 @@ demo: servers
 
 test: servers
 	cargo test $(ARGS)
+
+fuzz:
+	@servers/install --with-fuzzer
+	EZOUT_TEST_REQUIRE=schemathesis EZOUT_FUZZ_EXAMPLES=$(or $(EXAMPLES),100) cargo test --test it fuzz -- --nocapture
 
 chaos: servers
 	EZOUT_CHAOS_SECONDS=$(or $(SECONDS),600) cargo test --test it chaos -- --nocapture

@@ -2,7 +2,7 @@
 //!
 //! `openapi.json` and `asyncapi.json` beside this file are the source, with the schemas of both in
 //! `schemas.json`; tests hold them to the code. Each is served in one piece, with the schemas that it
-//! uses, and [`page`] shows them in a browser without anything from elsewhere.
+//! uses, and `page.rs` shows them in a browser without anything from elsewhere.
 
 mod page;
 

@@ -9,6 +9,7 @@ mod contracts;
 mod doctor;
 mod edits;
 mod handover;
+mod fuzz;
 mod journal;
 mod live;
 mod looking;

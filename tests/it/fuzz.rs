@@ -1,0 +1,86 @@
+//! A schema fuzzer asks everything that `/openapi.json` allows, and much that it does not: no answer is one that is not documented.
+//!
+//! `make fuzz` fetches the fuzzer and asks for as long as there is time in continuous integration; where it
+//! is there, `make test` asks a little. `tests/fuzz` says how it asks.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use crate::support::Stack;
+
+/// Where `servers/install --with-fuzzer` puts it.
+const PROGRAM: &str = ".servers/bin/schemathesis";
+/// Requests for each operation, phase and kind, where nobody says.
+const EXAMPLES: &str = "20";
+/// Longest run.
+const PATIENCE: Duration = Duration::from_mins(3);
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a switch for a test run, not an option of the product"
+)]
+fn chosen(variable: &str) -> Option<String> {
+    std::env::var(variable).ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_gets_an_answer_that_is_not_documented() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let required = chosen("EZOUT_TEST_REQUIRE").unwrap_or_default();
+    if !root.join(PROGRAM).exists() {
+        assert!(
+            !required.split(',').any(|name| name == "schemathesis"),
+            "{PROGRAM} is not there; `servers/install --with-fuzzer` brings it"
+        );
+        // Past the capture of output, so that nobody takes this for a test that passed.
+        let _ = writeln!(
+            std::io::stderr(),
+            "NOT FUZZED: {PROGRAM} is not there; `make fuzz` brings it"
+        );
+        return;
+    }
+    let stack = Stack::start().await;
+    let service = stack.service_with("serve", &[("EZOUT_HEARTBEAT", "1s")]).await;
+    let admin = service.admin_url();
+    let (_, admin_port) = admin.rsplit_once(':').unwrap();
+    let fuzzing = Command::new(root.join(PROGRAM))
+        .arg("--config-file")
+        .arg(root.join("tests/fuzz/schemathesis.toml"))
+        .args(["--no-color", "run"])
+        .arg(format!("{}/openapi.json", service.http_url()))
+        .arg("--max-examples")
+        .arg(chosen("EZOUT_FUZZ_EXAMPLES").unwrap_or_else(|| EXAMPLES.to_owned()))
+        .env("EZOUT_FUZZ_HOOKS", root.join("tests/fuzz/hooks.py"))
+        .env("EZOUT_FUZZ_ADMIN_PORT", admin_port)
+        // What it keeps for its next run is of no use here.
+        .current_dir(stack.folder())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let fuzzed = tokio::time::timeout(PATIENCE, fuzzing)
+        .await
+        .unwrap_or_else(|_| panic!("the fuzzer was not done within {PATIENCE:?}"))
+        .unwrap();
+    let report = String::from_utf8_lossy(&fuzzed.stdout);
+    assert!(
+        fuzzed.status.success(),
+        "{report}{}",
+        String::from_utf8_lossy(&fuzzed.stderr)
+    );
+    let _ = writeln!(std::io::stderr(), "{report}");
+
+    // What it recorded went all the way.
+    let recorded = service
+        .metric("ezout_received_events_total{outcome=\"recorded\"}")
+        .await;
+    assert!(recorded > Some(20.0), "only {recorded:?} events were recorded");
+    assert_eq!(service.metric("ezout_parked_events").await, Some(0.0));
+    assert_eq!(service.readiness().await.unwrap()["ready"], true);
+    let log = std::fs::read_to_string(&service.log).unwrap();
+    let errors: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
