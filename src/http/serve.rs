@@ -2,7 +2,9 @@
 //!
 //! Connections beyond the limit wait in the backlog of the socket, and so cost this process nothing.
 //! On a stop nobody is accepted any more, requests under way are answered, and what is not done
-//! within the grace is cut off.
+//! within the grace is cut off. Who takes nothing of its answer is cut off long before.
+
+mod write_timeout;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,11 +26,17 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
+use self::write_timeout::{Limit, WriteTimeout};
+
 /// How long the other end may keep us waiting.
 const PATIENCE: Patience = Patience {
     head: Duration::from_secs(30),
     first_request: Duration::from_secs(10),
     grace: Duration::from_secs(10),
+    write: Limit {
+        running: Duration::from_secs(20),
+        stopping: Duration::from_secs(2),
+    },
 };
 /// Connections that may wait to be accepted. Beyond it the system turns them away, and each tries again a second later:
 /// after an outage all phones come at once.
@@ -58,6 +66,8 @@ struct Patience {
     first_request: Duration,
     /// For requests under way when the process stops.
     grace: Duration,
+    /// For taking anything at all of an answer, as a viewer does with every heartbeat.
+    write: Limit,
 }
 
 /// Listens on an address, with room for a crowd that comes at once.
@@ -107,7 +117,8 @@ async fn serve_with(
                     pause = ACCEPT_PAUSE_FIRST;
                     open.inc();
                     let watcher = graceful.watcher();
-                    connections.spawn(attend(stream, builder.clone(), router.clone(), watcher, patience));
+                    let attending = attend(stream, builder.clone(), router.clone(), watcher, patience, stop.clone());
+                    connections.spawn(attending);
                 }
                 // The client went away while it waited; the next one may be there already.
                 Err(error) if is_of_the_connection(&error) => {}
@@ -156,12 +167,19 @@ async fn attend(
     router: Router,
     watcher: Watcher,
     patience: Patience,
+    stop: CancellationToken,
 ) {
     // Answers are small and complete: to wait for more of them would only delay them.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection went away before its first request");
-        return;
-    }
+    let stream = stream
+        .set_nodelay(true)
+        .and_then(|()| WriteTimeout::new(stream, patience.write, stop));
+    let stream = match stream {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%error, "a connection went away before its first request");
+            return;
+        }
+    };
     let has_asked = Arc::new(AtomicBool::new(false));
     let asks = Arc::clone(&has_asked);
     let service = service_fn(move |request: Request<Incoming>| {
@@ -267,6 +285,62 @@ mod tests {
         go_on.notify_one();
         assert!(hear(&mut client).await.ends_with("done"));
         tokio::time::timeout(PATIENCE.grace, served.server)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(served.open.get(), 0);
+    }
+
+    /// An answer without an end.
+    fn endless() -> Router {
+        let body = || {
+            axum::body::Body::from_stream(futures::stream::repeat(Ok::<_, std::convert::Infallible>(vec![
+                0_u8;
+                65_536
+            ])))
+        };
+        Router::new().route("/", get(async move || body()))
+    }
+
+    async fn begin(served: &Served) -> TcpStream {
+        let mut client = TcpStream::connect(served.address).await.unwrap();
+        ask(&mut client).await;
+        // The answer has begun.
+        client.peek(&mut [0]).await.unwrap();
+        client
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_cut_off() {
+        let write = Limit {
+            running: Duration::from_millis(300),
+            ..PATIENCE.write
+        };
+        let served = serving(endless(), 10, Patience { write, ..PATIENCE });
+        let mut silent = begin(&served).await;
+        let mut all = Vec::new();
+        // It reads on only when it is too late.
+        while served.open.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let end = silent.read_to_end(&mut all).await;
+        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_does_not_hold_up_a_stop() {
+        let patience = Patience {
+            grace: Duration::from_hours(1),
+            write: Limit {
+                running: Duration::from_hours(1),
+                stopping: Duration::from_millis(100),
+            },
+            ..PATIENCE
+        };
+        let served = serving(endless(), 10, patience);
+        let _silent = begin(&served).await;
+        served.stop.cancel();
+        tokio::time::timeout(Duration::from_mins(1), served.server)
             .await
             .unwrap()
             .unwrap();

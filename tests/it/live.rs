@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use self::viewer::{Message, Picture, Shoppers, Viewer, state_of, url};
 use crate::contracts::check;
-use crate::support::{Stack, session, system, wait_for};
+use crate::support::{Stack, event, session, system, wait_for};
 
 /// So that tests need not wait long for what heartbeats tell.
 const QUICK: [(&str, &str); 1] = [("EZOUT_HEARTBEAT", "200ms")];
@@ -205,13 +205,9 @@ async fn a_viewer_whose_updates_have_aged_out_is_told_so_and_ends_with_the_right
     }
 }
 
-#[tokio::test]
-async fn a_slow_viewer_gets_the_newest_of_each_basket_and_costs_the_others_nothing() {
-    const EVENTS: usize = 12_000;
-    const SESSIONS: usize = 20;
-    let system = system().await;
-    let (shop, http_url) = (system.shop(), system.http_url());
-    // With a small buffer at both ends of the connection, the server notices soon that nobody reads.
+/// A viewer that reads only when the test does, and what it has read. With a small buffer at its end of the
+/// connection, the server notices soon that nobody reads.
+async fn slow_viewer(http_url: &str, shop: &str) -> (tokio::net::TcpStream, Vec<u8>) {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
     let address = http_url.trim_start_matches("http://").parse().unwrap();
@@ -221,6 +217,51 @@ async fn a_slow_viewer_gets_the_newest_of_each_basket_and_costs_the_others_nothi
     let mut text = vec![0; 2_048];
     let length = slow.read(&mut text).await.unwrap();
     text.truncate(length);
+    (slow, text)
+}
+
+#[tokio::test]
+async fn a_viewer_that_stopped_reading_does_not_hold_up_a_stop() {
+    let stack = Stack::start().await;
+    let mut service = stack.service_with("serve", &QUICK).await;
+    let (shop, http_url) = (session(), service.http_url());
+    let (_stopped, _) = slow_viewer(&http_url, &shop).await;
+    let mut fast = Viewer::connect(&http_url, &shop, None).await;
+    fast.next_of("snapshot").await;
+    // More bytes than the system keeps for a connection.
+    let name = "x".repeat(12 * 1024);
+    for _ in 0..4 {
+        let mut lines = String::new();
+        for _ in 0..250 {
+            let mut event = event(&shop, &session(), 1, "ADD", 7, 1.0, 1.0);
+            event["product_name"] = json!(name);
+            lines += &event.to_string();
+            lines.push('\n');
+        }
+        let request = reqwest::Client::new().post(format!("{http_url}/v1/shops/{shop}/events"));
+        let answer = request
+            .header("content-type", "application/x-ndjson")
+            .body(lines)
+            .send()
+            .await;
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    for _ in 0..1_000 {
+        fast.next_of("update").await;
+    }
+    assert!(service.stop().await.success());
+    assert_eq!(fast.next_of("bye").await, json!({ "reason": "stopping" }));
+    let log = std::fs::read_to_string(&service.log).unwrap();
+    assert!(!log.contains("cut off"), "{log}");
+}
+
+#[tokio::test]
+async fn a_slow_viewer_gets_the_newest_of_each_basket_and_costs_the_others_nothing() {
+    const EVENTS: usize = 12_000;
+    const SESSIONS: usize = 20;
+    let system = system().await;
+    let (shop, http_url) = (system.shop(), system.http_url());
+    let (mut slow, mut text) = slow_viewer(&http_url, &shop).await;
 
     let mut fast = Viewer::connect(&http_url, &shop, None).await;
     fast.next_of("snapshot").await;
@@ -240,6 +281,10 @@ async fn a_slow_viewer_gets_the_newest_of_each_basket_and_costs_the_others_nothi
     let mut sent = Vec::new();
     while sent.len() < EVENTS {
         sent.extend(shoppers.shop(&http_url, 500).await);
+        // Who takes nothing at all is cut off.
+        let mut little = vec![0; 4_096];
+        let length = slow.read(&mut little).await.unwrap();
+        text.extend_from_slice(&little[..length]);
     }
     let (seen, longest) = watching.await.unwrap();
     assert_eq!(seen, sent);
