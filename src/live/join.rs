@@ -3,6 +3,11 @@
 //! The place that it had is a pair. It is right if the update at that place is of this shop and has
 //! that sequence; as updates age out in order, everything after it is then there, too. Whatever is not
 //! known for sure is answered as not recovered, never as nothing new.
+//!
+//! So one whose shop was quiet for so long that its last update has aged out gets a snapshot, though it
+//! may have missed nothing. That the shop's last event in the journal has the sequence of the place
+//! does not prove it: a parked event that was applied since has an update with the same sequence, and
+//! a place does not say of which journal it is.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,6 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use self::viewer::{Message, Picture, Shoppers, Viewer, state_of, url};
 use crate::contracts::check;
+use crate::project;
+use crate::rebuild::record;
 use crate::support::{Stack, event, session, system, wait_for};
 
 /// So that tests need not wait long for what heartbeats tell.
@@ -203,6 +205,44 @@ async fn a_viewer_whose_updates_have_aged_out_is_told_so_and_ends_with_the_right
         let mut viewer = Viewer::connect(&other.http_url(), &session(), Some(place.to_owned())).await;
         assert_eq!(viewer.next_of("hello").await["recovered"], false, "{place}");
     }
+}
+
+#[tokio::test]
+async fn a_late_update_that_has_aged_out_is_not_taken_for_nothing() {
+    let stack = Stack::start().await;
+    let service = stack.service_with("serve", &QUICK).await;
+    let (shop, bad, http_url) = (session(), session(), service.http_url());
+    let add = |session: &str| event(&shop, session, 1, "ADD", 7, 1.0, 1.0);
+    let poisoned = project::poison(&stack, &shop, &bad, "{").await;
+    record(&service, &shop, &[add(&bad)]).await;
+    let last = record(&service, &shop, &[add(&session())]).await;
+    let mut viewer = Viewer::connect(&http_url, &shop, None).await;
+    let newest = format!("1-{last}");
+    while viewer.last_id.as_ref() != Some(&newest) {
+        viewer.next().await.unwrap();
+    }
+    drop(viewer);
+
+    // The event that was parked behind the other one is told now, and then nothing is stored any more.
+    project::printed(&project::ezout(&stack, &["parked", "drop", &poisoned.to_string()]).await);
+    let jetstream = stack.jetstream().await;
+    let updates = jetstream.get_stream("UPDATES").await.unwrap();
+    wait_for("the late update", async || {
+        (updates.get_info().await.ok()?.state.messages == 2).then_some(())
+    })
+    .await;
+    updates.purge().await.unwrap();
+
+    // The shop's last event is the one that the viewer had last, and yet it missed something.
+    let other = stack.service_with("api", &QUICK).await;
+    let mut viewer = Viewer::connect(&other.http_url(), &shop, Some(newest)).await;
+    let hello = viewer.next_of("hello").await;
+    assert_eq!(
+        (&hello["recovered"], &hello["reason"]),
+        (&json!(false), &json!("aged_out"))
+    );
+    let snapshot = viewer.next_of("snapshot").await;
+    assert_eq!(snapshot["baskets"].as_array().unwrap().len(), 2);
 }
 
 /// A viewer that reads only when the test does, and what it has read. With a small buffer at its end of the
