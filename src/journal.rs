@@ -297,6 +297,16 @@ impl Journal {
         Reader::open(&self.link, &self.metrics, Plan::since(subject, time)).await
     }
 
+    /// Gets some events of a shop after the sequence `after`, as many as there are now and at most `max`.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the journal cannot be reached now.
+    pub async fn page(&self, shop: ShopId, after: u64, max: usize) -> Result<Vec<RawEvent>, ReadError> {
+        let subject = format!("checkout.*.{shop}");
+        let messages = nats::get_many(&self.link, STREAM, &subject, after + 1, max).await?;
+        Ok(messages.into_iter().map(RawEvent::from).collect())
+    }
+
     /// Gets one event, or nothing if the journal has none of that sequence.
     ///
     /// # Errors

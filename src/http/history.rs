@@ -2,7 +2,10 @@
 //!
 //! The basket says where its events stand in the journal, so a history costs as much as it is long,
 //! however long the journal is. Events that wait among the parked ones are not part of it.
+//! Where there is no basket, as before the first step and after the views were dropped, the events of the
+//! shop that are in no basket yet are looked through.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -15,6 +18,7 @@ use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 
 use super::Api;
 use super::append::SEQUENCE;
@@ -27,6 +31,10 @@ use crate::journal::{self, Journal, RawEvent};
 
 /// Events that are asked for at the same time.
 const IN_FLIGHT: usize = 32;
+/// How long the events of a shop that are in no basket may be looked through, by how many requests at a time, and how many at once.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
+static SEARCHES: Semaphore = Semaphore::const_new(2);
+const SEARCH_EVENTS: usize = 1_000;
 /// Longest pause between two events of a replay, whatever lay between them.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Fastest replay, as a multiple of the original pace.
@@ -106,7 +114,10 @@ async fn history(api: &Api, id: BasketId, after: u64) -> Result<(u64, Events), P
     let (views, checkpoint) = reading(api, id.shop).await?;
     let places = views.places(id).await.map_err(|error| unread(&error))?;
     let Some(places) = places else {
-        return Err(no_event(checkpoint));
+        let looking = tokio::time::timeout(SEARCH_TIMEOUT, unfolded(api, id, checkpoint));
+        let (sequence, found) = looking.await.unwrap_or_else(|_| Err(Problem::views_unavailable()))?;
+        let events = found.into_iter().filter(move |event| event.sequence > after).map(Ok);
+        return Ok((sequence, stream::iter(events).boxed()));
     };
     match &*api.journal().state().borrow() {
         journal::State::Open(facts) if facts.epoch.to_string() == places.epoch => {}
@@ -125,6 +136,35 @@ async fn history(api: &Api, id: BasketId, after: u64) -> Result<(u64, Events), P
         .map(move |place| get(journal.clone(), id, place))
         .buffered(IN_FLIGHT);
     Ok((checkpoint.max(places.sequence), events.boxed()))
+}
+
+/// The events of a session that has no basket: every event up to the checkpoint is in its basket, so they are after it.
+async fn unfolded(api: &Api, id: BasketId, checkpoint: u64) -> Result<(u64, Vec<RawEvent>), Problem> {
+    let _turn = SEARCHES.acquire().await.map_err(|_| Problem::views_unavailable())?;
+    let unread = |error: journal::ReadError| {
+        tracing::warn!(error = &error as &dyn std::error::Error, basket = %id, "cannot look for events of a session");
+        Problem::journal_unread()
+    };
+    let journal = api.journal();
+    let end = journal.tail().await.map_err(unread)?.last_sequence;
+    let (mut place, mut found, mut known) = (checkpoint, Vec::new(), HashSet::new());
+    while place < end {
+        let page = journal.page(id.shop, place, SEARCH_EVENTS).await.map_err(unread)?;
+        let Some(last) = page.last() else { break };
+        place = last.sequence;
+        // What was recorded twice counts once, and what cannot be read will be parked.
+        found.extend(page.into_iter().filter(|event| {
+            event.session() == Some(id.session)
+                && event.sequence <= end
+                && Event::parse(&event.body, Strictness::Original).is_ok()
+                && known.insert((event.id(), event.digest()))
+        }));
+    }
+    let sequence = end.max(checkpoint);
+    if found.is_empty() {
+        return Err(no_event(sequence));
+    }
+    Ok((sequence, found))
 }
 
 async fn get(journal: Journal, id: BasketId, sequence: u64) -> Result<RawEvent, Problem> {

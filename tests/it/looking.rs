@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::contracts::check;
 use crate::project::poison;
-use crate::support::{System, event, session, system, wait_for};
+use crate::support::{Stack, System, event, session, system, wait_for};
 
 /// Longest wait for an update.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -792,4 +792,49 @@ fn check_plan(entry: &Document, query: &str, wanted: i64) {
     assert_eq!(number(entry, "docsExamined"), wanted, "{query}: {entry}");
     let keys = number(entry, "keysExamined");
     assert!(keys <= wanted + 8, "{query} examines {keys} keys for {wanted}: {entry}");
+}
+
+#[tokio::test]
+async fn a_session_has_its_history_before_it_has_a_basket_and_when_the_baskets_are_gone() {
+    let stack = Stack::start().await;
+    let api = stack.service("api").await;
+    let (shop, visited, other) = (session(), session(), session());
+    let mut places = Vec::new();
+    for (visit, action_id) in [(&visited, 1), (&other, 1), (&visited, 2), (&visited, 3)] {
+        let event = event(&shop, visit, action_id, "ADD", 5, 1.0, 1.0);
+        let answer = api.publish(&shop, &event).await;
+        places.push(
+            answer.headers()["ezout-sequence"]
+                .to_str()
+                .unwrap()
+                .parse::<u64>()
+                .unwrap(),
+        );
+    }
+    // What cannot be read is no part of it.
+    poison(&stack, &shop, &visited, "{\"shop_id\":").await;
+    let url = |of: &str| format!("{}{}/events", api.http_url(), session_path(&shop, of));
+    let lines = async |url: String| {
+        let request = reqwest::Client::new().get(url).header("accept", "application/x-ndjson");
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (status, before) = lines(url(&visited)).await;
+    assert_eq!((status, before.lines().count()), (200, 3), "{before}");
+    let (_, rest) = lines(format!("{}?after={}", url(&visited), places[0])).await;
+    assert_eq!(
+        rest.lines().collect::<Vec<_>>(),
+        before.lines().skip(1).collect::<Vec<_>>()
+    );
+    assert_eq!(lines(url(&session())).await.0, 404);
+
+    let mut projector = stack.service("project").await;
+    api.basket(&shop, &visited, places[3]).await;
+    assert_eq!(lines(url(&visited)).await, (200, before.clone()));
+    assert!(projector.stop().await.success());
+    let database = stack.database().await;
+    for collection in ["baskets", "checkpoints"] {
+        database.collection::<Document>(collection).drop().await.unwrap();
+    }
+    assert_eq!(lines(url(&visited)).await, (200, before));
 }
