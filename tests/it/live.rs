@@ -12,7 +12,7 @@ use self::viewer::{Message, Picture, Shoppers, Viewer, state_of, url};
 use crate::contracts::check;
 use crate::project;
 use crate::rebuild::record;
-use crate::support::{Stack, event, session, system, wait_for};
+use crate::support::{self, Stack, event, session, system, wait_for};
 
 /// So that tests need not wait long for what heartbeats tell.
 const QUICK: [(&str, &str); 1] = [("EZOUT_HEARTBEAT", "200ms")];
@@ -224,7 +224,7 @@ async fn a_late_update_that_has_aged_out_is_not_taken_for_nothing() {
     drop(viewer);
 
     // The event that was parked behind the other one is told now, and then nothing is stored any more.
-    project::printed(&project::ezout(&stack, &["parked", "drop", &poisoned.to_string()]).await);
+    support::printed(&stack.ezout(&["parked", "drop", &poisoned.to_string()]).await);
     let jetstream = stack.jetstream().await;
     let updates = jetstream.get_stream("UPDATES").await.unwrap();
     wait_for("the late update", async || {
