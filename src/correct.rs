@@ -45,7 +45,7 @@ pub struct Parts {
 #[group(skip)]
 pub struct Config {
     /// Edits of a shop's baskets by hand in MongoDB that are taken in a minute. With more of them, no more of that shop are taken
-    /// until somebody says so: a script that rewrites baskets must not become a flood of events.
+    /// until somebody says so: a script that rewrites baskets must not become a flood of events. 0: edits by hand are not followed.
     #[arg(long, env = "EZOUT_EDITS_PER_MINUTE", default_value_t = 60)]
     pub edits_per_minute: usize,
 }
@@ -77,6 +77,9 @@ impl From<ReadError> for CorrectError {
 
 /// Corrects until `stop`, as long as no other process does.
 pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
+    if config.edits_per_minute == 0 {
+        return;
+    }
     let me = LeaseId::unique();
     let mut working: Option<(CancellationToken, JoinHandle<()>)> = None;
     let mut renewed = Instant::now();

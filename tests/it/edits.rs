@@ -17,7 +17,9 @@ struct Shop {
 impl Shop {
     async fn open(environment: &[(&str, &str)]) -> Self {
         let stack = Stack::start().await;
-        let service = stack.service_with("serve", environment).await;
+        let mut all = vec![("EZOUT_EDITS_PER_MINUTE", "60")];
+        all.extend(environment);
+        let service = stack.service_with("serve", &all).await;
         wait_for("edits to be followed", async || {
             let feeds = stack.database().await.collection::<Document>("feeds");
             feeds

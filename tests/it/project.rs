@@ -154,13 +154,13 @@ async fn events_whose_shop_or_type_is_not_known_are_parked() {
     assert_eq!(parked.get_str("basket").unwrap(), format!("{shop}.{session}"));
 }
 
-/// Documents of all baskets without the fence, which tells of leases and not of events.
+/// Documents of all baskets without the fence and the seal, which tell of writes and not of events.
 async fn pictures(database: &mongodb::Database) -> Vec<Document> {
     use futures::TryStreamExt;
     let baskets = database.collection::<Document>("baskets");
     let found = baskets
         .find(doc! {})
-        .projection(doc! { "fence": 0 })
+        .projection(doc! { "fence": 0, "seal": 0 })
         .sort(doc! { "_id": 1 })
         .await
         .unwrap();

@@ -397,6 +397,7 @@ async fn single_baskets_are_mended_in_place_whatever_was_done_to_them() {
         let mut baskets = baskets.to_vec();
         for basket in &mut baskets {
             basket.remove("fence");
+            basket.remove("seal");
         }
         baskets
     };

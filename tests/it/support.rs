@@ -94,6 +94,8 @@ impl Stack {
             ("EZOUT_NATS_URL", self.nats.url()),
             ("EZOUT_NATS_MONITOR_URL", self.nats.monitor_url()),
             ("EZOUT_MONGODB_URI", self.mongod.uri()),
+            // Most tests that spoil a document by hand want to see what others make of it.
+            ("EZOUT_EDITS_PER_MINUTE", "0".to_owned()),
         ]);
         all.extend(environment.iter().map(|(name, value)| (*name, (*value).to_owned())));
         Service::launch(role, &self.folder, all)
