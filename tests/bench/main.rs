@@ -11,6 +11,7 @@
 
 mod events;
 mod ingest;
+mod live;
 mod load;
 mod meter;
 mod processors;
@@ -108,5 +109,6 @@ async fn main() {
     projection::long_session(&machine, &plan, &mut table).await;
     projection::latency(&machine, &plan, &mut table).await;
     projection::full_load(&machine, &plan, &mut table).await;
+    live::crowd(&machine, &plan, &mut table).await;
     table.end();
 }
