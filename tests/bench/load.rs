@@ -187,6 +187,15 @@ impl Connection {
         assert_eq!(answer.status, 200, "the service refused: {}", answer.text);
     }
 
+    /// Asks for a path and answers the body.
+    pub(crate) async fn get(&mut self, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n");
+        let answer = self.ask(request.as_bytes()).await;
+        assert_eq!(answer.status, 200, "the service refused: {}", answer.text);
+        let text = String::from_utf8_lossy(&self.buffer);
+        text.split_once("\r\n\r\n").expect("an answer has a head").1.to_owned()
+    }
+
     async fn ask(&mut self, request: &[u8]) -> Answer {
         self.stream.write_all(request).await.expect("the service reads");
         self.buffer.clear();

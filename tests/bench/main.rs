@@ -5,11 +5,13 @@
 //! All sides and the load share one machine, so only the ratios mean something elsewhere; a row also
 //! says who used the processors, since what the load uses the service lacks.
 //!
-//! Words after `--` choose: `quick` measures for a shorter time, `only WORDS` the rows with these words.
+//! Words after `--` choose: `quick` measures for a shorter time, `sessions NUMBER` looks back in a journal of so many
+//! sessions, and `only WORDS`, which comes last, measures the rows with these words.
 
 #![expect(clippy::print_stdout, reason = "the table is what this is for")]
 
 mod events;
+mod history;
 mod ingest;
 mod live;
 mod load;
@@ -29,6 +31,8 @@ use crate::table::Table;
 struct Plan {
     quick: bool,
     only: Option<String>,
+    /// Sessions of the journal in which is looked back.
+    sessions: u64,
     /// How long each side of a comparison is measured.
     time: Duration,
     /// How long a load runs before it counts.
@@ -39,9 +43,12 @@ impl Plan {
     fn from_words(words: &[String]) -> Self {
         let quick = words.iter().any(|word| word == "quick");
         let only = words.iter().position(|word| word == "only");
+        let sessions = words.iter().position(|word| word == "sessions");
+        let sessions = sessions.map(|place| words[place + 1].parse().expect("after `sessions` comes their number"));
         Self {
             quick,
             only: only.map(|place| words[place + 1..].join(" ")),
+            sessions: sessions.unwrap_or(if quick { 5_000 } else { 50_000 }),
             time: if quick {
                 Duration::from_secs(1)
             } else {
@@ -110,5 +117,7 @@ async fn main() {
     projection::latency(&machine, &plan, &mut table).await;
     projection::full_load(&machine, &plan, &mut table).await;
     live::crowd(&machine, &plan, &mut table).await;
+    history::sessions(&machine, &plan, &mut table).await;
+    history::shop(&machine, &plan, &mut table).await;
     table.end();
 }

@@ -271,7 +271,8 @@ async fn growth(place: &Place, events: u64, work: &str, table: &mut Table) {
     });
 }
 
-fn bson_number(document: &Document, field: &str) -> f64 {
+/// A number, whatever its type; 0 where there is none.
+pub(crate) fn bson_number(document: &Document, field: &str) -> f64 {
     match document.get(field) {
         Some(bson::Bson::Int32(number)) => f64::from(*number),
         Some(bson::Bson::Int64(number)) => as_float(number.unsigned_abs()),

@@ -8,8 +8,9 @@ use async_nats::HeaderMap;
 use async_nats::header::{
     NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE, NATS_MESSAGE_ID,
 };
+use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Stream};
 use async_nats::jetstream::{self, publish::PublishAck};
 use bson::{Bson, Document, doc};
 use bytes::Bytes;
@@ -142,6 +143,39 @@ impl RawStream {
         ack.await.expect("the event is acknowledged");
         since.elapsed()
     }
+}
+
+/// Reads every message of a subject with an ordered consumer, and answers how many there are and how long it took.
+pub(crate) async fn read(stream: &Stream, subject: &str) -> (u64, Duration) {
+    let begin = Instant::now();
+    let config = pull::OrderedConfig {
+        filter_subject: subject.to_owned(),
+        ..pull::OrderedConfig::default()
+    };
+    let consumer = stream
+        .create_consumer(config)
+        .await
+        .expect("the server makes a consumer");
+    let mut messages = consumer.messages().await.expect("the server delivers");
+    let mut count = 0;
+    while let Some(message) = messages.next().await {
+        let message = message.expect("the messages come");
+        count += 1;
+        if message.info().expect("it is of a stream").pending == 0 {
+            break;
+        }
+    }
+    (count, begin.elapsed())
+}
+
+/// Gets messages by their places, all at once.
+pub(crate) async fn get_all(stream: &Stream, places: &[u64]) -> Duration {
+    let begin = Instant::now();
+    let gets = places.iter().map(|place| stream.direct_get(*place));
+    for got in futures::future::join_all(gets).await {
+        got.expect("the message is there");
+    }
+    begin.elapsed()
 }
 
 /// Makes a server the leader of a stream, if it is not, so that all sides of a comparison are equally far from theirs.

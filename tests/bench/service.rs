@@ -174,6 +174,28 @@ impl Place {
         service
     }
 
+    /// Runs a command against its servers, and answers how long that took.
+    pub(crate) async fn run(&self, words: &[&str]) -> Duration {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ezout"));
+        command
+            .args(words)
+            .args(["--nats-url", &self.nats[0].url()])
+            .args(["--nats-monitor-url", &self.nats[0].monitor_url()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let begin = Instant::now();
+        let ended = tokio::task::spawn_blocking(move || command.status()).await;
+        let status = ended.expect("it is waited for").expect("the command starts");
+        assert!(status.success(), "{words:?} failed");
+        begin.elapsed()
+    }
+
+    /// A file in a folder that is removed at the end.
+    pub(crate) fn file(&self, name: &str) -> std::path::PathBuf {
+        self.log.with_file_name(name)
+    }
+
     /// Starts the service in a role.
     pub(crate) fn spawn(&self, role: &str) -> Service {
         let port = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().expect("a port is free")));
@@ -263,17 +285,18 @@ impl Service {
 
     /// Waits until that many events are in their baskets and told of, and answers how long that took from the first one on.
     pub(crate) async fn projected(&self, events: u64) -> Duration {
-        let deadline = Instant::now() + PATIENCE;
-        let mut begin = Instant::now();
+        let (mut begin, mut moved) = (Instant::now(), Instant::now());
+        let mut before = 0;
         loop {
             let now = Instant::now();
             match self.series("ezout_projected_events_total{outcome=\"counted\"}").await {
                 0 => begin = now,
                 all if all >= events => return begin.elapsed(),
+                all if all > before => (before, moved) = (all, now),
                 _ => {}
             }
             assert!(
-                Instant::now() < deadline,
+                moved.elapsed() < PATIENCE,
                 "the events are not projected; the log of the service:\n{}",
                 tail(&self.log)
             );
