@@ -27,6 +27,7 @@ use tokio::sync::Mutex;
 use crate::core::failpoint;
 use crate::core::id::ShopId;
 use crate::metrics::Metrics;
+use crate::nats::{self, Start};
 
 use self::group::{Group, Message, Outcome, Permit};
 
@@ -57,6 +58,8 @@ const EPOCH: &str = "Ezout-Epoch";
 const ACK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Attempts at one update before the whole step is tried again.
 const ATTEMPTS_MAX: usize = 3;
+/// Updates read at a time when one of them is looked for.
+const LOOK_UPDATES: usize = 500;
 
 /// An update to publish.
 #[derive(Debug, Clone)]
@@ -67,8 +70,20 @@ pub struct Update {
     pub recorded_at: OffsetDateTime,
     /// The message.
     pub json: String,
-    /// Whether it tells of a parked event that was applied late, after updates of later events.
-    pub late: bool,
+    /// When it is told.
+    pub turn: Turn,
+}
+
+/// When an update is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// In the order of the journal.
+    InOrder,
+    /// After updates of later events, since its event was parked. Its place in the order tells nothing about whether
+    /// it was told before.
+    Late,
+    /// The same, and it may have been told before.
+    LateAgain,
 }
 
 /// Why an update was not published; it may have been. Publishing it again is safe.
@@ -259,8 +274,26 @@ impl PartitionUpdates {
             |shops: &HashMap<ShopId, Last>, shop: &ShopId| shops.get(shop).is_some_and(|last| last.place == 0);
         let aged = self.aged.unwrap_or(OffsetDateTime::UNIX_EPOCH);
         for (_, updates) in updates.iter_mut().filter(|(shop, _)| forgotten(&self.shops, shop)) {
-            updates.retain(|update| update.late || update.recorded_at >= aged);
+            updates.retain(|update| update.turn != Turn::InOrder || update.recorded_at >= aged);
         }
+    }
+
+    /// Takes out late updates that may have been told before, and were. The stream knows them by their names only for
+    /// some minutes, and what follows them may have failed for longer; so they are looked for.
+    async fn leave_out_told(&self, updates: &mut HashMap<ShopId, Vec<Update>>) -> Result<(), UpdateError> {
+        for (shop, updates) in updates {
+            let again = updates.iter().filter(|update| update.turn == Turn::LateAgain);
+            // None was told before its event was recorded.
+            let Some(since) = again.map(|update| update.recorded_at).min() else {
+                continue;
+            };
+            let told = self.line.told_since(*shop, since).await?;
+            let before = updates.len();
+            updates.retain(|update| update.turn != Turn::LateAgain || !told.contains(&update.sequence));
+            let repeated = u64::try_from(before - updates.len()).unwrap_or(0);
+            self.line.updates.metrics.repeated_updates.inc_by(repeated);
+        }
+        Ok(())
     }
 
     /// The highest journal sequence whose update was published for each of these shops; 0 for none.
@@ -282,6 +315,7 @@ impl PartitionUpdates {
     pub async fn publish(&mut self, mut updates: HashMap<ShopId, Vec<Update>>) -> Result<(), UpdateError> {
         self.learn(updates.keys().copied()).await?;
         self.leave_out_aged(&mut updates);
+        self.leave_out_told(&mut updates).await?;
         let _permit = self.publish_in_group(&mut updates).await;
         self.learn(updates.keys().copied()).await?;
         let shops = updates.into_iter().map(|(shop, updates)| {
@@ -323,7 +357,10 @@ impl PartitionUpdates {
         let mut batch: Vec<(ShopId, Update)> = Vec::new();
         for (shop, updates) in updates.iter() {
             let through = self.shops.get(shop).map_or(0, |last| last.through);
-            if updates.iter().all(|update| !update.late && update.sequence > through) {
+            if updates
+                .iter()
+                .all(|update| update.turn == Turn::InOrder && update.sequence > through)
+            {
                 batch.extend(updates.iter().map(|update| (*shop, update.clone())));
             }
         }
@@ -401,11 +438,26 @@ impl Line {
         headers
     }
 
+    /// Places in the journal of the events that updates of a shop have told of since a time.
+    async fn told_since(&self, shop: ShopId, since: OffsetDateTime) -> Result<HashSet<u64>, UpdateError> {
+        let failed = unavailable("look for an update");
+        let (subject, mut from) = (self.subject(shop), Start::Since(since));
+        let mut told = HashSet::new();
+        loop {
+            let found = nats::get_many(&self.updates.client, STREAM, &subject, from, LOOK_UPDATES).await;
+            let found = found.map_err(|error| failed(&error))?;
+            let Some(last) = found.last() else { return Ok(told) };
+            from = Start::After(last.sequence);
+            let of_this_journal = found.iter().filter(|update| update.header(EPOCH) == Some(&self.epoch));
+            told.extend(of_this_journal.filter_map(|update| update.header(SEQUENCE)?.parse::<u64>().ok()));
+        }
+    }
+
     async fn publish_one(&self, shop: ShopId, last: &mut Last, update: Update) -> Result<(), UpdateError> {
         let failed = unavailable("publish an update");
         let body = Bytes::from(update.json);
         for _ in 0..ATTEMPTS_MAX {
-            if !update.late && update.sequence <= last.through {
+            if update.turn == Turn::InOrder && update.sequence <= last.through {
                 self.updates.metrics.repeated_updates.inc();
                 return Ok(());
             }
@@ -414,8 +466,8 @@ impl Line {
                 .headers(self.headers(update.sequence, through))
                 .payload(body.clone())
                 .expected_last_subject_sequence(last.place);
-            if update.late {
-                // Its place in the order tells nothing about whether it was published before.
+            if update.turn != Turn::InOrder {
+                // One that was published a moment ago without our knowing is known by its name.
                 message = message.message_id(format!("late:{}:{}", self.epoch, update.sequence));
             }
             let subject = self.subject(shop);

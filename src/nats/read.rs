@@ -23,6 +23,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use super::link::{Link, Status};
+use crate::core::event::rfc3339;
 use crate::core::retry::Backoff;
 
 /// Messages asked for at a time: the server sends ahead while a batch is being worked on.
@@ -117,24 +118,31 @@ fn found(answer: Result<StreamMessage, LastRawMessageError>) -> Result<Option<St
     }
 }
 
-/// Gets messages of a subject from a sequence on, at most `max`, without a consumer. A replica may
+/// Gets messages of a subject from a place on, at most `max`, without a consumer. A replica may
 /// answer, which may not have the newest ones yet.
 ///
 /// # Errors
 /// [`ReadError`] if the stream cannot be reached now, or does not answer in time.
 pub async fn get_many(
-    link: &Link,
+    client: &async_nats::Client,
     stream: &str,
     subject: &str,
-    from: u64,
+    from: Start,
     max: usize,
 ) -> Result<Vec<StoredMessage>, ReadError> {
-    let client = link.client();
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await.map_err(ReadError::unavailable)?;
-    let request = serde_json::json!({ "seq": from.max(1), "next_by_subj": subject, "batch": max }).to_string();
+    let mut request = serde_json::json!({ "next_by_subj": subject, "batch": max });
+    match from {
+        Start::After(sequence) => request["seq"] = sequence.saturating_add(1).into(),
+        Start::Since(time) => request["start_time"] = rfc3339(time).into(),
+    }
     client
-        .publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, request.into())
+        .publish_with_reply(
+            format!("$JS.API.DIRECT.GET.{stream}"),
+            inbox,
+            request.to_string().into(),
+        )
         .await
         .map_err(ReadError::unavailable)?;
     let mut messages = Vec::new();

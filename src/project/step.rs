@@ -20,7 +20,7 @@ use crate::core::id::{BasketId, ShopId};
 use crate::core::update::update_json;
 use crate::journal::RawEvent;
 use crate::refold::{self, EVENT_TYPE, basket_of, decode, decode_parts, in_milliseconds};
-use crate::updates::{Update, UpdateError};
+use crate::updates::{Turn, Update, UpdateError};
 use crate::views::{Checkpoint, ParkedEvent, ParkedState, Saved, Stored, ViewError, Write};
 
 /// Most bytes, about, of the baskets in memory, in all partitions of the process. Only the baskets of a step are needed.
@@ -101,12 +101,12 @@ impl Collected {
         *self.outcomes.entry(outcome).or_default() += 1;
     }
 
-    fn tell(&mut self, recorded: &Recorded<JournalEvent>, json: String, late: bool) {
+    fn tell(&mut self, recorded: &Recorded<JournalEvent>, json: String, turn: Turn) {
         let update = Update {
             sequence: recorded.sequence,
             recorded_at: recorded.recorded_at,
             json,
-            late,
+            turn,
         };
         self.updates
             .entry(recorded.event.basket().shop)
@@ -325,7 +325,7 @@ impl Fold {
         }
         // A copy of an event that counts already is not an event of its own.
         if basket.holds(sequence) && due {
-            collected.tell(recorded, json_as_of(basket, recorded), false);
+            collected.tell(recorded, json_as_of(basket, recorded), Turn::InOrder);
         }
         match applied {
             Applied::Counted => collected.count("counted"),
@@ -513,13 +513,16 @@ fn apply_again(basket: &mut Basket, event: &ParkedEvent, collected: &mut Collect
         Ok(_) => return Decided::ParkedAgain("it belongs to another basket".to_owned()),
         Err(reason) => return Decided::ParkedAgain(reason),
     };
-    if basket.put(recorded.clone()) == Applied::Full {
-        return Decided::ParkedAgain(full());
-    }
+    let turn = match basket.put(recorded.clone()) {
+        Applied::Full => return Decided::ParkedAgain(full()),
+        // It was applied before a crash, and its update may have been published.
+        Applied::Duplicate => Turn::LateAgain,
+        Applied::Counted | Applied::Conflicting => Turn::Late,
+    };
     basket.settle();
-    // Also where it was applied before a crash: its update may not have been published.
+    // A copy of an event that counts already is not an event of its own.
     if basket.holds(sequence) {
-        collected.tell(&recorded, json_as_of(basket, &recorded), true);
+        collected.tell(&recorded, json_as_of(basket, &recorded), turn);
     }
     Decided::Applied
 }

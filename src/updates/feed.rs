@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use super::{EPOCH, STREAM, THROUGH};
 use crate::core::id::ShopId;
 use crate::metrics::Metrics;
-use crate::nats::{self, Link, Plan, StoredMessage};
+use crate::nats::{self, Link, Plan, Start, StoredMessage};
 
 pub use crate::nats::{LinkError, ReadError};
 
@@ -155,7 +155,8 @@ impl Feed {
     /// The stored updates of a shop after a place, at most `max`; the newest ones may be missing for a moment.
     pub async fn after(&self, shop: ShopId, place: u64, max: usize) -> Result<Vec<StoredUpdate>, ReadError> {
         let subject = subject(shop);
-        let found = nats::get_many(&self.link, STREAM, &subject, place.saturating_add(1), max);
+        let client = self.link.client();
+        let found = nats::get_many(&client, STREAM, &subject, Start::After(place), max);
         Ok(self
             .ask(found)
             .await??

@@ -478,6 +478,48 @@ async fn an_update_that_is_owed_is_not_overtaken_by_a_decision_about_parked_even
 }
 
 #[tokio::test]
+async fn a_late_update_is_told_once_though_the_stream_has_forgotten_its_name() {
+    let stack = Stack::start().await;
+    let (service, mut dying) = (
+        stack.service("api").await,
+        stack.launch("project", &[("EZOUT_FAIL_POINT", "after_retry")]),
+    );
+    let jetstream = stack.jetstream().await;
+    let updates = wait_for("the updates", async || jetstream.get_stream("UPDATES").await.ok()).await;
+    let mut config = updates.cached_info().config.clone();
+    config.duplicate_window = std::time::Duration::from_millis(100);
+    jetstream.update_stream(config).await.unwrap();
+
+    let (shop, bad, good) = (session(), session(), session());
+    let poisoned = poison(&stack, &shop, &bad, "{").await;
+    let late = add_all(&service, &shop, &bad, 1..=1).await;
+    let first = add_all(&service, &shop, &good, 1..=1).await;
+    service.basket(&shop, &good, first).await;
+    // The power goes when the update is out and before that is noted.
+    printed(&ezout(&stack, &["parked", "drop", &poisoned.to_string()]).await);
+    dying.exited().await;
+    assert_eq!(told(&stack).await, [first, late]);
+    let named = async || {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", "forgotten later than the update");
+        let published = jetstream.publish_with_headers("upd.99.nobody", headers, "{\"sequence\":0}".into());
+        published.await.unwrap().await.unwrap().duplicate
+    };
+    assert!(!named().await);
+    wait_for("the stream forgets", async || (!named().await).then_some(())).await;
+
+    let projector = stack.service("project").await;
+    wait_for("nothing is parked", async || {
+        let list = printed(&ezout(&stack, &["parked", "list"]).await);
+        list.contains("no event is parked").then_some(())
+    })
+    .await;
+    assert_eq!(service.basket(&shop, &bad, late).await["item_count"], 1);
+    assert_eq!(told(&stack).await, [first, late, 0, 0]);
+    assert_eq!(projector.metric("ezout_repeated_updates_total").await, Some(1.0));
+}
+
+#[tokio::test]
 async fn a_copy_among_parked_events_is_no_event_of_its_own() {
     let stack = Stack::start().await;
     let service = stack.service("serve").await;

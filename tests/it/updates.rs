@@ -7,7 +7,7 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use ezout::core::id::ShopId;
 use ezout::metrics::Metrics;
 use ezout::tools::servers::{Binaries, BinaryOptions, NatsOptions, NatsServer};
-use ezout::updates::{STREAM, Update, Updates};
+use ezout::updates::{STREAM, Turn, Update, Updates};
 use futures::StreamExt as _;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -24,7 +24,7 @@ fn updates(shops: std::ops::Range<u128>, from: u64, count: u64) -> HashMap<ShopI
         sequence,
         recorded_at: OffsetDateTime::now_utc(),
         json: format!("{{\"sequence\":{sequence}}}"),
-        late: false,
+        turn: Turn::InOrder,
     };
     shops
         .map(|number| (shop(number), (from..from + count).map(update).collect()))
