@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use crate::core::id::ShopId;
 use crate::metrics::Metrics;
-use crate::nats::{self, Link, Plan, StoredMessage};
+use crate::nats::{self, Link, Plan, Start, StoredMessage};
 
 pub use self::ack::AppendError;
 pub use self::durability::{Durability, Judgement, Server, ServerFault, Servers, judge, monitor, monitor_client};
@@ -303,7 +303,7 @@ impl Journal {
     /// [`ReadError`] if the journal cannot be reached now.
     pub async fn page(&self, shop: ShopId, after: u64, max: usize) -> Result<Vec<RawEvent>, ReadError> {
         let subject = format!("checkout.*.{shop}");
-        let messages = nats::get_many(&self.link, STREAM, &subject, after + 1, max).await?;
+        let messages = nats::get_many(&self.link.client(), STREAM, &subject, Start::After(after), max).await?;
         Ok(messages.into_iter().map(RawEvent::from).collect())
     }
 
@@ -321,7 +321,7 @@ impl Journal {
     /// [`ReadError`] if the journal cannot be reached now.
     pub async fn backlog(&self, partition: u16, after: u64) -> Result<Backlog, ReadError> {
         let subject = format!("checkout.{partition}.*");
-        let first = nats::get_many(&self.link, STREAM, &subject, after + 1, 1).await?;
+        let first = nats::get_many(&self.link.client(), STREAM, &subject, Start::After(after), 1).await?;
         let following = |first: &StoredMessage| first.header(FOLLOWING)?.parse::<u64>().ok();
         Ok(Backlog {
             events: first.first().map_or(0, |first| following(first).unwrap_or(0) + 1),

@@ -25,7 +25,7 @@ use super::append::SEQUENCE;
 use super::problem::{Code, Problem};
 use super::query::{Query, refused, whole_number};
 use super::read::{basket_of, no_event, reading, unread};
-use crate::core::event::{Event, Strictness, minified, rfc3339};
+use crate::core::event::{Event, JournalEvent, Strictness, minified, rfc3339};
 use crate::core::id::BasketId;
 use crate::journal::{self, Journal, RawEvent};
 
@@ -156,7 +156,7 @@ async fn unfolded(api: &Api, id: BasketId, checkpoint: u64) -> Result<(u64, Vec<
         found.extend(page.into_iter().filter(|event| {
             event.session() == Some(id.session)
                 && event.sequence <= end
-                && Event::parse(&event.body, Strictness::Original).is_ok()
+                && JournalEvent::read(event.header("ce-type"), &event.body).is_ok()
                 && known.insert((event.id(), event.digest()))
         }));
     }

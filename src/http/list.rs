@@ -110,20 +110,14 @@ pub(super) async fn baskets(
         let after = query.value("cursor", "the next of an earlier page", Cursor::parse)?;
 
         let (views, sequence) = reading(&api, shop).await?;
-        // One more than asked for, which says whether there is a next page.
-        let mut found = views
-            .baskets(shop, filter, after, limit + 1)
+        let found = views
+            .baskets(shop, filter, after, limit)
             .await
             .map_err(|error| unread(&error))?;
-        let more = found.len() > usize::from(limit);
-        found.truncate(usize::from(limit));
         let page = PageJson {
             sequence,
-            baskets: found.iter().map(|(id, view)| listed(*id, view)).collect(),
-            next: found
-                .last()
-                .filter(|_| more)
-                .map(|(_, view)| Cursor::of(view).to_string()),
+            baskets: found.baskets.iter().map(|(id, view)| listed(*id, view)).collect(),
+            next: found.next.map(|next| next.to_string()),
         };
         Ok(([(SEQUENCE, sequence.to_string())], Json(page)).into_response())
     };

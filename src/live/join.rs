@@ -112,9 +112,11 @@ async fn begin(
     if verdict == Verdict::Recovered
         && let Some(place) = after
     {
+        // Of a shop without updates nothing lies between the place and the end of the stream.
+        let cursor = if newest.sequence == 0 { place.max(newest) } else { place };
         let joined = Joined {
             hello: frame::hello(verdict, place, None),
-            cursor: Cursor::at(place),
+            cursor: Cursor::at(cursor),
             snapshot: None,
         };
         return Ok((verdict, joined));

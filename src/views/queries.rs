@@ -47,11 +47,12 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The place of this basket.
-    pub fn of(view: &BasketView) -> Self {
+    /// The place of this basket's document.
+    fn behind(document: &Document) -> Self {
+        let changed_at = document.get_datetime("updated_at").ok();
         Self {
-            changed_at_ms: view.updated_at.map_or(NEVER, |time| date(time).timestamp_millis()),
-            sequence: long(view.sequence),
+            changed_at_ms: changed_at.map_or(NEVER, |time| time.timestamp_millis()),
+            sequence: document.get_i64("sequence").unwrap_or(0),
         }
     }
 
@@ -84,6 +85,15 @@ impl fmt::Display for Cursor {
             self.changed_at_ms, self.sequence
         )
     }
+}
+
+/// A page of a shop's baskets.
+#[derive(Debug)]
+pub struct BasketPage {
+    /// The baskets, without their lines, findings and missing ids. Those that cannot be read are left out, and in the log.
+    pub baskets: Vec<(BasketId, BasketView)>,
+    /// After which the next page begins; nothing on the last one.
+    pub next: Option<Cursor>,
 }
 
 /// The baskets of a shop in a few numbers.
@@ -180,15 +190,24 @@ impl Views {
         filter: Filter,
         after: Option<Cursor>,
         limit: u16,
-    ) -> Result<Vec<(BasketId, BasketView)>, ViewError> {
+    ) -> Result<BasketPage, ViewError> {
         let mut found = Vec::new();
+        // One more than asked for, which says whether there is a next page.
+        let wanted = i64::from(limit) + 1;
         for part in Part::after(after) {
-            let left = i64::from(limit) - long(found.len());
+            let left = wanted - long(found.len());
             if left > 0 {
                 found.extend(self.baskets_of(shop, filter, part, left).await?);
             }
         }
-        Ok(found.into_iter().filter_map(document::identified).collect())
+        let more = long(found.len()) == wanted;
+        found.truncate(usize::from(limit));
+        // Of the documents, and not of the baskets: one that cannot be read ends no list.
+        let next = found.last().filter(|_| more).map(Cursor::behind);
+        Ok(BasketPage {
+            baskets: found.into_iter().filter_map(document::identified).collect(),
+            next,
+        })
     }
 
     async fn baskets_of(

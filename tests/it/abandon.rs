@@ -81,7 +81,13 @@ async fn an_idle_basket_is_abandoned_once_by_an_event_and_opens_when_the_shopper
     );
     let listed = get(&service, &format!("/v1/shops/{shop}/baskets?status=abandoned")).await;
     assert_eq!(listed["baskets"][0]["session_id"], json!(idle), "{listed}");
-    let update = updates(&stack).await.pop().unwrap();
+    let update = wait_for("the update of the abandonment", async || {
+        updates(&stack)
+            .await
+            .pop()
+            .filter(|update| update["action"] == "ABANDONED")
+    })
+    .await;
     assert_eq!(
         (
             &update["action"],
@@ -117,6 +123,10 @@ async fn an_idle_basket_is_abandoned_once_by_an_event_and_opens_when_the_shopper
     // Nothing more is said of it, however often one looks.
     tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
     assert_eq!(abandonments(&service).await, "2");
+    wait_for("the last update", async || {
+        (updates(&stack).await.len() >= 6).then_some(())
+    })
+    .await;
     assert_eq!(
         updates(&stack).await.len(),
         6,
@@ -147,7 +157,11 @@ async fn what_became_due_while_nobody_looked_is_found_afterwards_and_folds_again
     for session in [&one, &other] {
         with_status(&service, &shop, session, "abandoned").await;
     }
-    assert_eq!(updates(&stack).await.len(), 5);
+    // An update follows its basket within milliseconds.
+    wait_for("the last update", async || {
+        (updates(&stack).await.len() == 5).then_some(())
+    })
+    .await;
     let database = stack.database().await;
     let before = document(&database, &shop, &one).await.unwrap();
     assert_eq!(before.get_array("abandonments").unwrap().len(), 1);
