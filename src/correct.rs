@@ -1,6 +1,6 @@
 //! Corrections: what people who are not shoppers change becomes events of the journal.
 //!
-//! Edits of baskets by hand are followed in [`edits`], and found by comparison in [`scan`] where the
+//! Edits of baskets by hand are followed in `edits.rs`, and found by comparison in `scan.rs` where the
 //! stream of changes was lost.
 
 mod edits;

@@ -617,10 +617,14 @@ async fn a_checkpoint_beyond_the_journal_or_of_another_one_is_named() {
     let (_, _, last) = patient.shop().await;
     let checkpoints = patient.stack.database().await.collection::<Document>("checkpoints");
     let beyond = i64::try_from(last).unwrap() + 1_000;
-    checkpoints
-        .update_one(doc! {}, doc! { "$set": { "sequence": beyond } })
-        .await
-        .unwrap();
+    // The checkpoint follows the basket within milliseconds.
+    wait_for("the checkpoint", async || {
+        let at_end = doc! { "sequence": beyond - 1_000 };
+        let set = doc! { "$set": { "sequence": beyond } };
+        let updated = checkpoints.update_one(at_end, set).await.unwrap();
+        (updated.matched_count == 1).then_some(())
+    })
+    .await;
     let report = patient.report().await;
     let fact = format!("events are lost: the journal ends at {last} and the views are folded up to {beyond}");
     let next = report.command("checkpoints", "fail", &fact);

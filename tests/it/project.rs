@@ -540,6 +540,8 @@ async fn a_copy_among_parked_events_is_no_event_of_its_own() {
         (service.basket(&shop, &bad, last).await["item_count"] == 2).then_some(())
     })
     .await;
+    // An update follows its basket within milliseconds.
+    wait_for("both updates", async || (told(&stack).await.len() >= 2).then_some(())).await;
     assert_eq!(told(&stack).await, [first, last], "the copy at {copy} has no update");
     wait_for("nothing is parked", async || {
         let list = printed(&ezout(&stack, &["parked", "list"]).await);

@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 use crate::contracts::check;
 
 /// How long a condition may take to come true. Far beyond what it takes, so that a slow machine fails no test.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Waits until `condition` gives a value, asking again every few milliseconds.
 pub async fn wait_for<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
