@@ -133,7 +133,10 @@ impl Partition {
                 () = stop.cancelled() => return None,
                 Ok(()) = self.pointer.changed() => Err(PartitionError::Moved),
                 _ = verify.tick() => self.verify(&opened.checkpoint).await,
-                _ = decisions.tick() => self.decided(&mut opened).await,
+                _ = decisions.tick() => match confirm(&mut opened).await {
+                    Ok(()) => self.decided(&mut opened).await,
+                    Err(error) => Err(error),
+                },
                 events = opened.reader.next(STEP_EVENTS_MAX) => match events {
                     Ok(events) => self.advance(&mut opened, &events).await,
                     Err(error) => Err(PartitionError::Failed(error.into())),
@@ -220,6 +223,8 @@ impl Partition {
         self.tell(None);
         let mut opened = Opened {
             partitions: facts.partitions,
+            seen: checkpoint.sequence,
+            confirmed: 0,
             checkpoint,
             begins,
             handover,
@@ -304,6 +309,22 @@ impl Partition {
     }
 }
 
+/// Has a checkpoint confirmed that rests since the last time; one that moves is written often enough.
+async fn confirm(opened: &mut Opened) -> Result<(), PartitionError> {
+    let sequence = opened.checkpoint.sequence;
+    if opened.begins || opened.confirmed == sequence {
+        return Ok(());
+    }
+    if std::mem::replace(&mut opened.seen, sequence) == sequence {
+        let confirmed = opened.fold.views().confirm_checkpoint(&opened.checkpoint).await;
+        if !confirmed.map_err(anyhow::Error::from)? {
+            return Err(PartitionError::LeaseLost);
+        }
+        opened.confirmed = sequence;
+    }
+    Ok(())
+}
+
 impl From<StepError> for PartitionError {
     fn from(error: StepError) -> Self {
         match error {
@@ -336,6 +357,10 @@ struct Opened {
     reader: Reader,
     opens: u64,
     fold: Fold,
+    /// The place at which the checkpoint was when people's decisions were last looked for.
+    seen: i64,
+    /// The place at which a majority has it on disk.
+    confirmed: i64,
     /// The checkpoint has moved since this was last looked at.
     advanced: bool,
 }

@@ -21,7 +21,7 @@ use crate::core::update::update_json;
 use crate::journal::RawEvent;
 use crate::refold::{self, EVENT_TYPE, basket_of, decode, decode_parts, in_milliseconds};
 use crate::updates::{Turn, Update, UpdateError};
-use crate::views::{Checkpoint, ParkedEvent, ParkedState, Saved, Stored, ViewError, Write};
+use crate::views::{Checkpoint, ParkedEvent, ParkedState, Saved, Stored, ViewError, Views, Write};
 
 /// Most bytes, about, of the baskets in memory, in all partitions of the process. Only the baskets of a step are needed.
 const CACHED_BYTES_MAX: usize = 48 * 1024 * 1024;
@@ -136,6 +136,11 @@ impl Fold {
     /// The journal's epoch.
     pub(super) fn epoch(&self) -> &str {
         &self.epoch
+    }
+
+    /// Where its baskets are.
+    pub(super) fn views(&self) -> &Views {
+        &self.parts.views
     }
 
     /// Forgets a basket, which is read again when it is next needed.

@@ -4,7 +4,7 @@ use mongodb::Collection;
 use mongodb::bson::{Document, doc};
 use serde::Deserialize;
 
-use super::{ViewError, Views, within, write_command};
+use super::{ViewError, Views, durable, within, write_command};
 
 /// How far a partition is folded, from which journal, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -81,8 +81,33 @@ impl Views {
     /// that another projector has moved it under a later lease or further, or that it was dropped.
     ///
     /// Not awaited by a majority: a checkpoint that falls back only makes the projector repeat steps
-    /// that find themselves done.
+    /// that find themselves done. [`confirm_checkpoint`](Self::confirm_checkpoint) makes it last.
+    ///
+    /// # Errors
+    /// [`ViewError`]; it may have moved.
     pub async fn move_checkpoint(&self, to: &Checkpoint, begins: bool) -> Result<bool, ViewError> {
+        self.write_checkpoint("move a checkpoint", to, begins, doc! { "w": 1 })
+            .await
+    }
+
+    /// Writes once more that a checkpoint has moved to here, and waits until a majority has it on disk. For a
+    /// partition that rests: a server that lost the move would else show it as behind until its next event.
+    /// Answers as [`move_checkpoint`](Self::move_checkpoint) does.
+    ///
+    /// # Errors
+    /// [`ViewError`]; nothing is lost by it.
+    pub async fn confirm_checkpoint(&self, to: &Checkpoint) -> Result<bool, ViewError> {
+        self.write_checkpoint("confirm a checkpoint", to, false, durable())
+            .await
+    }
+
+    async fn write_checkpoint(
+        &self,
+        operation: &'static str,
+        to: &Checkpoint,
+        begins: bool,
+        concern: Document,
+    ) -> Result<bool, ViewError> {
         let guard = doc! {
             "_id": self.version().checkpoint_id(to.partition),
             "epoch": &to.epoch,
@@ -98,9 +123,9 @@ impl Views {
         let command = doc! {
             "update": "checkpoints",
             "updates": [ { "q": guard, "u": set, "upsert": begins } ],
-            "writeConcern": { "w": 1 },
+            "writeConcern": concern,
         };
-        let answer = write_command(&self.database, "move a checkpoint", command).await?;
+        let answer = write_command(&self.database, operation, command).await?;
         Ok(answer.get_i32("n").is_ok_and(|matched| matched == 1))
     }
 }
