@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::core::error_chain;
 use crate::core::event::ActionIdMeaning;
-use crate::core::id::{BasketId, ShopId};
+use crate::core::id::BasketId;
 
 pub use checkpoints::Checkpoint;
 pub use compare::{Ordered, Whole};
@@ -205,26 +205,6 @@ impl Views {
             .await?
             .map(BasketView::try_from)
             .transpose()
-    }
-
-    /// Open baskets of a shop without their actions, from the one after `after`, at most `limit`. One that cannot
-    /// be read, as after an edit by hand, is left out.
-    pub async fn open_baskets(&self, shop: ShopId, after: Option<&str>, limit: u16) -> Result<OpenBaskets, ViewError> {
-        let baskets: Collection<Document> = self.stored();
-        let first = format!("{shop}.");
-        // The slash is the character after the dot, so this is the shop's range of `_id`s.
-        let ids = doc! { "$gt": after.unwrap_or(&first), "$lt": format!("{shop}/") };
-        let find = baskets
-            .find(doc! { "shop_id": shop.to_string(), "status": "open", "_id": ids })
-            .projection(doc! { "actions": 0, "conflicts": 0, "abandonments": 0 })
-            .sort(doc! { "_id": 1 })
-            .limit(i64::from(limit));
-        let found: Vec<Document> = within("list open baskets", async { find.await?.try_collect().await }).await?;
-        let last = found.last().filter(|_| found.len() == usize::from(limit));
-        Ok(OpenBaskets {
-            next: last.and_then(|last| last.get_str("_id").ok()).map(str::to_owned),
-            baskets: found.into_iter().filter_map(document::identified).collect(),
-        })
     }
 
     /// Loads baskets with their actions. Those that do not exist are not in the answer; one that cannot be

@@ -7,9 +7,9 @@
 
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
@@ -28,6 +28,7 @@ use super::read::{basket_of, no_event, reading, unread};
 use crate::core::event::{Event, JournalEvent, Strictness, minified, rfc3339};
 use crate::core::id::BasketId;
 use crate::journal::{self, Journal, RawEvent};
+use crate::refold::in_milliseconds;
 
 /// Events that are asked for at the same time.
 const IN_FLIGHT: usize = 32;
@@ -205,37 +206,72 @@ fn event_json(event: &RawEvent) -> Result<String, Problem> {
     Ok(format!(
         "{{\"sequence\":{},\"recorded_at\":\"{}\",\"event\":{body}}}",
         event.sequence,
-        rfc3339(event.recorded_at)
+        // As exact as a basket knows it, and as `at` compares it.
+        rfc3339(in_milliseconds(event.recorded_at))
     ))
 }
 
-async fn json_answer(id: BasketId, sequence: u64, mut events: Events) -> Result<Response, Problem> {
-    let mut json = format!(
+async fn json_answer(id: BasketId, sequence: u64, events: Events) -> Result<Response, Problem> {
+    let begin = format!(
         "{{\"shop_id\":\"{}\",\"session_id\":\"{}\",\"sequence\":{sequence},\"events\":[",
         id.shop, id.session
     );
-    let mut separator = "";
-    while let Some(event) = events.next().await {
-        let _ = write!(json, "{separator}{}", event_json(&event?)?);
-        separator = ",";
-    }
-    json.push_str("]}");
-    Ok(answer("application/json", sequence, json))
+    let frame = Frame {
+        begin,
+        between: ",",
+        end: "]}",
+    };
+    answer("application/json", sequence, frame, events).await
 }
 
-async fn lines_answer(sequence: u64, mut events: Events) -> Result<Response, Problem> {
-    let mut lines = String::new();
-    while let Some(event) = events.next().await {
-        lines.push_str(&event_json(&event?)?);
-        lines.push('\n');
-    }
-    Ok(answer("application/x-ndjson", sequence, lines))
+async fn lines_answer(sequence: u64, events: Events) -> Result<Response, Problem> {
+    let frame = Frame {
+        begin: String::new(),
+        between: "\n",
+        end: "\n",
+    };
+    answer("application/x-ndjson", sequence, frame, events).await
 }
 
-fn answer(content_type: &'static str, sequence: u64, body: String) -> Response {
-    let sequence = (HeaderName::from_static(SEQUENCE), sequence.to_string());
-    ([(CONTENT_TYPE, content_type.to_owned()), sequence], body).into_response()
+/// What stands around and between the events of an answer.
+struct Frame {
+    begin: String,
+    between: &'static str,
+    end: &'static str,
 }
+
+/// Sends events as they are read, so an answer takes no memory. What fails before the first of them is a problem;
+/// later the status is sent already, and the answer is broken off, which no client takes for whole.
+async fn answer(
+    content_type: &'static str,
+    sequence: u64,
+    frame: Frame,
+    mut events: Events,
+) -> Result<Response, Problem> {
+    let Frame { begin, between, end } = frame;
+    let head = [
+        (CONTENT_TYPE, content_type.to_owned()),
+        (HeaderName::from_static(SEQUENCE), sequence.to_string()),
+    ];
+    let Some(first) = events.next().await else {
+        let whole = if begin.is_empty() { begin } else { begin + end };
+        return Ok((head, whole).into_response());
+    };
+    let first = event_json(&first?)?;
+    let rest = events.map(move |event| {
+        let json = event.and_then(|event| event_json(&event));
+        json.map(|json| format!("{between}{json}")).map_err(BrokenOff)
+    });
+    let pieces = stream::iter([Ok(begin), Ok(first)])
+        .chain(rest)
+        .chain(stream::iter([Ok(end.to_owned())]));
+    Ok((head, Body::from_stream(pieces)).into_response())
+}
+
+/// An answer cannot be ended.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?}")]
+struct BrokenOff(Problem);
 
 fn replay_answer(sequence: u64, events: Events, speed: f64) -> Response {
     // nginx would hold back what belongs together.

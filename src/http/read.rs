@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::Api;
 use super::append::SEQUENCE;
@@ -84,7 +85,10 @@ pub(super) fn basket_of(path: Result<Path<(String, String)>, PathRejection>) -> 
 
 /// The answer where a session has no event, as of this place in the journal.
 pub(super) fn no_event(sequence: u64) -> Problem {
-    Problem::new(Code::NotFound, "no event of this session is recorded for this shop").with_sequence(sequence)
+    let detail = format!(
+        "up to event {sequence} there is none of this session in this shop; right after a POST, ask for min_sequence={{its Ezout-Sequence}}"
+    );
+    Problem::new(Code::NotFound, detail).with_sequence(sequence)
 }
 
 /// The views, where this process has them.
@@ -164,8 +168,7 @@ fn not_yet(id: BasketId, min_sequence: u64, reading: &Reading) -> Problem {
 }
 
 fn basket_answer(id: BasketId, sequence: u64, view: &BasketView, headers: &HeaderMap) -> Response {
-    // Weak, since the sequence that an unchanged basket is true at goes up with every other event.
-    let tag = format!("W/\"{}-{}\"", view.sequence, view.version);
+    let tag = tag(id, view);
     let mut response = if matches_tag(headers, &tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
@@ -176,6 +179,13 @@ fn basket_answer(id: BasketId, sequence: u64, view: &BasketView, headers: &Heade
     headers.insert(ETAG, HeaderValue::try_from(tag).expect("numbers are a header's value"));
     headers.insert(SEQUENCE, HeaderValue::from(sequence));
     response
+}
+
+/// The tag of what is in a basket. Weak, since the sequence that an unchanged basket is true at goes up with every
+/// other event. The basket's own sequence and version would not do: one that is mended has the same as before.
+fn tag(id: BasketId, view: &BasketView) -> String {
+    let digest = Uuid::new_v5(&Uuid::NAMESPACE_OID, view.json(id, 0).as_bytes());
+    format!("W/\"{}-{:016x}\"", view.version, digest.as_u64_pair().0)
 }
 
 /// Whether the client has the answer of this tag already (RFC 9110, weak comparison).
@@ -270,19 +280,29 @@ mod tests {
 
     #[test]
     fn a_client_that_has_the_basket_is_told_so() {
+        let weak = tag(id(), &view());
+        let strong = weak.trim_start_matches("W/");
+        assert!(strong.starts_with("\"3-") && strong.len() == 20, "{strong}");
         for (known, status) in [
-            ("W/\"7-3\"", 304),
-            ("\"7-3\"", 304),
-            ("\"1-1\", W/\"7-3\"", 304),
-            ("*", 304),
-            ("\"7-2\"", 200),
-            ("7-3", 200),
+            (weak.clone(), 304),
+            (strong.to_owned(), 304),
+            (format!("\"1-1\", {weak}"), 304),
+            ("*".to_owned(), 304),
+            (strong.replace("3-", "2-"), 200),
+            (strong.replace('"', ""), 200),
         ] {
-            let headers = HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::from_static(known))]);
+            let headers = HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::try_from(&known).unwrap())]);
             let answer = basket_answer(id(), 9, &view(), &headers);
             assert_eq!(answer.status().as_u16(), status, "{known}");
-            assert_eq!(answer.headers()[ETAG], "W/\"7-3\"");
+            assert_eq!(answer.headers()[ETAG], weak);
             assert_eq!(answer.headers()[SEQUENCE], "9");
         }
+        // Mended: the same events, and another total.
+        let mended = BasketView {
+            total: Money::ZERO,
+            ..view()
+        };
+        let headers = HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::try_from(&weak).unwrap())]);
+        assert_eq!(basket_answer(id(), 9, &mended, &headers).status(), 200);
     }
 }

@@ -23,6 +23,8 @@ const RECENT_MAX: usize = 1_024;
 const RECENT_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Baskets whose newest update is kept. A viewer that missed more is sent away to come back.
 const BASKETS_MAX: usize = 1_000;
+/// Bytes of these updates.
+const BASKETS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// An update, ready to be sent.
 #[derive(Debug)]
@@ -122,6 +124,7 @@ struct State {
     /// `recent` has every update after this place.
     recent_after: u64,
     latest: BTreeMap<u64, Arc<Told>>,
+    latest_bytes: usize,
     latest_of: HashMap<SessionId, u64>,
     /// `latest` has the newest update of every basket that changed after this place.
     latest_after: u64,
@@ -259,12 +262,16 @@ impl State {
     fn append(&mut self, told: Arc<Told>) {
         self.newest = Some(told.at);
         self.count += 1;
-        if let Some(earlier) = self.latest_of.insert(told.session, told.at.place) {
-            self.latest.remove(&earlier);
+        if let Some(earlier) = self.latest_of.insert(told.session, told.at.place)
+            && let Some(earlier) = self.latest.remove(&earlier)
+        {
+            self.latest_bytes -= earlier.frame.len();
         }
+        self.latest_bytes += told.frame.len();
         self.latest.insert(told.at.place, Arc::clone(&told));
-        while self.latest.len() > BASKETS_MAX {
+        while self.latest.len() > BASKETS_MAX || self.latest_bytes > BASKETS_BYTES_MAX {
             if let Some((place, told)) = self.latest.pop_first() {
+                self.latest_bytes -= told.frame.len();
                 self.latest_of.remove(&told.session);
                 self.latest_after = place;
             }
@@ -363,10 +370,33 @@ mod tests {
         let state = log.state();
         assert_eq!(state.recent.len(), RECENT_MAX);
         assert_eq!((state.latest.len(), state.latest_of.len()), (BASKETS_MAX, BASKETS_MAX));
-        assert_eq!(
-            state.recent_bytes,
-            state.recent.iter().map(|told| told.frame.len()).sum::<usize>()
-        );
+        check_bytes(&state);
+    }
+
+    #[test]
+    fn memory_is_bounded_also_where_updates_are_long() {
+        let log = Log::default();
+        log.open(place(0));
+        let text = format!("\"{}\"", "x".repeat(100_000));
+        for next in 1..=200 {
+            let frame = frame::update(place(next), &text);
+            log.append(vec![Told {
+                frame,
+                ..told(next, u128::from(next % 90))
+            }]);
+            check_bytes(&log.state());
+        }
+        let state = log.state();
+        assert!(state.latest.len() < 45, "{}", state.latest.len());
+        assert_eq!(state.latest.len(), state.latest_of.len());
+        assert_eq!(state.latest_after, 200 - 41);
+    }
+
+    fn check_bytes(state: &State) {
+        let recent: usize = state.recent.iter().map(|told| told.frame.len()).sum();
+        let latest: usize = state.latest.values().map(|told| told.frame.len()).sum();
+        assert_eq!((state.recent_bytes, state.latest_bytes), (recent, latest));
+        assert!(recent <= RECENT_BYTES_MAX && latest <= BASKETS_BYTES_MAX);
     }
 
     #[test]

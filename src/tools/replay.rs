@@ -18,9 +18,10 @@ use tokio_util::task::TaskTracker;
 
 use super::past;
 use crate::app::StopSignals;
-use crate::core::event::rfc3339;
+use crate::core::event::{minified, rfc3339};
 use crate::core::id::{SessionId, ShopId};
 use crate::journal::{self, Journal, RawEvent};
+use crate::refold::Decoded;
 
 /// Longest pause between two events, whatever the pace.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -129,7 +130,12 @@ async fn replay(args: &Args, journal: &Journal, shop: ShopId, session: Option<Se
                 over = true;
                 break;
             }
-            if session.is_some() && event.session() != session {
+            // By the event itself, since its header may be missing or another one.
+            if let Some(session) = session
+                && Decoded::of(&event)
+                    .basket
+                    .is_none_or(|basket| basket.session != session)
+            {
                 continue;
             }
             if let (Some(speed), Some(before)) = (args.speed, before) {
@@ -204,16 +210,21 @@ struct Line<'a> {
 
 fn line(event: &RawEvent) -> String {
     let json: Option<&RawValue> = serde_json::from_slice(&event.body).ok();
-    let one_line = json.filter(|json| !json.get().contains('\n'));
     let line = Line {
         sequence: event.sequence,
         recorded_at: rfc3339(event.recorded_at),
-        event: one_line,
-        unreadable: one_line
+        event: json,
+        unreadable: json
             .is_none()
             .then(|| String::from_utf8_lossy(&event.body).into_owned()),
     };
-    serde_json::to_string(&line).expect("numbers and texts are JSON")
+    let line = serde_json::to_string(&line).expect("numbers and texts are JSON");
+    // Ours are on one line already; one that somebody else recorded may not be.
+    if line.contains(['\n', '\r']) {
+        minified(&line)
+    } else {
+        line
+    }
 }
 
 #[cfg(test)]

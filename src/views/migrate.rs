@@ -20,6 +20,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0006_corrections",
         include_str!("../../migrations/0006_corrections.json"),
     ),
+    ("0008_open", include_str!("../../migrations/0008_open.json")),
 ];
 
 /// What to do with a command that finds its work done.

@@ -1,8 +1,9 @@
 //! What is asked about a whole shop: pages of baskets, and their summary.
 //!
-//! The two indexes of `migrations/0003_looking.json` answer all of it: both begin with shop and
-//! status, and a question about any status is a merge of one range for each. A question reads no
-//! more of an index than its answer has, and sorts nothing.
+//! The indexes of `migrations/0003_looking.json` and `0008_open.json` answer all of it: those for lists begin
+//! with shop and status, and a question about any status is a merge of one range for each. A question reads no
+//! more of an index than its answer has, and sorts nothing. The one exception is the list of baskets whose
+//! totals agree: it passes over those whose totals do not, which are few.
 
 use std::fmt;
 
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::document::{self, date, long, money, unsigned};
-use super::{BasketView, ViewError, Views, within};
+use super::{BasketView, OpenBaskets, ViewError, Views, within};
 use crate::core::basket::Status;
 use crate::core::id::{BasketId, SessionId, ShopId};
 use crate::core::money::Money;
@@ -23,6 +24,8 @@ use crate::core::money::Money;
 const BY_CHANGE: &str = "by_status_and_change";
 /// Those whose totals differ.
 const DIVERGED_BY_CHANGE: &str = "diverged_by_status_and_change";
+/// Those of shoppers who are shopping. Also few, and an event of a session that goes on does not touch it.
+const OPEN_BY_SESSION: &str = "open_by_session";
 /// The form of a [`Cursor`].
 const CURSOR_VERSION: u8 = 1;
 /// The time in the cursor of a basket that has none.
@@ -293,6 +296,27 @@ impl Views {
             Some((session, document::time(oldest.updated_at)?))
         });
         Ok(summary)
+    }
+
+    /// Open baskets of a shop without their actions, from the one after `after`, at most `limit`. One that cannot
+    /// be read, as after an edit by hand, is left out.
+    pub async fn open_baskets(&self, shop: ShopId, after: Option<&str>, limit: u16) -> Result<OpenBaskets, ViewError> {
+        let baskets: Collection<Document> = self.stored();
+        let first = format!("{shop}.");
+        // The slash is the character after the dot, so this is the shop's range of `_id`s.
+        let ids = doc! { "$gt": after.unwrap_or(&first), "$lt": format!("{shop}/") };
+        let find = baskets
+            .find(doc! { "shop_id": shop.to_string(), "status": "open", "_id": ids })
+            .hint(Hint::Name(OPEN_BY_SESSION.to_owned()))
+            .projection(doc! { "actions": 0, "conflicts": 0, "abandonments": 0 })
+            .sort(doc! { "_id": 1 })
+            .limit(i64::from(limit));
+        let found: Vec<Document> = within("list open baskets", async { find.await?.try_collect().await }).await?;
+        let last = found.last().filter(|_| found.len() == usize::from(limit));
+        Ok(OpenBaskets {
+            next: last.and_then(|last| last.get_str("_id").ok()).map(str::to_owned),
+            baskets: found.into_iter().filter_map(document::identified).collect(),
+        })
     }
 
     /// Shops that have a basket.

@@ -367,7 +367,8 @@ mod tests {
             [
                 "by_status_and_change",
                 "diverged_by_status_and_change",
-                "with_parked_events"
+                "with_parked_events",
+                "open_by_session"
             ]
         );
     }
