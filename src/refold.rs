@@ -9,7 +9,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use time::OffsetDateTime;
 
 use crate::core::basket::{Applied, Basket};
-use crate::core::event::{ActionIdMeaning, JournalEvent, Recorded};
+use crate::core::event::{ActionIdMeaning, JournalEvent, Recorded, in_milliseconds};
 use crate::core::id::{BasketId, ShopId};
 use crate::journal::{Journal, RawEvent, ReadError};
 use crate::views::{ParkedEvent, ViewError, Views};
@@ -178,10 +178,4 @@ pub(crate) fn basket_of(raw: &RawEvent) -> Option<BasketId> {
         shop: raw.shop()?,
         session: raw.session()?,
     })
-}
-
-/// The views keep milliseconds; an event folded now must equal the same one read back.
-pub(crate) fn in_milliseconds(time: OffsetDateTime) -> OffsetDateTime {
-    time.replace_nanosecond(u32::from(time.millisecond()) * 1_000_000)
-        .expect("fewer than a second's nanoseconds")
 }

@@ -420,6 +420,12 @@ pub fn unix_microseconds(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos() / 1_000).expect("a four-digit year is within 64 bits of microseconds")
 }
 
+/// A time as exact as the views keep it; an event folded now must equal the same one read back.
+pub fn in_milliseconds(time: OffsetDateTime) -> OffsetDateTime {
+    time.replace_nanosecond(u32::from(time.millisecond()) * 1_000_000)
+        .expect("fewer than a second's nanoseconds")
+}
+
 /// RFC 3339 in UTC with as many decimals (none, three or six) as the microseconds need.
 pub fn rfc3339(time: OffsetDateTime) -> String {
     with_decimals(

@@ -25,10 +25,9 @@ use super::append::SEQUENCE;
 use super::problem::{Code, Problem};
 use super::query::{Query, refused, whole_number};
 use super::read::{basket_of, no_event, reading, unread};
-use crate::core::event::{Event, JournalEvent, Strictness, minified, rfc3339};
+use crate::core::event::{Event, JournalEvent, Strictness, in_milliseconds, minified, rfc3339};
 use crate::core::id::BasketId;
 use crate::journal::{self, Journal, RawEvent};
-use crate::refold::in_milliseconds;
 
 /// Events that are asked for at the same time.
 const IN_FLIGHT: usize = 32;

@@ -14,12 +14,12 @@ use time::OffsetDateTime;
 
 use super::Parts;
 use crate::core::basket::{Applied, Basket, EVENTS_MAX, TEXT_BYTES_MAX};
-use crate::core::event::{JournalEvent, Recorded};
+use crate::core::event::{JournalEvent, Recorded, in_milliseconds};
 use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId};
 use crate::core::update::update_json;
 use crate::journal::RawEvent;
-use crate::refold::{self, EVENT_TYPE, basket_of, decode, decode_parts, in_milliseconds};
+use crate::refold::{self, EVENT_TYPE, basket_of, decode, decode_parts};
 use crate::updates::{Turn, Update, UpdateError};
 use crate::views::{Checkpoint, ParkedEvent, ParkedState, Saved, Stored, ViewError, Views, Write};
 
