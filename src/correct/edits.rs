@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::scan::{self, Covered};
 use super::{CorrectError, Parts, journal_open};
 use crate::core::error_chain;
-use crate::core::event::{Change, Correction};
+use crate::core::event::{BY_HAND, Change, Correction};
 use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId, partition_of};
 use crate::core::retry::Backoff;
@@ -24,8 +24,6 @@ use crate::views::{
     Whole, difference, is_void, right_before,
 };
 
-/// Who made a correction that came from an edit by hand.
-pub(super) const AUTHOR: &str = "database";
 /// Why, as far as can be known.
 const REASON: &str = "edited by hand in MongoDB";
 /// How long edits of a shop count towards its limit.
@@ -266,7 +264,7 @@ pub(super) async fn settle(parts: &Parts, views: &Views, found: &Found) -> Resul
     let noted = |outcome| Noted {
         id: found.id,
         basket: found.basket,
-        author: AUTHOR,
+        author: BY_HAND,
         reason: REASON,
         base_sequence: found.base_sequence,
         outcome,
@@ -276,7 +274,7 @@ pub(super) async fn settle(parts: &Parts, views: &Views, found: &Found) -> Resul
             let correction = Correction {
                 basket: found.basket,
                 id: found.id,
-                author: AUTHOR.to_owned(),
+                author: BY_HAND.to_owned(),
                 reason: REASON.to_owned(),
                 base_sequence: found.base_sequence,
                 changes,

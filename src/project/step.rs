@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 
 use super::Parts;
 use crate::core::basket::{Applied, Basket, EVENTS_MAX, TEXT_BYTES_MAX};
-use crate::core::event::{JournalEvent, Recorded};
+use crate::core::event::{BY_HAND, Correction, JournalEvent, Recorded};
 use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId};
 use crate::core::update::update_json;
@@ -94,11 +94,17 @@ struct Collected {
     parked: Vec<ParkedEvent>,
     updates: HashMap<ShopId, Vec<Update>>,
     outcomes: HashMap<&'static str, u64>,
+    corrections: HashMap<&'static str, u64>,
 }
 
 impl Collected {
     fn count(&mut self, outcome: &'static str) {
         *self.outcomes.entry(outcome).or_default() += 1;
+    }
+
+    fn count_correction(&mut self, correction: &Correction) {
+        let source = if correction.author == BY_HAND { "edit" } else { "other" };
+        *self.corrections.entry(source).or_default() += 1;
     }
 
     fn tell(&mut self, recorded: &Recorded<JournalEvent>, json: String, turn: Turn) {
@@ -230,6 +236,10 @@ impl Fold {
                 .with_label_values(&[outcome])
                 .inc_by(number);
         }
+        for (source, number) in collected.corrections {
+            let series = &self.parts.metrics.projected_corrections;
+            series.with_label_values(&[source]).inc_by(number);
+        }
         Ok(())
     }
 
@@ -333,7 +343,12 @@ impl Fold {
             collected.tell(recorded, json_as_of(basket, recorded), Turn::InOrder);
         }
         match applied {
-            Applied::Counted => collected.count("counted"),
+            Applied::Counted => {
+                collected.count("counted");
+                if let JournalEvent::Correction(correction) = &recorded.event {
+                    collected.count_correction(correction);
+                }
+            }
             Applied::Conflicting => collected.count("conflicting"),
             // Behind, it is this event itself that was folded before, and not a copy.
             Applied::Duplicate if !behind => collected.count("duplicate"),
