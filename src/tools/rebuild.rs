@@ -239,7 +239,11 @@ async fn begin(parts: &Parts) -> anyhow::Result<(Version, Building)> {
             building.version,
             building.action_id
         ),
-        Some(building) => building,
+        Some(building) => {
+            // It may have been stopped before there was anything.
+            parts.views.at(building.version).begin().await?;
+            building
+        }
         None => parts.views.begin_version(&epoch, &action_id).await?,
     };
     Ok((known.active, building))
