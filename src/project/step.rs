@@ -94,17 +94,11 @@ struct Collected {
     parked: Vec<ParkedEvent>,
     updates: HashMap<ShopId, Vec<Update>>,
     outcomes: HashMap<&'static str, u64>,
-    corrections: HashMap<&'static str, u64>,
 }
 
 impl Collected {
     fn count(&mut self, outcome: &'static str) {
         *self.outcomes.entry(outcome).or_default() += 1;
-    }
-
-    fn count_correction(&mut self, correction: &Correction) {
-        let source = if correction.author == BY_HAND { "edit" } else { "other" };
-        *self.corrections.entry(source).or_default() += 1;
     }
 
     fn tell(&mut self, recorded: &Recorded<JournalEvent>, json: String, turn: Turn) {
@@ -188,6 +182,7 @@ impl Fold {
         let dropped = refold::dropped(&self.parts.views, &self.epoch, parked).await?;
         self.time("load", started);
 
+        let sources: Vec<&str> = decoded.iter().filter_map(|(_, event)| source(event)).collect();
         let started = Instant::now();
         let mut collected = Collected::default();
         for (raw, event) in decoded {
@@ -208,6 +203,10 @@ impl Fold {
         }
         failpoint::hit("after_checkpoint");
         self.time("checkpoint", started);
+        for source in sources {
+            let series = &self.parts.metrics.projected_corrections;
+            series.with_label_values(&[source]).inc();
+        }
         let now = OffsetDateTime::now_utc();
         for raw in events {
             self.parts
@@ -235,10 +234,6 @@ impl Fold {
                 .projected_events
                 .with_label_values(&[outcome])
                 .inc_by(number);
-        }
-        for (source, number) in collected.corrections {
-            let series = &self.parts.metrics.projected_corrections;
-            series.with_label_values(&[source]).inc_by(number);
         }
         Ok(())
     }
@@ -343,12 +338,7 @@ impl Fold {
             collected.tell(recorded, json_as_of(basket, recorded), Turn::InOrder);
         }
         match applied {
-            Applied::Counted => {
-                collected.count("counted");
-                if let JournalEvent::Correction(correction) = &recorded.event {
-                    collected.count_correction(correction);
-                }
-            }
+            Applied::Counted => collected.count("counted"),
             Applied::Conflicting => collected.count("conflicting"),
             // Behind, it is this event itself that was folded before, and not a copy.
             Applied::Duplicate if !behind => collected.count("duplicate"),
@@ -517,6 +507,15 @@ impl Drop for Fold {
     fn drop(&mut self) {
         self.baskets.clear();
         self.count_cached(0);
+    }
+}
+
+/// Where a correction comes from; nothing for other events.
+fn source(event: &Result<Recorded<JournalEvent>, String>) -> Option<&'static str> {
+    match &event.as_ref().ok()?.event {
+        JournalEvent::Correction(Correction { author, .. }) if author == BY_HAND => Some("edit"),
+        JournalEvent::Correction(_) => Some("other"),
+        _ => None,
     }
 }
 
