@@ -179,6 +179,24 @@ async fn look_closely(
     for (id, (cover, image)) in seen {
         let basket = folded.remove(&id).filter(|basket| basket.sequence() > 0);
         let known: BTreeSet<u64> = basket.as_ref().map(Basket::sequences).unwrap_or_default();
+        let recorded = basket.as_ref().and_then(|basket| {
+            let mut all = basket.corrections().iter();
+            all.find(|correction| correction.event.id == cover.id).cloned()
+        });
+        if let Some(recorded) = recorded {
+            // It is in the journal since before a crash, and how the document was then is forgotten.
+            let edited = Found {
+                id: cover.id,
+                basket: id,
+                base_sequence: recorded.event.base_sequence,
+                changes: Ok(recorded.event.changes),
+            };
+            settle(parts, &views, &edited).await?;
+            heal(&views, id, partition, known, cover.base).await?;
+            let before = covered.get(&id).copied().filter(|before| before.id == cover.id);
+            found.insert(id, before.unwrap_or(cover));
+            continue;
+        }
         let expected = basket.map(|basket| Whole::of(&basket, &epoch));
         let differs = match (&expected, &image) {
             (None, None) => false,

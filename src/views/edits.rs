@@ -268,13 +268,12 @@ impl Views {
 
     /// Notes where the edits are left; everything before is done.
     pub async fn leave_edits_at(&self, place: Option<&EditsPlace>) -> Result<(), ViewError> {
-        let update = match place {
-            Some(place) => {
-                let token = mongodb::bson::serialize_to_bson(&place.token).expect("a token is BSON");
-                doc! { "$set": { "token": token } }
-            }
+        let update = if let Some(place) = place {
+            let token = mongodb::bson::serialize_to_bson(&place.token).expect("a token is BSON");
+            doc! { "$set": { "token": token } }
+        } else {
             // All are compared once more, and what that finds is found anew.
-            None => doc! { "$unset": { "token": "", "scan": "" } },
+            doc! { "$unset": { "token": "", "scan": "" } }
         };
         let statement = doc! { "q": { "_id": PLACE }, "u": update, "upsert": true };
         let command = doc! { "update": FEEDS, "updates": [statement], "writeConcern": durable() };

@@ -78,6 +78,7 @@ struct Held {
 }
 
 /// Fills one partition.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Fill {
     journal: Journal,
     live: Views,

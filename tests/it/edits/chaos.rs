@@ -26,9 +26,9 @@ const PLACES: &[Option<&str>] = &[
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Starts a process that corrects, and dies at a place the so-and-so-manieth time that it passes it.
-fn correct(stack: &Stack, place: Option<String>) -> Service {
+fn correct(stack: &Stack, place: Option<&str>) -> Service {
     let mut environment = vec![("EZOUT_EDITS_PER_MINUTE", "1000000")];
-    environment.extend(place.as_deref().map(|place| ("EZOUT_FAIL_POINT", place)));
+    environment.extend(place.map(|place| ("EZOUT_FAIL_POINT", place)));
     stack.launch("correct", &environment)
 }
 
@@ -66,7 +66,8 @@ async fn wherever_the_follower_of_edits_dies_each_edit_is_one_event() {
     let mut died = std::collections::BTreeMap::new();
     for kill in 0..usize::try_from(kills).unwrap() {
         let place = PLACES[kill % PLACES.len()];
-        let mut victim = correct(&stack, place.map(|place| format!("{place}:{}", rng.u8(1..4))));
+        let armed = place.map(|place| format!("{place}:{}", rng.u8(1..4)));
+        let mut victim = correct(&stack, armed.as_deref());
         let begun = Instant::now();
         let lives = Duration::from_millis(rng.u64(100..1_500));
         loop {

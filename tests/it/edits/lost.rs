@@ -221,3 +221,58 @@ async fn a_stream_that_ends_since_the_database_was_dropped_goes_on_with_a_compar
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(proof::corrections(&stack).await.len(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_whose_documents_are_too_long_ago_are_taken_together_for_each_basket() {
+    let stack = Stack::start().await;
+    let api = stack.service("api").await;
+    let _projector = stack.service("project").await;
+    let mut correct = stack.service_with("correct", ENVIRONMENT).await;
+    super::followed(&stack).await;
+    let visits = visits(&api, 4).await;
+    correct.stop().await;
+
+    let (database, baskets) = (stack.database().await, baskets(&stack).await);
+    let mut ledger = Ledger::default();
+    for visit in &visits {
+        // Two edits of each, which nobody can tell apart any more.
+        for by in [1.5, 2.25] {
+            let edited = baskets.update_one(doc! { "_id": visit.key() }, doc! { "$inc": { "total": by } });
+            assert_eq!(edited.await.unwrap().modified_count, 1);
+        }
+        ledger.note(&visit.key());
+    }
+    let first = baskets
+        .find_one(doc! { "_id": visits[0].key() })
+        .await
+        .unwrap()
+        .unwrap();
+    // The server forgets how documents were as soon as it may, and not only after minutes.
+    let forget = doc! { "setParameter": 1, "minSnapshotHistoryWindowInSeconds": 0 };
+    let admin = database.client().database("admin");
+    admin.run_command(forget).await.unwrap();
+    let now = admin.run_command(doc! { "ping": 1 }).await.unwrap();
+    let now = now.get_timestamp("operationTime").unwrap();
+    let rows = database.client().database("filler").collection::<Document>("rows");
+    wait_for("the documents to be too long ago", async || {
+        rows.insert_one(doc! {}).await.unwrap();
+        let find = doc! { "find": "rows", "readConcern": { "level": "snapshot", "atClusterTime": now } };
+        let filler = database.client().database("filler");
+        filler.run_command(find).await.is_err().then_some(())
+    })
+    .await;
+
+    for place in ["after_cover", "after_edit_append", "before_edits_place:3"] {
+        let mut environment = ENVIRONMENT.to_vec();
+        environment.push(("EZOUT_FAIL_POINT", place));
+        let mut armed = stack.launch("correct", &environment);
+        assert!(!armed.exited().await.success(), "{place}");
+        super::chaos::free_lease(&stack).await;
+    }
+    let _correct = stack.service_with("correct", ENVIRONMENT).await;
+    let outcome = proof::hold(&stack, &ledger).await;
+    assert_eq!((outcome.corrections.len(), outcome.rejected), (4, 0));
+    let basket = api.basket(&visits[0].shop, &visits[0].session, 0).await;
+    let edited: f64 = first.get("total").unwrap().to_string().parse().unwrap();
+    assert_eq!(basket["total"], json!(edited));
+}
