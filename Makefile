@@ -8,7 +8,7 @@ help:
 	@echo "make demo     the same, with simulated shoppers"
 	@echo "make test     all tests, against real servers of their own"
 	@echo "make fuzz     ask everything that /openapi.json allows and does not, EXAMPLES=100 for each operation"
-	@echo "make chaos    kill and pause servers under load, SECONDS=600"
+	@echo "make chaos    kill and pause servers under load, SECONDS=600, and what follows edits by hand, KILLS=50"
 	@echo "make bench    measure against the engines themselves"
 	@echo "make check    formatting, lints and documentation, as continuous integration does"
 	@echo "make servers  fetch nats-server and mongod where PATH has none"
@@ -27,7 +27,7 @@ fuzz:
 	EZOUT_TEST_REQUIRE=schemathesis EZOUT_FUZZ_EXAMPLES=$(or $(EXAMPLES),100) cargo test --test it fuzz -- --nocapture
 
 chaos: servers
-	EZOUT_CHAOS_SECONDS=$(or $(SECONDS),600) cargo test --test it chaos -- --nocapture
+	EZOUT_CHAOS_SECONDS=$(or $(SECONDS),600) EZOUT_EDIT_KILLS=$(or $(KILLS),50) EZOUT_QUIET_SECONDS=60 cargo test --test it chaos -- --nocapture
 
 bench: servers
 	cargo bench --bench pipeline $(ARGS)

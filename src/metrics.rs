@@ -101,6 +101,9 @@ metrics! {
     corrections_led: gauge() "ezout_corrections_led";
     /// Edits of baskets by hand that were taken, by what became of them.
     edits: counter_by("outcome" = ["corrected", "rejected"]) "ezout_edits_total";
+    /// Corrections that the projector has taken from the journal, by where they come from. Those from edits by hand are as many as
+    /// corrected edits: one edit makes one event, and more of them here would say that healing a basket is taken for an edit.
+    projected_corrections: counter_by("source" = ["edit", "other"]) "ezout_projected_corrections_total";
     /// Times that the stream of changes was lost, so that all baskets were compared with the journal.
     edits_lost: counter() "ezout_edits_lost_total";
     /// Shops whose edits by hand are not taken, since there were too many.

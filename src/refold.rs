@@ -6,7 +6,6 @@
 use std::collections::{BTreeSet, HashSet};
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use time::OffsetDateTime;
 
 use crate::core::basket::{Applied, Basket};
 use crate::core::event::{ActionIdMeaning, JournalEvent, Recorded, in_milliseconds};
@@ -114,26 +113,44 @@ pub async fn events_of_shop(
     shop: ShopId,
     after: u64,
     until: u64,
-    mut each: impl FnMut(RawEvent),
+    each: impl FnMut(RawEvent),
 ) -> Result<(), ReadError> {
+    some_of_shop(journal, shop, after, until, u64::MAX, each)
+        .await
+        .map(drop)
+}
+
+/// Reads a shop's events as [`events_of_shop`] does, about so many. Answers up to which place it has read, and how many.
+pub async fn some_of_shop(
+    journal: &Journal,
+    shop: ShopId,
+    after: u64,
+    until: u64,
+    max: u64,
+    mut each: impl FnMut(RawEvent),
+) -> Result<(u64, u64), ReadError> {
     if after >= until {
-        return Ok(());
+        return Ok((until, 0));
     }
     let mut reader = journal.read_shop(shop, after).await?;
     if reader.pending_at_open() == 0 {
-        return Ok(());
+        return Ok((until, 0));
     }
-    loop {
+    let (mut read, mut at) = (0, after);
+    while read < max {
         for event in reader.next(READ_EVENTS).await? {
-            let (sequence, pending) = (event.sequence, event.pending);
-            if sequence <= until {
+            let pending = event.pending;
+            at = event.sequence;
+            if at <= until {
+                read += 1;
                 each(event);
             }
-            if sequence >= until || pending == 0 {
-                return Ok(());
+            if at >= until || pending == 0 {
+                return Ok((until, read));
             }
         }
     }
+    Ok((at, read))
 }
 
 /// Which of the events at these places a person has dropped.

@@ -37,16 +37,18 @@ use crate::core::event::ActionIdMeaning;
 use crate::core::id::BasketId;
 
 pub use checkpoints::Checkpoint;
-pub use compare::{Ordered, Whole};
+pub use compare::{Keys, Ordered, Whole};
 pub use document::{BasketView, CorrectionView, FoundView, Loaded};
 pub use edit::{Refusal, difference};
-pub use edits::{Edit, Edits, EditsError, EditsPlace, Image, ImageError, Moment, Noted, Outcome, Told, right_before};
+pub use edits::{
+    Cover, Edit, Edits, EditsError, EditsPlace, Image, ImageError, Moment, Noted, Outcome, Scan, Told, right_before,
+};
 pub use handover::{Handover, Pointer};
 pub use leases::{Lease, LeaseId, LeaseState, Leases};
 pub use migrate::{MigrateError, migrate, outstanding};
 pub use parked::{ParkedEvent, ParkedState, Which};
 pub use queries::{Cursor, Filter, Idle, Places, Summary, Totals};
-pub use refolds::{Refold, WaitingRefold};
+pub use refolds::{AskedRefold, Refold, WaitingRefold};
 pub use save::{Saved, Stored, Write};
 pub use seal::{is_sealed, is_void};
 pub use shape::Lack;

@@ -20,7 +20,7 @@ use crate::core::money::Money;
 use fields::{Fault, Fields};
 
 pub use abandonment::{ABANDONMENT_TYPE, Abandonment};
-pub use correction::{AUTHOR_MAX, CORRECTION_TYPE, Change, Correction, REASON_MAX};
+pub use correction::{AUTHOR_MAX, BY_HAND, CORRECTION_TYPE, Change, Correction, REASON_MAX};
 pub use fields::minified;
 
 /// Largest number of pieces that one action may name.

@@ -15,17 +15,15 @@ use uuid::Uuid;
 use super::scan::{self, Covered};
 use super::{CorrectError, Parts, journal_open};
 use crate::core::error_chain;
-use crate::core::event::{Change, Correction};
+use crate::core::event::{BY_HAND, Change, Correction};
 use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId, partition_of};
 use crate::core::retry::Backoff;
 use crate::views::{
-    Edit, Edits, EditsError, EditsPlace, Image, ImageError, Moment, Noted, Outcome, Refold, Refusal, Told, Views,
+    Cover, Edit, Edits, EditsError, EditsPlace, Image, ImageError, Noted, Outcome, Refold, Refusal, Scan, Told, Views,
     Whole, difference, is_void, right_before,
 };
 
-/// Who made a correction that came from an edit by hand.
-pub(super) const AUTHOR: &str = "database";
 /// Why, as far as can be known.
 const REASON: &str = "edited by hand in MongoDB";
 /// How long edits of a shop count towards its limit.
@@ -116,21 +114,33 @@ impl Follower {
     /// Opens the stream where it was left; without a place all baskets are compared first.
     async fn open(&mut self) -> Result<Edits, CorrectError> {
         let views = self.parts.views.clone();
-        if let Some(place) = views.edits_place().await? {
-            return Ok(views.edits(Ok(place)).await?);
+        self.covered = views.covers().await?;
+        let place = views.edits_place().await?;
+        // What happens while all are compared is told again afterwards; up to which moment it was seen is known.
+        let begun = match place {
+            Some(_) => views.scan_under_way().await?,
+            None => Some(views.begin_scan().await?),
+        };
+        if let Some(scan) = &begun {
+            self.scan(scan).await?;
         }
-        // What happens while all are compared is told again afterwards, up to which moment it was seen is known.
-        let moment = views.moment().await?;
-        self.scan().await?;
-        let edits = views.edits(Err(moment)).await?;
-        if let Some(place) = edits.place() {
+        let from = match (place, begun) {
+            (Some(place), _) => Ok(place),
+            (None, Some(scan)) => Err(scan.moment),
+            (None, None) => Err(views.moment().await?),
+        };
+        let is_new = from.is_err();
+        let edits = views.edits(from).await?;
+        if let Some(place) = edits.place().filter(|_| is_new) {
             views.leave_edits_at(Some(&place)).await?;
         }
         Ok(edits)
     }
 
-    async fn scan(&mut self) -> Result<(), CorrectError> {
-        self.covered.extend(scan::run(&self.parts, &self.held).await?);
+    async fn scan(&mut self, scan: &Scan) -> Result<(), CorrectError> {
+        let found = scan::run(&self.parts, scan, &self.held, &self.covered).await?;
+        self.covered.extend(found);
+        failpoint::hit("before_scan_noted");
         self.parts.views.note_scan().await?;
         Ok(())
     }
@@ -151,7 +161,8 @@ impl Follower {
             .is_none_or(|seconds| seconds >= SCAN_INTERVAL.whole_seconds());
         if freed > 0 || due {
             self.recent.clear();
-            self.scan().await?;
+            let scan = views.begin_scan().await?;
+            self.scan(&scan).await?;
         }
         Ok(())
     }
@@ -163,14 +174,11 @@ impl Follower {
     /// Takes one edit, unless it is none.
     async fn take(&mut self, edit: &Edit) -> Result<(), CorrectError> {
         let views = self.parts.views.at(edit.version);
-        if edit.version != self.parts.views.version() || self.held.contains(&edit.basket.shop) {
+        if self.held.contains(&edit.basket.shop) || !self.was_active(edit).await? {
             return Ok(());
         }
-        if self
-            .covered
-            .get(&edit.basket)
-            .is_some_and(|covered| *covered >= edit.at)
-        {
+        let cover = self.covered.get(&edit.basket).copied();
+        if cover.is_some_and(|cover| cover.until >= edit.at && cover.id != edit.id) {
             return Ok(());
         }
         let images = async {
@@ -182,8 +190,8 @@ impl Follower {
             Err(ImageError::View(error)) => return Err(error.into()),
             Err(ImageError::TooOld) => {
                 // The feed was away for long. The basket as it is now is compared with the journal instead.
-                let moment = scan::basket(&self.parts, edit.basket).await?;
-                self.cover(edit.basket, moment);
+                let found = scan::basket(&self.parts, edit, &self.covered).await?;
+                self.covered.extend(found);
                 return Ok(());
             }
         };
@@ -213,16 +221,32 @@ impl Follower {
         };
         let known = before.as_ref().map(Whole::sequences).unwrap_or_default();
         heal(&views, edit.basket, partition, known, through).await?;
-        self.cover(edit.basket, edit.at);
+        self.cover(edit);
         Ok(())
     }
 
-    fn cover(&mut self, basket: BasketId, until: Moment) {
+    /// Whether the version that was edited was the one that everybody read, at that moment.
+    async fn was_active(&self, edit: &Edit) -> Result<bool, CorrectError> {
+        let views = &self.parts.views;
+        match views.active_at(edit.at).await {
+            Ok(active) => Ok(edit.version == active),
+            Err(ImageError::TooOld) => Ok(edit.version == views.refresh_active().await?),
+            Err(ImageError::View(error)) => Err(error.into()),
+        }
+    }
+
+    /// What else happened in the same transaction is the same edit.
+    fn cover(&mut self, edit: &Edit) {
         if self.covered.len() >= COVERED_MAX {
             // What the stream has passed is told no more.
-            self.covered.retain(|_, moment| *moment >= until);
+            self.covered.retain(|_, cover| cover.until >= edit.at);
         }
-        self.covered.insert(basket, until);
+        let cover = Cover {
+            id: Uuid::nil(),
+            until: edit.at,
+            base: 0,
+        };
+        self.covered.insert(edit.basket, cover);
     }
 
     /// Counts an edit, and holds the shop where there are too many: a script must not become a flood of events.
@@ -266,7 +290,7 @@ pub(super) async fn settle(parts: &Parts, views: &Views, found: &Found) -> Resul
     let noted = |outcome| Noted {
         id: found.id,
         basket: found.basket,
-        author: AUTHOR,
+        author: BY_HAND,
         reason: REASON,
         base_sequence: found.base_sequence,
         outcome,
@@ -276,13 +300,17 @@ pub(super) async fn settle(parts: &Parts, views: &Views, found: &Found) -> Resul
             let correction = Correction {
                 basket: found.basket,
                 id: found.id,
-                author: AUTHOR.to_owned(),
+                author: BY_HAND.to_owned(),
                 reason: REASON.to_owned(),
                 base_sequence: found.base_sequence,
                 changes,
             };
             failpoint::hit("before_edit_append");
-            let sequence = super::append(parts, &correction).await?;
+            // Who was away for longer than the journal knows its ids, finds the correction in the basket.
+            let sequence = match views.place_of_correction(found.basket, found.id).await? {
+                Some(sequence) => sequence,
+                None => super::append(parts, &correction).await?,
+            };
             failpoint::hit("after_edit_append");
             let changes = &correction.changes;
             if views

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 
 use super::Parts;
 use crate::core::basket::{Applied, Basket, EVENTS_MAX, TEXT_BYTES_MAX};
-use crate::core::event::{JournalEvent, Recorded, in_milliseconds};
+use crate::core::event::{BY_HAND, Correction, JournalEvent, Recorded, in_milliseconds};
 use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId};
 use crate::core::update::update_json;
@@ -182,6 +182,7 @@ impl Fold {
         let dropped = refold::dropped(&self.parts.views, &self.epoch, parked).await?;
         self.time("load", started);
 
+        let sources: Vec<&str> = decoded.iter().filter_map(|(_, event)| source(event)).collect();
         let started = Instant::now();
         let mut collected = Collected::default();
         for (raw, event) in decoded {
@@ -202,6 +203,10 @@ impl Fold {
         }
         failpoint::hit("after_checkpoint");
         self.time("checkpoint", started);
+        for source in sources {
+            let series = &self.parts.metrics.projected_corrections;
+            series.with_label_values(&[source]).inc();
+        }
         let now = OffsetDateTime::now_utc();
         for raw in events {
             self.parts
@@ -502,6 +507,15 @@ impl Drop for Fold {
     fn drop(&mut self) {
         self.baskets.clear();
         self.count_cached(0);
+    }
+}
+
+/// Where a correction comes from; nothing for other events.
+fn source(event: &Result<Recorded<JournalEvent>, String>) -> Option<&'static str> {
+    match &event.as_ref().ok()?.event {
+        JournalEvent::Correction(Correction { author, .. }) if author == BY_HAND => Some("edit"),
+        JournalEvent::Correction(_) => Some("other"),
+        _ => None,
     }
 }
 

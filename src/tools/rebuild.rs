@@ -27,6 +27,7 @@ use crate::journal::{self, Facts, Journal};
 use crate::views::{self, Building, Refold, Version, Views};
 use compare::InVersion;
 use fill::{Fill, Progress};
+use report::Report;
 
 /// Who did not hear of a pointer that moved within this time has lost its leases.
 const MOVED_GRACE_SECONDS: i64 = 10;
@@ -151,7 +152,9 @@ async fn whole(parts: &Parts, args: &Args, stop: CancellationToken) -> anyhow::R
         say(&folded(&progress, started.elapsed(), building.version));
         new_views.index().await?;
         let mut expected = InVersion::open(&new_views).await?;
-        compare::run(&mut expected, &live_views, None, parts.facts.partitions).await
+        let mut report = Report::default();
+        compare::run(&mut expected, &live_views, None, parts.facts.partitions, &mut report).await?;
+        Ok(report)
     };
     let outcome = tokio::select! {
         report = proving => report,
@@ -239,7 +242,11 @@ async fn begin(parts: &Parts) -> anyhow::Result<(Version, Building)> {
             building.version,
             building.action_id
         ),
-        Some(building) => building,
+        Some(building) => {
+            // It may have been stopped before there was anything.
+            parts.views.at(building.version).begin().await?;
+            building
+        }
         None => parts.views.begin_version(&epoch, &action_id).await?,
     };
     Ok((known.active, building))

@@ -174,17 +174,58 @@ impl Ordered {
     }
 }
 
-fn of_shop(shop: ShopId) -> Document {
-    // A slash is the character after the dot that ends the shop.
-    doc! { "_id": { "$gte": format!("{shop}."), "$lt": format!("{shop}/") } }
+/// Takes away fields whose names an update would take for paths, as a write of the projector's own. Its seal is another one
+/// than that of the write that follows, which must move it again.
+fn without(names: &[&String], id: BasketId, epoch: &str, scalars: &Document) -> Vec<Document> {
+    let less = |rest: Bson, name: &&String| {
+        doc! { "$unsetField": { "field": { "$literal": name.as_str() }, "input": rest } }.into()
+    };
+    let rest = names.iter().fold("$$ROOT".into(), less);
+    vec![
+        doc! { "$replaceWith": rest },
+        doc! { "$set": { SEAL: seal(id, epoch, scalars) } },
+    ]
+}
+
+/// Ids of baskets, from one up to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keys {
+    from: String,
+    before: String,
+}
+
+impl Keys {
+    /// That of one basket.
+    pub fn of_basket(basket: BasketId) -> Self {
+        Self {
+            from: basket.to_string(),
+            before: format!("{basket}\0"),
+        }
+    }
+
+    /// Those of the baskets of a shop whose sessions begin with these four digits, from the first to the last.
+    pub fn of_part(shop: ShopId, first: u16, last: u16) -> Self {
+        Self {
+            from: format!("{shop}.{first:04x}"),
+            before: match last.checked_add(1) {
+                Some(next) => format!("{shop}.{next:04x}"),
+                // A slash is the character after the dot that ends the shop.
+                None => format!("{shop}/"),
+            },
+        }
+    }
+
+    fn query(&self) -> Document {
+        doc! { "_id": { "$gte": &self.from, "$lt": &self.before } }
+    }
 }
 
 impl Views {
-    /// Reads all baskets in order, or those of a shop.
-    pub async fn in_order(&self, shop: Option<ShopId>) -> Result<Ordered, ViewError> {
+    /// Reads all baskets in order, or those with some ids.
+    pub async fn in_order(&self, keys: Option<&Keys>) -> Result<Ordered, ViewError> {
         let baskets = self.stored::<Document>();
         let find = baskets
-            .find(shop.map_or_else(Document::new, of_shop))
+            .find(keys.map_or_else(Document::new, Keys::query))
             .sort(doc! { "_id": 1 })
             .batch_size(1_000);
         within("read baskets in order", async { find.await }).await.map(Ordered)
@@ -254,16 +295,14 @@ impl Views {
         fence: i64,
     ) -> Result<Saved, ViewError> {
         let collection = self.version().to_string();
-        let field = |name: &str| {
-            seen.and_then(|seen| seen.fields.get(name))
-                .cloned()
-                .unwrap_or(Bson::Null)
-        };
+        // Whatever somebody wrote there is a value and no condition.
+        let is = |value: Option<&Bson>| doc! { "$eq": value.cloned().unwrap_or(Bson::Null) };
+        let field = |name: &str| is(seen.and_then(|seen| seen.fields.get(name)));
         let as_seen = doc! {
             "_id": id.to_string(),
             "sequence": field("sequence"),
             "version": field("version"),
-            "fence": seen.and_then(|seen| seen.fence.clone()).unwrap_or(Bson::Null),
+            "fence": is(seen.and_then(|seen| seen.fence.as_ref())),
         };
         let mut command = match (seen, basket) {
             (None, None) => return Ok(Saved::All),
@@ -280,10 +319,16 @@ impl Views {
                 set.insert("fence", fence);
                 set.insert(SEAL, seal(id, epoch, &set));
                 let strange = seen.iter().flat_map(|seen| seen.fields.keys());
-                let unset: Document = strange
-                    .filter(|name| !set.contains_key(*name) && !name.contains(['.', '$']))
-                    .map(|name| (name.clone(), Bson::from("")))
-                    .collect();
+                let (odd, strange): (Vec<&String>, Vec<&String>) = strange
+                    .filter(|name| !set.contains_key(*name))
+                    .partition(|name| name.contains(['.', '$']));
+                if !odd.is_empty() {
+                    let without = without(&odd, id, epoch, &set);
+                    let without = doc! { "q": &as_seen, "u": without };
+                    let command = doc! { "update": &collection, "updates": [without], "writeConcern": durable() };
+                    write_command(&self.database, "mend a basket", command).await?;
+                }
+                let unset: Document = strange.into_iter().map(|name| (name.clone(), Bson::from(""))).collect();
                 let mut update = doc! { "$set": set };
                 if !unset.is_empty() {
                     update.insert("$unset", unset);

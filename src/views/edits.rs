@@ -7,6 +7,7 @@
 //!
 //! Change streams: MongoDB manual, "Change Events"; reads of the past: "Read Concern snapshot", `atClusterTime`.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::document::{long, stored_change};
+use super::versions::{BASKETS, PROJECTIONS, projections};
 use super::{COMMAND_TIMEOUT, Refusal, Version, ViewError, Views, durable, seal, within, write_command};
 use crate::core::event::Change;
 use crate::core::id::{BasketId, ShopId};
@@ -41,7 +43,7 @@ pub type Image = Document;
 /// Something that happened to a basket's document, and that the projector did not do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Edit {
-    /// Its own id, the same however often it is told.
+    /// Its own id, the same however often it is told. A basket's edits in one transaction, which have one moment, are one.
     pub id: Uuid,
     /// The basket.
     pub basket: BasketId,
@@ -144,13 +146,14 @@ fn told(event: &Document) -> Option<Told> {
     if operation == "insert" && whole.is_some_and(seal::is_sealed) {
         return None;
     }
-    let token = event.get_document("_id").ok()?.get_str("_data").ok()?;
     let key = event.get_document("documentKey").ok()?.get_str("_id").ok()?;
+    let at = event.get_timestamp("clusterTime").ok()?;
+    let name = format!("{version}/{key}@{}.{}", at.time, at.increment);
     Some(Told::Edit(Edit {
-        id: Uuid::new_v5(&Uuid::NAMESPACE_OID, token.as_bytes()),
+        id: Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()),
         basket: BasketId::parse(key).ok()?,
         version,
-        at: event.get_timestamp("clusterTime").ok()?,
+        at,
     }))
 }
 
@@ -219,6 +222,15 @@ impl Views {
         Ok(sequence.and_then(|sequence| sequence.try_into().ok()).unwrap_or(0))
     }
 
+    /// The version of the baskets that was read and written at a moment.
+    ///
+    /// # Errors
+    /// As of [`image`](Self::image).
+    pub async fn active_at(&self, at: Timestamp) -> Result<Version, ImageError> {
+        let pointer = self.past(PROJECTIONS, BASKETS.into(), at).await?;
+        Ok(projections(pointer.as_ref())?.active)
+    }
+
     async fn past(&self, collection: &str, id: Bson, at: Timestamp) -> Result<Option<Document>, ImageError> {
         let operation = "read a document of the past";
         let find = doc! {
@@ -249,15 +261,21 @@ impl Views {
             feeds.find_one(doc! { "_id": PLACE }).await
         })
         .await?;
+        // A token that is nothing would be read as one that begins now.
+        let found = found.filter(|place| matches!(place.get("token"), Some(Bson::Document(_))));
         Ok(found.and_then(|place| mongodb::bson::deserialize_from_document(place).ok()))
     }
 
     /// Notes where the edits are left; everything before is done.
     pub async fn leave_edits_at(&self, place: Option<&EditsPlace>) -> Result<(), ViewError> {
-        let token = place.map_or(Bson::Null, |place| {
-            mongodb::bson::serialize_to_bson(&place.token).expect("a token is BSON")
-        });
-        let statement = doc! { "q": { "_id": PLACE }, "u": { "$set": { "token": token } }, "upsert": true };
+        let update = if let Some(place) = place {
+            let token = mongodb::bson::serialize_to_bson(&place.token).expect("a token is BSON");
+            doc! { "$set": { "token": token } }
+        } else {
+            // All are compared once more, and what that finds is found anew.
+            doc! { "$unset": { "token": "", "scan": "" } }
+        };
+        let statement = doc! { "q": { "_id": PLACE }, "u": update, "upsert": true };
         let command = doc! { "update": FEEDS, "updates": [statement], "writeConcern": durable() };
         write_command(&self.database, "note the place among the edits", command).await?;
         Ok(())
@@ -266,6 +284,31 @@ impl Views {
 
 /// A shop whose edits are not taken, in `feeds`.
 const HELD: &str = "held:";
+
+/// Up to when a basket's edits are taken, in `feeds`.
+const COVERED: &str = "covered:";
+/// How long that is kept: beyond the time for which a server tells of edits.
+const COVERED_SECONDS: u32 = 7 * 24 * 3_600;
+
+/// A comparison of all baskets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scan {
+    /// Its own id.
+    pub id: Uuid,
+    /// When it was begun. What is edited later is told by the stream as well.
+    pub moment: Timestamp,
+}
+
+/// All edits of one basket up to a moment, which were taken together as one difference from the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cover {
+    /// Id of what became of it.
+    pub id: Uuid,
+    /// The moment.
+    pub until: Timestamp,
+    /// The place in the journal up to which the basket was compared.
+    pub base: u64,
+}
 
 /// What is noted of an edit in `corrections`.
 #[derive(Debug, Clone, Copy)]
@@ -327,16 +370,115 @@ impl Views {
         Ok(answer.get_array("upserted").is_ok_and(|upserted| !upserted.is_empty()))
     }
 
-    /// Notes that all baskets were compared.
-    pub async fn note_scan(&self) -> Result<(), ViewError> {
-        let now = vec![doc! { "$set": { "scanned_at": "$$NOW" } }];
+    /// Whether it is noted what became of an edit.
+    pub async fn is_noted(&self, id: Uuid) -> Result<bool, ViewError> {
+        let corrections: Collection<Document> = self.database.collection("corrections");
+        let found = within("look for an edit", async {
+            corrections.find_one(doc! { "_id": id.to_string() }).await
+        })
+        .await?;
+        Ok(found.is_some())
+    }
+
+    /// The place in the journal of a correction that its basket has.
+    pub async fn place_of_correction(&self, basket: BasketId, id: Uuid) -> Result<Option<u64>, ViewError> {
+        let baskets = self.stored::<Document>();
+        let query = doc! { "_id": basket.to_string(), "corrections.correction_id": id.to_string() };
+        let found = within("look for a correction", async {
+            baskets.find_one(query).projection(doc! { "corrections.$": 1 }).await
+        })
+        .await?;
+        let place = |found: &Document| {
+            let correction = found.get_array("corrections").ok()?.first()?.as_document()?;
+            correction.get_i64("sequence").ok()?.try_into().ok()
+        };
+        Ok(found.as_ref().and_then(place))
+    }
+
+    /// Begins to compare all baskets, or goes on with what a process was about that has ended.
+    pub async fn begin_scan(&self) -> Result<Scan, ViewError> {
+        let new = doc! { "id": Uuid::new_v4().to_string(), "moment": self.moment().await? };
+        let begin = vec![doc! { "$set": { "scan": { "$ifNull": ["$scan", { "$literal": new }] } } }];
         let command = doc! {
             "update": FEEDS,
-            "updates": [ { "q": { "_id": PLACE }, "u": now, "upsert": true } ],
+            "updates": [ { "q": { "_id": PLACE }, "u": begin, "upsert": true } ],
+            "writeConcern": durable(),
+        };
+        let operation = "begin a comparison";
+        write_command(&self.database, operation, command).await?;
+        self.scan_under_way().await?.ok_or_else(|| ViewError::Refused {
+            operation,
+            reason: "somebody else has ended it".to_owned(),
+        })
+    }
+
+    /// The comparison of all baskets that was begun and is not done.
+    pub async fn scan_under_way(&self) -> Result<Option<Scan>, ViewError> {
+        let feeds: Collection<Document> = self.database.collection(FEEDS);
+        let found = within("look for a comparison", async {
+            feeds.find_one(doc! { "_id": PLACE }).await
+        })
+        .await?;
+        let scan = |found: &Document| {
+            let scan = found.get_document("scan").ok()?;
+            Some(Scan {
+                id: Uuid::try_parse(scan.get_str("id").ok()?).ok()?,
+                moment: scan.get_timestamp("moment").ok()?,
+            })
+        };
+        Ok(found.as_ref().and_then(scan))
+    }
+
+    /// Notes that all baskets were compared.
+    pub async fn note_scan(&self) -> Result<(), ViewError> {
+        let done = vec![doc! { "$set": { "scanned_at": "$$NOW" } }, doc! { "$unset": "scan" }];
+        let command = doc! {
+            "update": FEEDS,
+            "updates": [ { "q": { "_id": PLACE }, "u": done, "upsert": true } ],
             "writeConcern": durable(),
         };
         write_command(&self.database, "note a comparison", command).await?;
         Ok(())
+    }
+
+    /// Notes that what was changed in a basket up to a moment is taken together, before anything comes of it.
+    pub async fn cover(&self, basket: BasketId, cover: &Cover) -> Result<(), ViewError> {
+        let fields = doc! { "id": cover.id.to_string(), "until": cover.until, "base": long(cover.base) };
+        let command = doc! {
+            "update": FEEDS,
+            "updates": [ { "q": { "_id": format!("{COVERED}{basket}") }, "u": fields, "upsert": true } ],
+            "writeConcern": durable(),
+        };
+        write_command(&self.database, "note what a comparison found", command).await?;
+        Ok(())
+    }
+
+    /// What was taken together, by basket. What no stream tells any more is forgotten.
+    pub async fn covers(&self) -> Result<HashMap<BasketId, Cover>, ViewError> {
+        let feeds: Collection<Document> = self.database.collection(FEEDS);
+        let now = self.moment().await?;
+        let old = Timestamp {
+            time: now.time.saturating_sub(COVERED_SECONDS),
+            increment: 0,
+        };
+        let found: Vec<Document> = within("list what comparisons found", async {
+            let covered = doc! { "_id": { "$regex": format!("^{COVERED}") } };
+            let mut forgotten = covered.clone();
+            forgotten.insert("until", doc! { "$lt": old });
+            feeds.delete_many(forgotten).await?;
+            feeds.find(covered).await?.try_collect().await
+        })
+        .await?;
+        let cover = |found: &Document| {
+            let basket = BasketId::parse(found.get_str("_id").ok()?.strip_prefix(COVERED)?).ok()?;
+            let cover = Cover {
+                id: Uuid::try_parse(found.get_str("id").ok()?).ok()?,
+                until: found.get_timestamp("until").ok()?,
+                base: found.get_i64("base").ok()?.try_into().ok()?,
+            };
+            Some((basket, cover))
+        };
+        Ok(found.iter().filter_map(cover).collect())
     }
 
     /// How long ago all baskets were compared, by the server's clock.

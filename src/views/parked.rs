@@ -287,6 +287,27 @@ impl Views {
         )
     }
 
+    /// Has waiting events of a basket applied that were parked only since its document could not be read: those up to a
+    /// place that are not behind the first one that still cannot be applied.
+    pub async fn retry_parked(
+        &self,
+        epoch: &str,
+        basket: BasketId,
+        up_to: u64,
+        parked_since: Option<u64>,
+    ) -> Result<(), ViewError> {
+        let parked = self.parked();
+        let query = doc! {
+            "basket": basket.to_string(),
+            "epoch": epoch,
+            "state": ParkedState::Parked.word(),
+            "sequence": { "$lte": long(up_to), "$lt": parked_since.map_or(i64::MAX, long) },
+        };
+        let set = doc! { "$set": { "state": ParkedState::Retry.word() } };
+        within("retry parked events", async { parked.update_many(query, set).await }).await?;
+        Ok(())
+    }
+
     /// Takes note that events are dropped: from now on they are only the record of that.
     pub async fn note_dropped(&self, ids: &[String]) -> Result<(), ViewError> {
         let parked = self.parked();

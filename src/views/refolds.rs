@@ -1,11 +1,18 @@
 //! Requests to fold single baskets anew, each for one version.
 //!
-//! Commands ask and the owner of the partition does it within seconds, since only it writes baskets.
+//! Commands and corrections ask and the owner of the partition does it within seconds, since only it writes baskets.
+//!
+//! Who asks knows some of the basket's events, and from where on the journal has to be read for others.
+//! What is asked twice is one request that knows what both know. Each asking has its own token, and only
+//! what has been carried out is forgotten: not what was asked meanwhile.
+
+use std::collections::BTreeSet;
 
 use futures::TryStreamExt;
 use mongodb::Collection;
 use mongodb::bson::{Bson, Document, doc};
 use serde::Deserialize;
+use uuid::Uuid;
 
 use super::document::long;
 use super::{ViewError, Views, durable, within, write_command};
@@ -25,6 +32,22 @@ pub struct Refold {
     pub sequences: Vec<u64>,
     /// Up to where whoever asks has read the journal; 0 for not at all.
     pub through: u64,
+}
+
+/// A request, as it is found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AskedRefold {
+    /// What is asked for.
+    pub refold: Refold,
+    id: Bson,
+    token: Bson,
+}
+
+impl AskedRefold {
+    /// Finds this request, unless it was asked for again.
+    fn query(&self) -> Document {
+        doc! { "_id": { "$eq": self.id.clone() }, "token": { "$eq": self.token.clone() } }
+    }
 }
 
 /// A basket that waits to be folded anew.
@@ -85,14 +108,17 @@ impl Views {
         for some in refolds.chunks(1_000) {
             let statement = |refold: &Refold| {
                 let sequences: Vec<i64> = refold.sequences.iter().copied().map(long).collect();
+                // What another one knows who asked stays known: a document may have lost events by now.
+                let known = doc! { "$cond": [{ "$isArray": "$sequences" }, "$sequences", []] };
                 let fields = doc! {
                     "version": self.version().to_string(),
                     "basket": refold.basket.to_string(),
                     "partition": i32::from(refold.partition),
-                    "sequences": sequences,
-                    "through": long(refold.through),
+                    "sequences": { "$setUnion": [known, { "$literal": sequences }] },
+                    "through": { "$min": ["$through", long(refold.through)] },
+                    "token": Uuid::new_v4().to_string(),
                 };
-                doc! { "q": { "_id": self.refold_id(refold.basket) }, "u": { "$set": fields }, "upsert": true }
+                doc! { "q": { "_id": self.refold_id(refold.basket) }, "u": [{ "$set": fields }], "upsert": true }
             };
             let updates: Vec<Document> = some.iter().map(statement).collect();
             let command = doc! { "update": "refolds", "updates": updates, "ordered": false, "writeConcern": durable() };
@@ -103,7 +129,7 @@ impl Views {
 
     /// Baskets of a partition of so many, in the version that is meant, that are to be folded anew.
     /// What somebody wrote by hand and is no request is told and deleted, so that it stands in nobody's way.
-    pub async fn refolds_of(&self, partition: u16, partitions: u16) -> Result<Vec<Refold>, ViewError> {
+    pub async fn refolds_of(&self, partition: u16, partitions: u16) -> Result<Vec<AskedRefold>, ViewError> {
         let refolds = self.refolds();
         let query = doc! { "partition": i32::from(partition), "version": self.version().to_string() };
         let found: Vec<Document> = within("look for refolds", async {
@@ -113,8 +139,9 @@ impl Views {
         let mut asked = Vec::new();
         for stored in found {
             let id = stored.get("_id").cloned().unwrap_or(Bson::Null);
+            let token = stored.get("token").cloned().unwrap_or(Bson::Null);
             match restore(stored, partition, partitions) {
-                Ok(refold) => asked.push(refold),
+                Ok(refold) => asked.push(AskedRefold { refold, id, token }),
                 Err(reason) => {
                     within("delete what is no refold", async {
                         refolds.delete_one(doc! { "_id": { "$eq": id.clone() } }).await
@@ -130,17 +157,32 @@ impl Views {
         Ok(asked)
     }
 
-    /// Takes note that a basket was folded anew.
-    pub async fn refolded(&self, refold: &Refold) -> Result<(), ViewError> {
+    /// Takes note that a basket was folded anew, as far as that was asked for.
+    pub async fn refolded(&self, asked: &AskedRefold) -> Result<(), ViewError> {
         let refolds = self.refolds();
-        // Not by its id: who asks by hand gives it another one.
-        let asked = doc! {
-            "partition": i32::from(refold.partition),
-            "version": self.version().to_string(),
-            "basket": refold.basket.to_string(),
-        };
-        within("forget a refold", async { refolds.delete_many(asked).await }).await?;
+        within("forget a refold", async { refolds.delete_one(asked.query()).await }).await?;
         Ok(())
+    }
+
+    /// Takes note that the journal was read further for a request, and of what was found.
+    pub async fn read_for_refold(&self, asked: &AskedRefold, found: &[u64], through: u64) -> Result<(), ViewError> {
+        let known: BTreeSet<u64> = asked.refold.sequences.iter().chain(found).copied().collect();
+        let sequences: Vec<i64> = known.into_iter().map(long).collect();
+        let refolds = self.refolds();
+        let further = doc! { "$set": { "sequences": sequences, "through": long(through) } };
+        within("note how far a refold is", async {
+            refolds.update_one(asked.query(), further).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Whether any basket of the version that is meant waits to be folded anew.
+    pub async fn waits_for_refolds(&self) -> Result<bool, ViewError> {
+        let refolds = self.refolds();
+        let of_version = doc! { "version": self.version().to_string() };
+        let found = within("look for refolds", async { refolds.find_one(of_version).await }).await?;
+        Ok(found.is_some())
     }
 
     /// Forgets what was asked for the version that is meant.

@@ -15,11 +15,12 @@ use tokio::sync::watch;
 
 use super::{Pointer, ViewError, Views, durable, migrate, within, write_command};
 use crate::core::error_chain;
+use crate::core::failpoint;
 
 /// Name of the first version's collection, and of the pointer.
-const BASKETS: &str = "baskets";
+pub(super) const BASKETS: &str = "baskets";
 /// Where the pointer is.
-const PROJECTIONS: &str = "projections";
+pub(super) const PROJECTIONS: &str = "projections";
 
 /// One version of the baskets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,7 +98,7 @@ pub struct Building {
     pub action_id: String,
 }
 
-fn projections(stored: Option<&Document>) -> Result<Projections, ViewError> {
+pub(super) fn projections(stored: Option<&Document>) -> Result<Projections, ViewError> {
     let unreadable = |field: &str| ViewError::Unreadable {
         id: format!("{PROJECTIONS}/{BASKETS}"),
         reason: format!("its {field} names no version of the baskets"),
@@ -185,16 +186,23 @@ impl Views {
         let newest = self.versions().await?.into_iter().max().unwrap_or(active).max(active);
         let version = Version(newest.0.max(known.newest) + 1);
         let name = active.to_string();
-        self.shape(version, |command| !is_indexes(command)).await?;
         let set = doc! { "$set": { "active": &name, "building": version.to_string(), "building_epoch": epoch, "building_action_id": action_id, "newest": i64::from(version.0) } };
         let free = doc! { "_id": BASKETS, "building": null, "active": { "$in": [&name, null] } };
+        // Noted first, so that there is no collection of which nobody knows what it is for.
         self.move_pointer("begin a version of the baskets", free, set, true)
             .await?;
+        failpoint::hit("after_begin");
+        self.at(version).begin().await?;
         Ok(Building {
             version,
             epoch: epoch.to_owned(),
             action_id: action_id.to_owned(),
         })
+    }
+
+    /// Makes the collection of the version that is meant, with its validator; one that is there stays.
+    pub async fn begin(&self) -> Result<(), ViewError> {
+        self.shape(self.version(), |command| !is_indexes(command)).await
     }
 
     /// Gives the version that is meant its indexes; cheapest when it is filled already.
@@ -259,13 +267,25 @@ impl Views {
     }
 
     /// Drops every version that is neither active nor being filled, and that which is being filled where that is asked for.
-    /// Answers which were dropped.
+    /// Answers which were dropped. What is dropped can no longer be gone back to when its collection goes.
+    ///
+    /// # Errors
+    /// [`ViewError`]; where the pointer is moved at the same moment, [`ViewError::Refused`] before anything is dropped.
     pub async fn drop_versions(&self, building_too: bool) -> Result<Vec<Version>, ViewError> {
         let known = self.projections().await?;
+        let as_known = doc! {
+            "_id": BASKETS,
+            "active": known.active.to_string(),
+            "previous": known.previous.map(|previous| previous.to_string()),
+            "building": known.building.as_ref().map(|building| building.version.to_string()),
+        };
         if building_too && known.building.is_some() {
             let unset = doc! { "$unset": { "building": "", "building_epoch": "", "building_action_id": "" } };
-            let query = doc! { "_id": BASKETS, "active": known.active.to_string() };
-            self.move_pointer("give up a version of the baskets", query, unset, false)
+            self.move_pointer("give up a version of the baskets", as_known, unset, false)
+                .await?;
+        } else if !building_too && known.previous.is_some() {
+            let unset = doc! { "$unset": { "previous": "" } };
+            self.move_pointer("forget the baskets before", as_known, unset, false)
                 .await?;
         }
         let building = known
@@ -274,7 +294,7 @@ impl Views {
             .map(|building| building.version);
         let mut dropped = Vec::new();
         for version in self.versions().await? {
-            if version == known.active || Some(version) == building {
+            if version == known.active || Some(version) == building || version.0 > known.newest.max(known.active.0) {
                 continue;
             }
             // Where only the unfinished one is to go, the previous one stays.
@@ -290,12 +310,6 @@ impl Views {
             .await?;
             self.at(version).forget_refolds().await?;
             dropped.push(version);
-        }
-        if !building_too && known.previous.is_some() {
-            let unset = doc! { "$unset": { "previous": "" } };
-            let query = doc! { "_id": BASKETS, "active": known.active.to_string() };
-            self.move_pointer("forget the baskets before", query, unset, false)
-                .await?;
         }
         Ok(dropped)
     }

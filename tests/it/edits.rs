@@ -1,10 +1,30 @@
 //! Edits of baskets by hand in MongoDB: each is one correction or one rejection, and the basket is healed.
 
+mod chaos;
+mod editor;
+mod healing;
+mod lost;
+mod many;
+mod proof;
+mod shoppers;
+
 use mongodb::Collection;
 use mongodb::bson::{Bson, Decimal128, Document, doc};
 use serde_json::{Value, json};
 
 use crate::support::{Service, Stack, document, event, session, wait_for};
+
+/// Waits until somebody follows the edits.
+async fn followed(stack: &Stack) {
+    let feeds = stack.database().await.collection::<Document>("feeds");
+    wait_for("edits to be followed", async || {
+        feeds
+            .find_one(doc! { "_id": "edits", "token": { "$ne": null } })
+            .await
+            .unwrap()
+    })
+    .await;
+}
 
 struct Shop {
     stack: Stack,
@@ -20,14 +40,7 @@ impl Shop {
         let mut all = vec![("EZOUT_EDITS_PER_MINUTE", "60")];
         all.extend(environment);
         let service = stack.service_with("serve", &all).await;
-        wait_for("edits to be followed", async || {
-            let feeds = stack.database().await.collection::<Document>("feeds");
-            feeds
-                .find_one(doc! { "_id": "edits", "token": { "$ne": null } })
-                .await
-                .unwrap()
-        })
-        .await;
+        followed(&stack).await;
         let database = stack.database().await;
         Self {
             name: session(),

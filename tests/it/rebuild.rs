@@ -295,6 +295,7 @@ async fn a_rebuild_under_load_finds_nothing_and_sends_nothing_again() {
     }
     let dropped = printed(&ezout(&stack, &["rebuild", "--drop-old"]).await);
     assert!(dropped.contains("dropped baskets_2"), "{dropped}");
+    refused(&ezout(&stack, &["rebuild", "--rollback"]).await);
     assert!(checkpoints(&database, "baskets_2").await.is_empty());
 }
 
@@ -420,6 +421,16 @@ async fn a_rebuild_that_was_killed_goes_on_where_it_was() {
     let database = stack.database().await;
     fill(&service, 12, 25).await;
     caught_up(&stack).await;
+    // What is being filled is noted before it is there.
+    let killed = stack
+        .ezout_with(&["rebuild"], &[("EZOUT_FAIL_POINT", "after_begin")])
+        .await;
+    assert!(!killed.status.success());
+    let pointer = database.collection::<Document>("projections");
+    let noted = pointer.find_one(doc! { "_id": "baskets" }).await.unwrap().unwrap();
+    assert_eq!(noted.get_str("building").unwrap(), "baskets_2");
+    let names = database.list_collection_names().await.unwrap();
+    assert!(!names.contains(&"baskets_2".to_owned()));
     let killed = stack
         .ezout_with(&["rebuild"], &[("EZOUT_FAIL_POINT", "after_fill:3")])
         .await;

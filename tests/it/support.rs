@@ -47,6 +47,11 @@ pub struct Stack {
 impl Stack {
     /// Starts both servers on free ports.
     pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// Starts both, with another mongod than usual.
+    pub async fn start_with(adjust: impl FnOnce(&mut MongodOptions)) -> Self {
         let data = tempfile::Builder::new()
             .prefix("ezout-it-")
             .tempdir()
@@ -54,7 +59,9 @@ impl Stack {
         let folder = data.path().to_owned();
         let binaries = binaries();
         let nats = NatsServer::start(&binaries.nats_server, NatsOptions::in_folder(&folder.join("nats")));
-        let mongod = Mongod::start(&binaries.mongod, MongodOptions::in_folder(&folder.join("mongod")));
+        let mut options = MongodOptions::in_folder(&folder.join("mongod"));
+        adjust(&mut options);
+        let mongod = Mongod::start(&binaries.mongod, options);
         let (nats, mongod) = tokio::try_join!(nats, mongod).expect("the servers start");
         Self {
             nats,

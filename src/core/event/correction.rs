@@ -18,6 +18,8 @@ use crate::core::money::Money;
 
 /// `ce-type` of a correction.
 pub const CORRECTION_TYPE: &str = "ezout.checkout.correction.v1";
+/// Author of a correction that comes from an edit by hand in the database.
+pub const BY_HAND: &str = "database";
 /// Longest name of an author, in bytes.
 pub const AUTHOR_MAX: usize = 200;
 /// Longest reason, in bytes.

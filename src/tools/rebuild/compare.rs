@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::report::Report;
-use crate::core::id::{ShopId, partition_of};
-use crate::views::{Ordered, Views, Whole};
+use crate::core::id::partition_of;
+use crate::views::{Keys, Ordered, Views, Whole};
 
 /// How often a basket that differs is looked at again.
 const ROUNDS: usize = 20;
@@ -77,16 +77,16 @@ impl Expected for InVersion {
     }
 }
 
-/// Compares all baskets, or those of a shop.
+/// Compares all baskets, or those with some ids.
 pub(super) async fn run(
     expected: &mut impl Expected,
     found: &Views,
-    shop: Option<ShopId>,
+    keys: Option<&Keys>,
     partitions: u16,
-) -> anyhow::Result<Report> {
-    let mut report = Report::default();
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let mut differing = Vec::new();
-    let mut all = found.in_order(shop).await?;
+    let mut all = found.in_order(keys).await?;
     let (mut one, mut other) = (expected.next().await?, all.next().await?);
     loop {
         let order = match (&one, &other) {
@@ -124,12 +124,11 @@ pub(super) async fn run(
             other = all.next().await?;
         }
     }
-    look_again(expected, found, differing, partitions, &mut report).await?;
-    Ok(report)
+    look_again(expected, found, differing, partitions, report).await
 }
 
 /// Looks at baskets that differed, until each is equal or differs for good.
-pub(super) async fn look_again(
+async fn look_again(
     expected: &mut impl Expected,
     found: &Views,
     mut keys: Vec<String>,

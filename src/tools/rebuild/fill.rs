@@ -78,6 +78,7 @@ struct Held {
 }
 
 /// Fills one partition.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Fill {
     journal: Journal,
     live: Views,
@@ -93,6 +94,8 @@ pub(super) struct Fill {
     counted: bool,
     /// There is no checkpoint yet.
     begins: bool,
+    /// It has gone on since the last failure.
+    recovered: bool,
     fence: i64,
     was_active: bool,
 }
@@ -119,6 +122,7 @@ impl Fill {
             written: None,
             counted: false,
             begins: false,
+            recovered: false,
             fence: 0,
             was_active: false,
         }
@@ -140,13 +144,12 @@ impl Fill {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         let mut failing: Option<Instant> = None;
         loop {
-            let before = self.progress.folded();
             let error = match self.follow(&stop).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             self.baskets.clear();
-            if self.progress.folded() > before {
+            if std::mem::take(&mut self.recovered) {
                 failing = None;
                 backoff.reset();
             }
@@ -212,6 +215,7 @@ impl Fill {
                 self.progress.bar.inc(count);
             }
             limit = self.live.checkpoint(self.partition).await?.unwrap_or(0);
+            self.recovered = true;
             if at >= limit || ahead.front().is_some_and(|event| event.sequence > limit) {
                 if !self.progress.caught_up[usize::from(self.partition)].swap(true, Ordering::Relaxed) {
                     self.progress.changed.notify_one();

@@ -1,9 +1,11 @@
 //! Folding one shop or one session from the journal, comparing it, and having its baskets mended in place.
 //!
 //! Nothing is written here but the request to the owner of the partition, which folds the baskets anew:
-//! only the projector writes those that are read.
+//! only the projector writes those that are read. A shop that has more events than are held in memory is
+//! folded in several parts by the ids of its sessions, each of which reads the shop's events once.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -16,10 +18,12 @@ use crate::core::basket::Basket;
 use crate::core::id::{BasketId, SessionId, ShopId, partition_of};
 use crate::refold::{self, Decoded};
 use crate::tools::say;
-use crate::views::{Refold, Views, Whole};
+use crate::views::{Keys, Refold, Views, Whole};
 
 /// How long the projector may take to fold what was asked for.
 const MEND_TIMEOUT: Duration = Duration::from_mins(1);
+/// Most events whose baskets are in memory together, about; those of one basket are always together.
+const EVENTS_TOGETHER: u64 = 200_000;
 
 /// A basket folded here, and the places of all events of its session.
 struct Folded {
@@ -27,13 +31,47 @@ struct Folded {
     places: Vec<u64>,
 }
 
-/// A shop's baskets, or one of them, in memory.
+/// What is folded and compared together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    /// One session.
+    Session(SessionId),
+    /// Sessions whose ids begin with these four digits.
+    Sessions(RangeInclusive<u16>),
+}
+
+impl Part {
+    fn has(&self, session: SessionId) -> bool {
+        match self {
+            Self::Session(only) => *only == session,
+            Self::Sessions(range) => range.contains(&digits(session)),
+        }
+    }
+
+    fn keys(&self, shop: ShopId) -> Keys {
+        match self {
+            Self::Session(session) => Keys::of_basket(BasketId {
+                shop,
+                session: *session,
+            }),
+            Self::Sessions(range) => Keys::of_part(shop, *range.start(), *range.end()),
+        }
+    }
+}
+
+/// The first four digits of a session's id.
+fn digits(session: SessionId) -> u16 {
+    let [first, second, ..] = *session.uuid().as_bytes();
+    u16::from_be_bytes([first, second])
+}
+
+/// Baskets of a shop, in memory.
 struct InMemory<'a> {
     parts: &'a Parts,
     live: Views,
     partition: u16,
     shop: ShopId,
-    session: Option<SessionId>,
+    part: Part,
     /// Up to where the journal was read.
     through: u64,
     baskets: BTreeMap<BasketId, Folded>,
@@ -45,42 +83,29 @@ impl InMemory<'_> {
     async fn catch_up(&mut self) -> anyhow::Result<()> {
         let until = self.live.checkpoint(self.partition).await?.unwrap_or(0);
         let epoch = self.parts.facts.epoch.to_string();
-        let (mut events, mut places, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
-        let session = self.session;
+        let decided = self.live.list_parked(true, i64::MAX).await?;
+        let dropped: HashSet<u64> = decided
+            .iter()
+            .filter(|event| event.epoch == epoch && event.partition == self.partition)
+            .filter(|event| event.state.never_counts())
+            .map(|event| event.sequence)
+            .collect();
+        let (baskets, part, meaning) = (&mut self.baskets, &self.part, self.parts.action_id);
         refold::events_of_shop(&self.parts.journal, self.shop, self.through, until, |raw| {
             let decoded = Decoded::of(&raw);
-            let Some(id) = decoded.basket else { return };
-            if session.is_none_or(|session| session == id.session) {
-                places.push((id, raw.sequence));
-                unreadable.extend(decoded.event.is_err().then_some(raw.sequence));
-                events.push(decoded);
+            let Some(id) = decoded.basket.filter(|id| part.has(id.session)) else {
+                return;
+            };
+            let folded = baskets.entry(id).or_insert_with(|| Folded {
+                basket: Basket::new(id, meaning),
+                places: Vec::new(),
+            });
+            folded.places.push(raw.sequence);
+            if !dropped.contains(&raw.sequence) {
+                decoded.put_into(&mut folded.basket);
             }
         })
         .await?;
-        // Those that were dropped although they can be read are few, and are listed; the others are asked about.
-        let mut dropped: HashSet<u64> = refold::dropped(&self.live, &epoch, unreadable).await?;
-        let decided = self.live.list_parked(true, i64::MAX).await?;
-        dropped.extend(
-            decided
-                .iter()
-                .filter(|event| event.epoch == epoch && event.partition == self.partition)
-                .filter(|event| event.state.never_counts())
-                .map(|event| event.sequence),
-        );
-        for (id, place) in places {
-            let folded = self.baskets.entry(id).or_insert_with(|| Folded {
-                basket: Basket::new(id, self.parts.action_id),
-                places: Vec::new(),
-            });
-            folded.places.push(place);
-        }
-        for event in events {
-            if let Some(folded) = event.basket.and_then(|id| self.baskets.get_mut(&id))
-                && !dropped.contains(&event.sequence)
-            {
-                event.put_into(&mut folded.basket);
-            }
-        }
         self.through = self.through.max(until);
         Ok(())
     }
@@ -129,32 +154,7 @@ pub(super) async fn run(
     let active = parts.views.refresh_active().await?;
     super::of_this_journal(parts, active).await?;
     let live = parts.views.at(active);
-    let partitions = parts.facts.partitions;
-    let mut expected = InMemory {
-        parts,
-        live: live.clone(),
-        partition: partition_of(shop, partitions),
-        shop,
-        session,
-        through: 0,
-        baskets: BTreeMap::new(),
-        given: None,
-    };
-    expected.catch_up().await?;
-    let report = match session {
-        None => compare::run(&mut expected, &live, Some(shop), partitions).await?,
-        Some(session) => {
-            let key = BasketId { shop, session }.to_string();
-            let mut report = Report::default();
-            compare::look_again(&mut expected, &live, vec![key], partitions, &mut report).await?;
-            for folded in expected.baskets.values() {
-                if let Some(whole) = expected.whole(folded) {
-                    report.digest(&whole);
-                }
-            }
-            report
-        }
-    };
+    let (report, refolds) = compared(parts, &live, shop, session).await?;
     say(&report.text());
     if let Some(path) = &args.report {
         report.write(path)?;
@@ -168,48 +168,117 @@ pub(super) async fn run(
             report.differing()
         );
     }
-    mend(&mut expected, &report, partitions).await
+    mend(&live, &refolds).await?;
+    let (after, _) = compared(parts, &live, shop, session).await?;
+    if after.differing() > 0 {
+        say(&after.text());
+        bail!("{} baskets are still not what the journal says", after.differing());
+    }
+    say(&format!("{} baskets were folded anew and are right now", refolds.len()));
+    Ok(())
 }
 
-async fn mend(expected: &mut InMemory<'_>, report: &Report, partitions: u16) -> anyhow::Result<()> {
-    let ids: Vec<BasketId> = report
-        .keys()
-        .iter()
-        .filter_map(|key| BasketId::parse(key).ok())
-        .collect();
-    let refolds: Vec<Refold> = ids
-        .iter()
-        .map(|id| Refold {
-            basket: *id,
-            partition: expected.partition,
-            sequences: expected
-                .baskets
-                .get(id)
-                .map_or_else(Vec::new, |folded| folded.places.clone()),
-            through: expected.through,
-        })
-        .collect();
-    expected.live.ask_refolds(&refolds).await?;
+/// Folds and compares, and answers what to ask for where baskets differ.
+async fn compared(
+    parts: &Parts,
+    live: &Views,
+    shop: ShopId,
+    session: Option<SessionId>,
+) -> anyhow::Result<(Report, Vec<Refold>)> {
+    let partition = partition_of(shop, parts.facts.partitions);
+    let all = match session {
+        Some(session) => vec![Part::Session(session)],
+        None => portions(parts, live, shop, partition).await?,
+    };
+    let (mut report, mut refolds) = (Report::default(), Vec::new());
+    for part in all {
+        let keys = part.keys(shop);
+        let mut expected = InMemory {
+            parts,
+            live: live.clone(),
+            partition,
+            shop,
+            part,
+            through: 0,
+            baskets: BTreeMap::new(),
+            given: None,
+        };
+        expected.catch_up().await?;
+        let known = report.keys().len();
+        compare::run(&mut expected, live, Some(&keys), parts.facts.partitions, &mut report).await?;
+        let differing = report.keys()[known..]
+            .iter()
+            .filter_map(|key| BasketId::parse(key).ok());
+        refolds.extend(differing.map(|basket| {
+            Refold {
+                basket,
+                partition,
+                sequences: expected
+                    .baskets
+                    .remove(&basket)
+                    .map_or_else(Vec::new, |folded| folded.places),
+                through: expected.through,
+            }
+        }));
+    }
+    Ok((report, refolds))
+}
+
+/// The parts in which a shop is folded.
+async fn portions(parts: &Parts, live: &Views, shop: ShopId, partition: u16) -> anyhow::Result<Vec<Part>> {
+    let until = live.checkpoint(partition).await?.unwrap_or(0);
+    let mut events = vec![0_u64; usize::from(u16::MAX) + 1];
+    refold::events_of_shop(&parts.journal, shop, 0, until, |raw| {
+        if let Some(session) = raw.session() {
+            events[usize::from(digits(session))] += 1;
+        }
+    })
+    .await?;
+    Ok(ranges(&events).into_iter().map(Part::Sessions).collect())
+}
+
+/// Ranges that have few enough events each, where that can be.
+fn ranges(events: &[u64]) -> Vec<RangeInclusive<u16>> {
+    let (mut ranges, mut first, mut held) = (Vec::new(), 0, 0);
+    for (digits, count) in (0..=u16::MAX).zip(events) {
+        if held > 0 && held + count > EVENTS_TOGETHER {
+            ranges.push(first..=digits - 1);
+            (first, held) = (digits, 0);
+        }
+        held += count;
+    }
+    ranges.push(first..=u16::MAX);
+    ranges
+}
+
+async fn mend(live: &Views, refolds: &[Refold]) -> anyhow::Result<()> {
+    let ids: Vec<BasketId> = refolds.iter().map(|refold| refold.basket).collect();
+    live.ask_refolds(refolds).await?;
     let asked = Instant::now();
-    while expected.live.count_refolds(&ids).await? > 0 {
+    while live.count_refolds(&ids).await? > 0 {
         if asked.elapsed() > MEND_TIMEOUT {
             bail!("no projector has folded the baskets anew yet; it will as soon as one runs");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let mut after = Report::default();
-    compare::look_again(
-        expected,
-        &expected.live.clone(),
-        report.keys().to_vec(),
-        partitions,
-        &mut after,
-    )
-    .await?;
-    if after.differing() > 0 {
-        say(&after.text());
-        bail!("{} baskets are still not what the journal says", after.differing());
-    }
-    say(&format!("{} baskets were folded anew and are right now", ids.len()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shop_is_folded_in_as_few_parts_as_its_events_allow() {
+        let all = usize::from(u16::MAX) + 1;
+        assert_eq!(ranges(&vec![0; all]), [0..=u16::MAX]);
+        let mut events = vec![0; all];
+        events[7] = EVENTS_TOGETHER * 3;
+        events[8] = 1;
+        events[0xfff0] = EVENTS_TOGETHER;
+        assert_eq!(ranges(&events), [0..=7, 8..=0xffef, 0xfff0..=u16::MAX]);
+        let session = SessionId::parse("fff04567-e89b-42d3-a456-426614174000").unwrap();
+        assert!(Part::Sessions(0xfff0..=u16::MAX).has(session));
+        assert!(!Part::Sessions(8..=0xffef).has(session));
+    }
 }

@@ -35,6 +35,8 @@ pub struct MongodOptions {
     pub cache_gb: f64,
     /// Size of the log that change streams resume from, in megabytes. Counts when the folder is new.
     pub oplog_mb: u32,
+    /// How often it brings its data files up to date, in seconds; what that log has is kept until then.
+    pub checkpoint_seconds: u32,
     /// File that its output is appended to.
     pub log: PathBuf,
 }
@@ -47,6 +49,7 @@ impl MongodOptions {
             port: None,
             cache_gb: 0.25,
             oplog_mb: 512,
+            checkpoint_seconds: 60,
             log: folder.join("mongod.log"),
         }
     }
@@ -170,6 +173,7 @@ async fn spawn(binary: &Path, options: &MongodOptions, port: u16) -> Result<Chil
         command.arg("--dbpath").arg(&options.data);
         command.args(["--bind_ip", "127.0.0.1", "--port", &port.to_string(), "--nounixsocket"]);
         command.args(["--replSet", SET, "--oplogSize", &options.oplog_mb.to_string()]);
+        command.args(["--syncdelay", &options.checkpoint_seconds.to_string()]);
         command.args(["--wiredTigerCacheSizeGB", &options.cache_gb.to_string(), "--quiet"]);
         // Its journal files are written in advance: 50 MB on disk instead of 300 for an empty database.
         command.args(["--wiredTigerEngineConfigString", "log=(file_max=16MB)"]);
