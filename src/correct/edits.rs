@@ -20,8 +20,8 @@ use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId, partition_of};
 use crate::core::retry::Backoff;
 use crate::views::{
-    Edit, Edits, EditsError, EditsPlace, Image, ImageError, Moment, Noted, Outcome, Refold, Refusal, Told, Views,
-    Whole, difference, is_void, right_before,
+    Edit, Edits, EditsError, EditsPlace, Image, ImageError, Moment, Noted, Outcome, Refold, Refusal, Source, Told,
+    Views, Whole, difference, is_void, right_before,
 };
 
 /// Who made a correction that came from an edit by hand.
@@ -282,23 +282,29 @@ pub(super) async fn settle(parts: &Parts, views: &Views, found: &Found) -> Resul
                 changes,
             };
             failpoint::hit("before_edit_append");
-            let sequence = super::append(parts, &correction).await?;
+            let appended = super::append(parts, &correction).await?;
             failpoint::hit("after_edit_append");
-            let changes = &correction.changes;
+            let (sequence, changes) = match &appended {
+                Ok(there) => (there.sequence, there.changes.as_slice()),
+                Err(refusal) => return reject(parts, views, &noted(Outcome::Rejected(refusal)), refusal).await,
+            };
             if views
                 .note_edit(&noted(Outcome::Published { sequence, changes }))
                 .await?
             {
-                parts.metrics.edits.with_label_values(&["corrected"]).inc();
+                parts.count_published(Source::Database);
                 tracing::info!(basket = %found.basket, "an edit of basket {} by hand is correction {}", found.basket, found.id);
             }
+            Ok(())
         }
-        Err(refusal) => {
-            if views.note_edit(&noted(Outcome::Rejected(&refusal))).await? {
-                parts.metrics.edits.with_label_values(&["rejected"]).inc();
-                tracing::warn!(basket = %found.basket, "an edit of basket {} by hand is rejected: {refusal}", found.basket);
-            }
-        }
+        Err(refusal) => reject(parts, views, &noted(Outcome::Rejected(&refusal)), &refusal).await,
+    }
+}
+
+async fn reject(parts: &Parts, views: &Views, noted: &Noted<'_>, refusal: &Refusal) -> Result<(), CorrectError> {
+    if views.note_edit(noted).await? {
+        parts.count_rejected(refusal);
+        tracing::warn!(basket = %noted.basket, "an edit of basket {} by hand is rejected: {refusal}", noted.basket);
     }
     Ok(())
 }
