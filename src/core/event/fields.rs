@@ -53,10 +53,9 @@ impl<'a> Fields<'a> {
         Some(self.unread.swap_remove(place).1)
     }
 
-    /// Whether a field that nobody has read yet is there, and not null.
+    /// Whether a field that nobody has read yet is there.
     pub(super) fn has(&self, name: &str) -> bool {
-        let mut unread = self.unread.iter();
-        unread.any(|(field, value)| field == name && value.get() != "null")
+        self.unread.iter().any(|(field, _)| field == name)
     }
 
     pub(super) fn fail(&mut self, name: &str, fault: Fault) {
@@ -101,7 +100,7 @@ impl<'a> Fields<'a> {
         noun: &'static str,
         read: impl FnOnce(&mut Self) -> Option<T>,
     ) -> Option<T> {
-        let value = self.take(name).filter(|value| value.get() != "null")?;
+        let value = self.take(name)?;
         let mut inner = match Self::read(value.get().as_bytes(), self.strictness, noun) {
             Ok(inner) => inner,
             Err(error) => {

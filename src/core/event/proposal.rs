@@ -58,10 +58,10 @@ impl Proposed {
             let rule = format!("exactly one of {} must be there, and {found}", KINDS.join(", "));
             fields.fail_whole(fault("one_of", rule));
         }
-        let asked = KINDS
-            .into_iter()
-            .filter_map(|kind| asked(&mut fields, kind))
-            .next_back();
+        let mut asked = None;
+        for kind in KINDS {
+            asked = read(&mut fields, kind).or(asked);
+        }
         fields.finish()?;
         let (Some(author), Some(reason), Some(asked)) = (author, reason, asked) else {
             unreachable!("a required field without a value is an error, and finish reports those");
@@ -79,7 +79,7 @@ impl Proposed {
 }
 
 /// Reads what is asked for under this name.
-fn asked(fields: &mut Fields<'_>, kind: &str) -> Option<Asked> {
+fn read(fields: &mut Fields<'_>, kind: &str) -> Option<Asked> {
     match kind {
         "quantity" => fields.object(kind, "a quantity", |fields| {
             let product_id = fields.required("product_id", Fields::integer);
@@ -199,7 +199,7 @@ mod tests {
             &Asked::Undo { correction },
         );
         let whole = parse(&format!(
-            ",\"id\":\"{ID}\",\"base_sequence\":7,\"status\":null,\"remove\":{{\"product_id\":5}}"
+            ",\"id\":\"{ID}\",\"base_sequence\":7,\"remove\":{{\"product_id\":5}}"
         ));
         let whole = whole.unwrap();
         assert_eq!((whole.id, whole.proposal.base_sequence), (Some(correction), Some(7)));
@@ -220,6 +220,7 @@ mod tests {
                 ",\"remove\":{\"product_id\":5},\"status\":{\"to\":\"paid\"}",
                 "and remove and status are there",
             ),
+            (",\"status\":null", "status must be an object"),
             (",\"remove\":5", "remove must be an object"),
             (",\"remove\":{}", "remove/product_id is required"),
             (
