@@ -61,16 +61,17 @@ pub(super) async fn run(parts: Parts, stop: CancellationToken) {
 /// Takes what is filed, and answers how many that were. One that cannot be taken now holds up only those of its basket.
 async fn take_all(parts: &Parts) -> Result<usize, CorrectError> {
     let new = parts.views.new_corrections(TAKEN_MAX).await?;
-    let count = new.len();
-    parts
-        .metrics
-        .waiting_corrections
-        .set(i64::try_from(count).unwrap_or(i64::MAX));
+    let waiting = &parts.metrics.waiting_corrections;
+    waiting.set(i64::try_from(new.len()).unwrap_or(i64::MAX));
+    let mut count = 0;
     let mut by_basket: BTreeMap<BasketId, Vec<Filed>> = BTreeMap::new();
     for filed in new {
         match filed {
-            Ok(filed) => by_basket.entry(filed.basket).or_default().push(filed),
-            Err(malformed) => reject_malformed(parts, &malformed).await?,
+            Ok(filed) => {
+                count += 1;
+                by_basket.entry(filed.basket).or_default().push(filed);
+            }
+            Err(malformed) => count += usize::from(reject_malformed(parts, &malformed).await?),
         }
     }
     let taking = by_basket.into_values().map(|of_one_basket| async move {
@@ -81,7 +82,7 @@ async fn take_all(parts: &Parts) -> Result<usize, CorrectError> {
     });
     let taken: Vec<Result<(), CorrectError>> = stream::iter(taking).buffer_unordered(SIDE_BY_SIDE).collect().await;
     taken.into_iter().collect::<Result<(), _>>()?;
-    parts.metrics.waiting_corrections.set(0);
+    waiting.set(0);
     Ok(count)
 }
 
@@ -167,16 +168,18 @@ async fn reject(parts: &Parts, filed: &Filed, refusal: &Refusal) -> Result<(), C
     Ok(())
 }
 
-async fn reject_malformed(parts: &Parts, malformed: &Malformed) -> Result<(), CorrectError> {
+/// Rejects what cannot be read, and answers whether that could be noted.
+async fn reject_malformed(parts: &Parts, malformed: &Malformed) -> Result<bool, CorrectError> {
     let refusal = Refusal {
         code: "malformed",
         reason: malformed.reason.clone(),
     };
-    if parts.views.reject_malformed(malformed, &refusal).await? {
+    let noted = parts.views.reject_malformed(malformed, &refusal).await?;
+    if noted {
         parts.count_rejected(&refusal);
         tracing::warn!("the correction {:?} is rejected: {refusal}", malformed.id);
     }
-    Ok(())
+    Ok(noted)
 }
 
 /// The basket as the journal has it now: that of the views with what the shop's events after them make of it.
