@@ -1,9 +1,10 @@
 //! Corrections: what people who are not shoppers change becomes events of the journal.
 //!
-//! Edits of baskets by hand are followed in `edits.rs`, and found by comparison in `scan.rs` where the
-//! stream of changes was lost.
+//! What is asked for by the API is taken in `proposals.rs`. Edits of baskets by hand are followed in
+//! `edits.rs`, and found by comparison in `scan.rs` where the stream of changes was lost.
 
 mod edits;
+mod proposals;
 mod scan;
 
 use std::sync::Arc;
@@ -14,11 +15,12 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::error_chain;
-use crate::core::event::{ActionIdMeaning, Correction};
+use crate::core::event::{ActionIdMeaning, Change, Correction, JournalEvent};
+use crate::core::id::BasketId;
 use crate::journal::{self, AppendError, Entry, Facts, Journal, ReadError};
 use crate::metrics::Metrics;
-use crate::refold::RefoldError;
-use crate::views::{EditsError, LeaseId, ViewError, Views};
+use crate::refold::{Decoded, RefoldError};
+use crate::views::{EditsError, LeaseId, Refusal, Source, ViewError, Views};
 
 /// How long the lease outlives the last sign of life of its owner. Two owners for a moment do no harm: what both take is one event.
 const LEASE_TTL: Duration = Duration::from_secs(5);
@@ -61,6 +63,10 @@ enum CorrectError {
     Refold(#[from] RefoldError),
     #[error("MongoDB no longer knows how a basket was a moment ago")]
     Slow,
+    #[error("the baskets are too far behind the journal to be corrected")]
+    Behind,
+    #[error("basket {id} cannot be read: {reason}")]
+    Unreadable { id: BasketId, reason: String },
 }
 
 impl From<ViewError> for CorrectError {
@@ -77,9 +83,6 @@ impl From<ReadError> for CorrectError {
 
 /// Corrects until `stop`, as long as no other process does.
 pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
-    if config.edits_per_minute == 0 {
-        return;
-    }
     let me = LeaseId::unique();
     let mut working: Option<(CancellationToken, JoinHandle<()>)> = None;
     let mut renewed = Instant::now();
@@ -101,8 +104,8 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         if leads && working.is_none() {
             tracing::info!("this process takes corrections");
             let stop = CancellationToken::new();
-            let edits = edits::run(parts.clone(), config.edits_per_minute, stop.clone());
-            working = Some((stop, tokio::spawn(edits)));
+            let work = work(parts.clone(), config.edits_per_minute, stop.clone());
+            working = Some((stop, tokio::spawn(work)));
         } else if !leads && let Some((stop, _)) = working.take() {
             tracing::warn!("another process takes corrections now");
             stop.cancel();
@@ -122,8 +125,24 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     }
 }
 
-/// Appends a correction and answers its place; one that is there already stays as it is.
-async fn append(parts: &Parts, correction: &Correction) -> Result<u64, AppendError> {
+/// Takes what is asked for and, where they are followed, edits by hand, until `stop`.
+async fn work(parts: Parts, edits_per_minute: usize, stop: CancellationToken) {
+    let proposals = proposals::run(parts.clone(), stop.clone());
+    if edits_per_minute == 0 {
+        return proposals.await;
+    }
+    tokio::join!(proposals, edits::run(parts, edits_per_minute, stop));
+}
+
+/// A correction as the journal has it.
+struct There {
+    sequence: u64,
+    changes: Vec<Change>,
+}
+
+/// Appends a correction and answers how it is in the journal. One that is there already stays as it is, and where
+/// another event has its id it is refused.
+async fn append(parts: &Parts, correction: &Correction) -> Result<Result<There, Refusal>, CorrectError> {
     let (json, digest) = correction.canonical();
     let entry = Entry {
         shop: correction.basket.shop,
@@ -132,10 +151,43 @@ async fn append(parts: &Parts, correction: &Correction) -> Result<u64, AppendErr
         headers: correction.headers(),
         body: json.into(),
     };
-    match parts.journal.append(entry).await {
-        Ok(receipt) => Ok(receipt.sequence),
-        Err(AppendError::Conflict { sequence }) => Ok(sequence),
-        Err(error) => Err(error),
+    let counted = |duplicate: bool| {
+        let outcome = if duplicate { "duplicate" } else { "recorded" };
+        parts.metrics.correction_events.with_label_values(&[outcome]).inc();
+    };
+    let sequence = match parts.journal.append(entry).await {
+        Ok(receipt) => {
+            counted(receipt.duplicate);
+            let (sequence, changes) = (receipt.sequence, correction.changes.clone());
+            return Ok(Ok(There { sequence, changes }));
+        }
+        Err(AppendError::Conflict { sequence }) => sequence,
+        Err(error) => return Err(error.into()),
+    };
+    // Another attempt, which died, may have said it otherwise; what the journal has counts.
+    let found = parts.journal.get(sequence).await?.map(|raw| Decoded::of(&raw).event);
+    if let Some(Ok(recorded)) = found
+        && let JournalEvent::Correction(there) = recorded.event
+        && (there.id, there.basket) == (correction.id, correction.basket)
+    {
+        counted(true);
+        let changes = there.changes;
+        return Ok(Ok(There { sequence, changes }));
+    }
+    Ok(Err(Refusal {
+        code: "conflict",
+        reason: format!("event {sequence} of the journal has this id and is another one"),
+    }))
+}
+
+impl Parts {
+    fn count_published(&self, source: Source) {
+        self.metrics.corrections.with_label_values(&[source.word()]).inc();
+    }
+
+    fn count_rejected(&self, refusal: &Refusal) {
+        let series = &self.metrics.rejected_corrections;
+        series.with_label_values(&[refusal.code]).inc();
     }
 }
 

@@ -6,6 +6,7 @@
 mod append;
 mod body;
 pub mod contracts;
+mod corrections;
 pub mod health;
 mod history;
 mod list;
@@ -154,6 +155,18 @@ pub fn router(api: Api) -> Router {
         .route("/v1/shops/{shop}/updates", get(live::updates))
         .route("/v1/shops/{shop}/sessions/{session}/events", get(history::events))
         .route("/v1/shops/{shop}/sessions/{session}/explain", get(past::explain))
+        .route(
+            "/v1/shops/{shop}/sessions/{session}/corrections",
+            post(corrections::create),
+        )
+        .route(
+            "/v1/shops/{shop}/sessions/{session}/corrections",
+            get(corrections::list),
+        )
+        .route(
+            "/v1/shops/{shop}/sessions/{session}/corrections/{correction}",
+            get(corrections::show),
+        )
         .route("/problems/{code}", get(explain_problem))
         .route("/", get(index))
         .route("/docs", get(contracts::docs))

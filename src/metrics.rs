@@ -16,6 +16,34 @@ const SECONDS: &[f64] = &[
 /// Buckets for numbers of events that travel together.
 const EVENTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
 
+/// Rules by which a correction is rejected: those of the API, then those of edits by hand.
+const REJECTIONS: [&str; 24] = [
+    "moved_on",
+    "basket_parked",
+    "basket_full",
+    "nothing_to_change",
+    "no_line",
+    "no_price",
+    "too_many_pieces",
+    "negative_price",
+    "negative_total",
+    "no_status",
+    "no_correction",
+    "already_undone",
+    "not_found",
+    "conflict",
+    "malformed",
+    "nothing",
+    "inserted",
+    "deleted",
+    "field",
+    "item_count",
+    "status",
+    "line",
+    "price",
+    "money",
+];
+
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])+ $field:ident: $kind:ident($($argument:tt)*) $name:literal;)+) => {
         /// The process's series, made once and shared.
@@ -66,7 +94,7 @@ metrics! {
     /// The version of this program, in the label; always 1.
     build_info: info("version" = env!("CARGO_PKG_VERSION")) "ezout_build_info";
     /// Time from a request's arrival to its answer, by route.
-    http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "baskets", "summary", "history", "explain", "updates", "other"]) "ezout_http_request_seconds";
+    http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "baskets", "summary", "history", "explain", "corrections", "updates", "other"]) "ezout_http_request_seconds";
     /// Events that came by HTTP, by what became of them.
     received_events: counter_by("outcome" = ["recorded", "duplicate", "conflict", "refused", "overloaded", "unavailable", "unknown"]) "ezout_received_events_total";
     /// Connections to the second address that are open.
@@ -99,11 +127,17 @@ metrics! {
     abandonments: counter() "ezout_abandonments_total";
     /// Whether this process takes corrections (1) or another one does (0).
     corrections_led: gauge() "ezout_corrections_led";
-    /// Edits of baskets by hand that were taken, by what became of them.
-    edits: counter_by("outcome" = ["corrected", "rejected"]) "ezout_edits_total";
     /// Corrections that the projector has taken from the journal, by where they come from. Those from edits by hand are as many as
-    /// corrected edits: one edit makes one event, and more of them here would say that healing a basket is taken for an edit.
+    /// edits that were noted as published: one edit makes one event, and more of them here would say that healing a basket is taken for an edit.
     projected_corrections: counter_by("source" = ["edit", "other"]) "ezout_projected_corrections_total";
+    /// Corrections that were noted as published, by where they came from: asked for by the API, or edited in the database.
+    corrections: counter_by("source" = ["api", "database"]) "ezout_corrections_total";
+    /// Corrections that were rejected after they had been taken, by the rule.
+    rejected_corrections: counter_by("code" = REJECTIONS) "ezout_rejected_corrections_total";
+    /// Corrections that were given to the journal, by whether it had them before. As many are recorded as are published, since each is one event.
+    correction_events: counter_by("outcome" = ["recorded", "duplicate"]) "ezout_correction_events_total";
+    /// Corrections that wait to be taken, counted up to 256.
+    waiting_corrections: gauge() "ezout_waiting_corrections";
     /// Times that the stream of changes was lost, so that all baskets were compared with the journal.
     edits_lost: counter() "ezout_edits_lost_total";
     /// Shops whose edits by hand are not taken, since there were too many.

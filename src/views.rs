@@ -6,6 +6,7 @@
 
 mod checkpoints;
 mod compare;
+mod corrections;
 mod document;
 mod edit;
 mod edits;
@@ -28,7 +29,7 @@ use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
 use mongodb::{Client, Collection, Database};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,11 +39,10 @@ use crate::core::id::BasketId;
 
 pub use checkpoints::Checkpoint;
 pub use compare::{Keys, Ordered, Whole};
+pub use corrections::{Filed, Malformed, Noted, Outcome, Source, Standing};
 pub use document::{BasketView, CorrectionView, FoundView, Loaded};
 pub use edit::{Refusal, difference};
-pub use edits::{
-    Cover, Edit, Edits, EditsError, EditsPlace, Image, ImageError, Moment, Noted, Outcome, Scan, Told, right_before,
-};
+pub use edits::{Cover, Edit, Edits, EditsError, EditsPlace, Image, ImageError, Moment, Scan, Told, right_before};
 pub use handover::{Handover, Pointer};
 pub use leases::{Lease, LeaseId, LeaseState, Leases};
 pub use migrate::{MigrateError, migrate, outstanding};
@@ -142,6 +142,8 @@ pub struct Views {
     state: watch::Receiver<State>,
     pointer: Arc<watch::Sender<Pointer>>,
     pinned: Option<Version>,
+    /// Wakes whoever takes corrections in this process.
+    proposed: Arc<Notify>,
 }
 
 impl Views {
@@ -163,6 +165,7 @@ impl Views {
             state,
             pointer: Arc::new(watch::Sender::new(Pointer::FIRST)),
             pinned: None,
+            proposed: Arc::default(),
         };
         let watched = views.clone();
         tasks.spawn(async move {
@@ -184,6 +187,7 @@ impl Views {
             state,
             pointer: Arc::new(watch::Sender::new(Pointer::FIRST)),
             pinned: None,
+            proposed: Arc::default(),
         })
     }
 

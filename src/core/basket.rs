@@ -6,6 +6,7 @@
 //! sense is a finding.
 
 mod correct;
+mod decide;
 mod explain;
 mod fold;
 mod past;
@@ -19,6 +20,7 @@ use crate::core::id::BasketId;
 use fold::Fold;
 
 pub use correct::{Asked, PlanError};
+pub use decide::{LineSince, Plan, Refused, Since};
 pub use explain::{CorrectionEffect, Effect, Explanation, Idle};
 pub use fold::{Divergence, FINDINGS_MAX, Finding, FindingKind, Line, Lot, MISSING_MAX, Status};
 

@@ -7,6 +7,7 @@
 mod abandonment;
 mod correction;
 mod fields;
+mod proposal;
 
 use std::fmt::Write as _;
 
@@ -22,6 +23,7 @@ use fields::{Fault, Fields};
 pub use abandonment::{ABANDONMENT_TYPE, Abandonment};
 pub use correction::{AUTHOR_MAX, BY_HAND, CORRECTION_TYPE, Change, Correction, REASON_MAX};
 pub use fields::minified;
+pub use proposal::{Proposal, Proposed};
 
 /// Largest number of pieces that one action may name.
 pub const QUANTITY_MAX: u32 = 10_000;
@@ -219,7 +221,7 @@ impl Event {
     /// # Errors
     /// [`EventError`] with every rule that the body breaks, not only the first.
     pub fn parse(body: &[u8], strictness: Strictness) -> Result<Self, EventError> {
-        let mut fields = Fields::read(body, strictness)?;
+        let mut fields = Fields::read(body, strictness, "an event")?;
         let session = fields.required("session_id", Fields::id(SessionId::parse));
         let shop = fields.required("shop_id", Fields::id(ShopId::parse));
         let shopper = fields.required("shopper_id", Fields::id(ShopperId::parse));

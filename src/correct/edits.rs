@@ -13,15 +13,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::scan::{self, Covered};
-use super::{CorrectError, Parts, journal_open};
+use super::{CorrectError, Parts, There, journal_open};
 use crate::core::error_chain;
 use crate::core::event::{BY_HAND, Change, Correction};
 use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId, partition_of};
 use crate::core::retry::Backoff;
 use crate::views::{
-    Cover, Edit, Edits, EditsError, EditsPlace, Image, ImageError, Noted, Outcome, Refold, Refusal, Scan, Told, Views,
-    Whole, difference, is_void, right_before,
+    Cover, Edit, Edits, EditsError, EditsPlace, Image, ImageError, Noted, Outcome, Refold, Refusal, Scan, Source, Told,
+    Views, Whole, difference, is_void, right_before,
 };
 
 /// Why, as far as can be known.
@@ -307,26 +307,35 @@ pub(super) async fn settle(parts: &Parts, views: &Views, found: &Found) -> Resul
             };
             failpoint::hit("before_edit_append");
             // Who was away for longer than the journal knows its ids, finds the correction in the basket.
-            let sequence = match views.place_of_correction(found.basket, found.id).await? {
-                Some(sequence) => sequence,
+            let appended = match views.place_of_correction(found.basket, found.id).await? {
+                Some(sequence) => Ok(There {
+                    sequence,
+                    changes: correction.changes,
+                }),
                 None => super::append(parts, &correction).await?,
             };
             failpoint::hit("after_edit_append");
-            let changes = &correction.changes;
+            let (sequence, changes) = match &appended {
+                Ok(there) => (there.sequence, there.changes.as_slice()),
+                Err(refusal) => return reject(parts, views, &noted(Outcome::Rejected(refusal)), refusal).await,
+            };
             if views
                 .note_edit(&noted(Outcome::Published { sequence, changes }))
                 .await?
             {
-                parts.metrics.edits.with_label_values(&["corrected"]).inc();
+                parts.count_published(Source::Database);
                 tracing::info!(basket = %found.basket, "an edit of basket {} by hand is correction {}", found.basket, found.id);
             }
+            Ok(())
         }
-        Err(refusal) => {
-            if views.note_edit(&noted(Outcome::Rejected(&refusal))).await? {
-                parts.metrics.edits.with_label_values(&["rejected"]).inc();
-                tracing::warn!(basket = %found.basket, "an edit of basket {} by hand is rejected: {refusal}", found.basket);
-            }
-        }
+        Err(refusal) => reject(parts, views, &noted(Outcome::Rejected(&refusal)), &refusal).await,
+    }
+}
+
+async fn reject(parts: &Parts, views: &Views, noted: &Noted<'_>, refusal: &Refusal) -> Result<(), CorrectError> {
+    if views.note_edit(noted).await? {
+        parts.count_rejected(refusal);
+        tracing::warn!(basket = %noted.basket, "an edit of basket {} by hand is rejected: {refusal}", noted.basket);
     }
     Ok(())
 }

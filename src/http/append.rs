@@ -31,7 +31,7 @@ pub const LINES_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most lines in one body.
 pub const LINES_MAX: usize = 1_000;
 /// Time that the body of one event may take.
-const EVENT_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const EVENT_DEADLINE: Duration = Duration::from_secs(10);
 /// Time that a body of many events may take.
 const LINES_DEADLINE: Duration = Duration::from_secs(30);
 /// Lines that are parsed before other requests get their turn.

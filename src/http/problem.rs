@@ -69,7 +69,7 @@ macro_rules! codes {
 codes! {
     /// Fields of the event break rules. `errors` names each field and its rule; nothing was recorded.
     InvalidEvent = "invalid_event", UNPROCESSABLE_ENTITY, "The event breaks rules";
-    /// The body is not one JSON object. Send an event as a JSON object in UTF-8, each field once.
+    /// The body is not one JSON object. Send one in UTF-8, each field once.
     NotAnObject = "not_an_object", UNPROCESSABLE_ENTITY, "The body is not a JSON object";
     /// The shop in the path is not a UUID, so no shop can have that name.
     InvalidShop = "invalid_shop", UNPROCESSABLE_ENTITY, "The shop is not a UUID";
@@ -77,9 +77,32 @@ codes! {
     InvalidSession = "invalid_session", UNPROCESSABLE_ENTITY, "The session is not a UUID";
     /// The path names one shop and the event another. Send the event to its own shop; nothing was recorded.
     ShopMismatch = "shop_mismatch", UNPROCESSABLE_ENTITY, "The event is of another shop";
-    /// The journal has this action of this session already, and there it says something else. It stays; nothing was recorded.
-    /// Sending the event again will not help.
+    /// The journal has this action of this session already, and there it says something else; or a correction of this id was
+    /// filed, which says something else. What is there stays; nothing was recorded. Sending it again will not help.
     Conflict = "conflict", CONFLICT, "Another event has this identity";
+    /// Fields of the correction break rules. `errors` names each field and its rule; nothing was filed.
+    InvalidCorrection = "invalid_correction", UNPROCESSABLE_ENTITY, "The correction breaks rules";
+    /// The basket has events after the correction's `base_sequence`. `changed` is what they changed: look, and ask again
+    /// with the basket's `sequence` if it is still right.
+    MovedOn = "moved_on", CONFLICT, "The basket has moved on";
+    /// An event of the session could not be applied, and a correction would wait behind it. An operator has to decide about it first.
+    BasketParked = "basket_parked", CONFLICT, "Events of the session are parked";
+    /// The basket has as many events as it keeps, so no correction of it can be.
+    BasketFull = "basket_full", CONFLICT, "The basket is full";
+    /// The basket is already as the correction asks.
+    NothingToChange = "nothing_to_change", UNPROCESSABLE_ENTITY, "Nothing would change";
+    /// The basket has no line of this product, and a correction adds none.
+    NoLine = "no_line", UNPROCESSABLE_ENTITY, "There is no such line";
+    /// The line is empty, so new pieces need a `price`.
+    NoPrice = "no_price", UNPROCESSABLE_ENTITY, "New pieces need a price";
+    /// A line cannot have so many pieces.
+    TooManyPieces = "too_many_pieces", UNPROCESSABLE_ENTITY, "Too many pieces";
+    /// The basket would cost less than nothing.
+    NegativeTotal = "negative_total", UNPROCESSABLE_ENTITY, "The total would be negative";
+    /// The basket has no correction of this id, so there is nothing to undo.
+    NoCorrection = "no_correction", UNPROCESSABLE_ENTITY, "There is no such correction";
+    /// The correction that is to be undone does not count any more. Undo what undid it to have it again.
+    AlreadyUndone = "already_undone", UNPROCESSABLE_ENTITY, "The correction is undone already";
     /// A query parameter is not known here. Leave it out.
     UnknownParameter = "unknown_parameter", BAD_REQUEST, "A query parameter is unknown";
     /// A query parameter breaks its rule.
@@ -88,7 +111,7 @@ codes! {
     IncompleteBody = "incomplete_body", BAD_REQUEST, "The body is incomplete";
     /// The body came too slowly. Send the request again.
     SlowBody = "slow_body", REQUEST_TIMEOUT, "The body came too slowly";
-    /// The body is larger than an event may be. Nothing was recorded.
+    /// The body is larger than it may be. Nothing was recorded.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// The body has more lines than one request may have. Send the lines in several requests; nothing was recorded.
     TooManyLines = "too_many_lines", PAYLOAD_TOO_LARGE, "The body has too many lines";
@@ -126,6 +149,7 @@ pub struct Problem {
     errors: Vec<FieldError>,
     sequence: Option<u64>,
     basket: Option<Box<RawValue>>,
+    changed: Option<Box<RawValue>>,
     retry_after_seconds: Option<u16>,
 }
 
@@ -138,6 +162,7 @@ impl Problem {
             errors: Vec::new(),
             sequence: None,
             basket: None,
+            changed: None,
             retry_after_seconds: code.may_pass().then_some(RETRY_SECONDS),
         }
     }
@@ -165,6 +190,13 @@ impl Problem {
     #[must_use]
     pub fn with_basket(mut self, basket: Box<RawValue>) -> Self {
         self.basket = Some(basket);
+        self
+    }
+
+    /// Adds what became otherwise, in JSON.
+    #[must_use]
+    pub fn with_changed(mut self, changed: Box<RawValue>) -> Self {
+        self.changed = Some(changed);
         self
     }
 
@@ -279,6 +311,9 @@ impl Serialize for Problem {
         }
         if let Some(basket) = &self.basket {
             map.serialize_entry("basket", basket)?;
+        }
+        if let Some(changed) = &self.changed {
+            map.serialize_entry("changed", changed)?;
         }
         map.end()
     }

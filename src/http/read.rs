@@ -25,9 +25,9 @@ use crate::views::{BasketView, ViewError, Views};
 /// Longest wait for a basket to become as new as it should be.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// First pause between two looks at a basket; an idle projector needs a few of these.
-const PAUSE_FIRST: Duration = Duration::from_millis(5);
+pub(super) const PAUSE_FIRST: Duration = Duration::from_millis(5);
 /// Longest pause between two looks.
-const PAUSE_MAX: Duration = Duration::from_millis(50);
+pub(super) const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// Pause that is asked for when the wait was not long enough, in seconds.
 const RETRY_SECONDS: u16 = 1;
 

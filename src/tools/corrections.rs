@@ -1,10 +1,14 @@
-//! `ezout corrections`: shops whose edits by hand are held, and taking them again.
+//! `ezout corrections`: what became of those of a basket; shops whose edits by hand are held, and taking them again.
 
 use anyhow::Context as _;
 
-use crate::core::id::ShopId;
+use crate::core::event::{Change, rfc3339};
+use crate::core::id::{BasketId, ShopId};
 use crate::tools::say;
-use crate::views::{self, Views};
+use crate::views::{self, Filed, Standing, Views};
+
+/// Most corrections in a list.
+const LIST_MAX: u16 = 200;
 
 /// Options of `ezout corrections`.
 #[derive(Debug, Clone, clap::Args)]
@@ -17,9 +21,14 @@ pub struct Args {
     pub views: views::Config,
 }
 
-/// What to do about edits by hand.
+/// What to do about corrections.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum Command {
+    /// List the corrections of a basket and what became of each, the newest first.
+    List {
+        /// The basket, as SHOP.SESSION.
+        basket: String,
+    },
     /// List the shops whose edits are not taken, since there were too many in a minute.
     Held,
     /// Take the edits of a shop again; those made meanwhile become corrections as well.
@@ -33,6 +42,16 @@ pub enum Command {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let views = Views::to_look_at(&args.views).await?;
     match args.command {
+        Command::List { basket } => {
+            let id = BasketId::parse(&basket).with_context(|| format!("{basket:?} is no basket: say SHOP.SESSION"))?;
+            let filed = views.filed_of(id, LIST_MAX).await?;
+            if filed.is_empty() {
+                say("the basket has no correction");
+            }
+            for filed in &filed {
+                say(&line(filed));
+            }
+        }
         Command::Held => {
             let held = views.held_shops().await?;
             if held.is_empty() {
@@ -54,4 +73,23 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn line(filed: &Filed) -> String {
+    let became = match &filed.standing {
+        Standing::New => "new".to_owned(),
+        Standing::Published { sequence, changes } => {
+            let changes: Vec<String> = changes.iter().map(Change::json).collect();
+            format!("event {sequence}: {}", changes.join(", "))
+        }
+        Standing::Rejected { code, reason } => format!("rejected as {code}: {reason}"),
+    };
+    format!(
+        "{}  {}  by {} ({}), {:?}: {became}",
+        rfc3339(filed.created_at),
+        filed.id,
+        filed.author,
+        filed.source.word(),
+        filed.reason
+    )
 }

@@ -19,7 +19,7 @@ use crate::core::update::verdict_word;
 use correction::StoredCorrection;
 
 pub use correction::CorrectionView;
-pub(super) use correction::{corrections, stored_change};
+pub(super) use correction::{StoredChange, corrections, stored_change};
 
 /// A basket as readers see it: everything but its actions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub(super) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
-fn decimal(money: Money) -> Decimal128 {
+pub(super) fn decimal(money: Money) -> Decimal128 {
     Decimal128::from_str(&money.to_string()).expect("money has fewer digits than Decimal128")
 }
 

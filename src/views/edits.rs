@@ -18,10 +18,9 @@ use mongodb::{Collection, error::ErrorKind};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::document::{long, stored_change};
+use super::document::long;
 use super::versions::{BASKETS, PROJECTIONS, projections};
-use super::{COMMAND_TIMEOUT, Refusal, Version, ViewError, Views, durable, seal, within, write_command};
-use crate::core::event::Change;
+use super::{COMMAND_TIMEOUT, Version, ViewError, Views, durable, seal, within, write_command};
 use crate::core::id::{BasketId, ShopId};
 
 /// Where a follower of edits keeps its place.
@@ -310,66 +309,7 @@ pub struct Cover {
     pub base: u64,
 }
 
-/// What is noted of an edit in `corrections`.
-#[derive(Debug, Clone, Copy)]
-pub struct Noted<'a> {
-    /// Its id.
-    pub id: Uuid,
-    /// The basket.
-    pub basket: BasketId,
-    /// Who made it.
-    pub author: &'a str,
-    /// Why.
-    pub reason: &'a str,
-    /// Place in the journal of the last event of the basket before it.
-    pub base_sequence: u64,
-    /// What became of it.
-    pub outcome: Outcome<'a>,
-}
-
-/// What became of an edit.
-#[derive(Debug, Clone, Copy)]
-pub enum Outcome<'a> {
-    /// It is in the journal.
-    Published {
-        /// At this place.
-        sequence: u64,
-        /// With these differences.
-        changes: &'a [Change],
-    },
-    /// It is no correction.
-    Rejected(&'a Refusal),
-}
-
 impl Views {
-    /// Notes what became of an edit, and answers whether that was not noted before.
-    pub async fn note_edit(&self, noted: &Noted<'_>) -> Result<bool, ViewError> {
-        let mut fields = doc! {
-            "basket": noted.basket.to_string(),
-            "shop_id": noted.basket.shop.to_string(),
-            "session_id": noted.basket.session.to_string(),
-            "author": noted.author,
-            "reason": noted.reason,
-            "base_sequence": long(noted.base_sequence),
-            "source": "database",
-            "created_at": DateTime::now(),
-        };
-        match noted.outcome {
-            Outcome::Published { sequence, changes } => {
-                let changes: Vec<Bson> = changes.iter().map(stored_change).collect();
-                fields.extend(doc! { "state": "published", "sequence": long(sequence), "changes": changes });
-            }
-            Outcome::Rejected(refusal) => {
-                let rejection = doc! { "code": refusal.code, "reason": &refusal.reason };
-                fields.extend(doc! { "state": "rejected", "rejection": rejection });
-            }
-        }
-        let statement = doc! { "q": { "_id": noted.id.to_string() }, "u": { "$setOnInsert": fields }, "upsert": true };
-        let command = doc! { "update": "corrections", "updates": [statement], "writeConcern": durable() };
-        let answer = write_command(&self.database, "note an edit", command).await?;
-        Ok(answer.get_array("upserted").is_ok_and(|upserted| !upserted.is_empty()))
-    }
-
     /// Whether it is noted what became of an edit.
     pub async fn is_noted(&self, id: Uuid) -> Result<bool, ViewError> {
         let corrections: Collection<Document> = self.database.collection("corrections");

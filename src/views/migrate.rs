@@ -20,6 +20,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0006_corrections",
         include_str!("../../migrations/0006_corrections.json"),
     ),
+    (
+        "0007_corrections",
+        include_str!("../../migrations/0007_corrections.json"),
+    ),
     ("0008_open", include_str!("../../migrations/0008_open.json")),
 ];
 

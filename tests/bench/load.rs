@@ -187,6 +187,19 @@ impl Connection {
         assert_eq!(answer.status, 200, "the service refused: {}", answer.text);
     }
 
+    /// Asks for a correction of the visit of an action, and waits until it is in the journal.
+    pub(crate) async fn correct(&mut self, action: Action) {
+        let body = "{\"author\":\"Ada\",\"reason\":\"for the trouble\",\"adjustment\":{\"by\":0.25}}";
+        let request = format!(
+            "POST /v1/shops/{}/sessions/{}/corrections HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            action.shop,
+            action.session,
+            body.len()
+        );
+        let answer = self.ask(request.as_bytes()).await;
+        assert_eq!(answer.status, 202, "the service refused: {}", answer.text);
+    }
+
     /// Asks for a path and answers the body.
     pub(crate) async fn get(&mut self, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n");

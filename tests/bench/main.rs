@@ -115,6 +115,7 @@ async fn main() {
     projection::backlog(&machine, &plan, &mut table).await;
     projection::long_session(&machine, &plan, &mut table).await;
     projection::latency(&machine, &plan, &mut table).await;
+    projection::correction(&machine, &plan, &mut table).await;
     projection::full_load(&machine, &plan, &mut table).await;
     live::crowd(&machine, &plan, &mut table).await;
     history::sessions(&machine, &plan, &mut table).await;

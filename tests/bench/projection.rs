@@ -171,6 +171,59 @@ pub(crate) async fn latency(machine: &Machine, plan: &Plan, table: &mut Table) {
     });
 }
 
+/// From the POST of a correction to its update, idle, and what the five durable steps on the way cost by themselves.
+pub(crate) async fn correction(machine: &Machine, plan: &Plan, table: &mut Table) {
+    let work = "POST of a correction to update, idle";
+    if !plan.wants(work) {
+        return;
+    }
+    let place = machine.place().await;
+    let publishing = RawStream::create(place.client().await, 1).await;
+    let service = place.start("serve").await;
+    while service.series("ezout_corrections_led").await == 0 {
+        pause().await;
+    }
+    let mut updates = place.updates().await;
+    let mut connection = Connection::open(service.http).await;
+    let (mut seen, mut published, mut written) = (Times::new(), Times::new(), Times::new());
+    let sessions = fresh_sessions(1_000);
+    let watch = watch(machine, &place, service.id());
+    for n in 0..plan.single_events() + 5 {
+        let action = Action::of(sessions + n / ACTIONS, n % ACTIONS);
+        until_seen(&mut connection, &mut updates, action).await;
+        pause().await;
+        let since = Instant::now();
+        let update = tokio::time::timeout(Duration::from_secs(10), updates.next());
+        let ((), time) = tokio::join!(connection.correct(action), async {
+            update.await.expect("the update comes").expect("the subscription lasts");
+            since.elapsed()
+        });
+        pause().await;
+        let publish = publishing.one().await;
+        pause().await;
+        let write = raw::one_write(&place.database).await;
+        pause().await;
+        if n >= 5 {
+            seen.add(time);
+            published.add(publish);
+            written.add(write);
+        }
+    }
+    let limit = 2.0 * published.p50_ms() + 3.0 * written.p50_ms();
+    table.add(&Row {
+        work: work.to_owned(),
+        figure: seen.to_string(),
+        limit: format!(
+            "{limit:.2} ms: 2 publishes of {:.2}, 3 writes of {:.2}",
+            published.p50_ms(),
+            written.p50_ms()
+        ),
+        ratio: seen.p99_ms() / limit,
+        goal: Goal::AtMost(3.0),
+        used: watch.used(),
+    });
+}
+
 /// All in one process at full load, then at half of what came through.
 pub(crate) async fn full_load(machine: &Machine, plan: &Plan, table: &mut Table) {
     const CONNECTIONS: usize = 256;

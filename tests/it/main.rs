@@ -6,6 +6,7 @@ mod abandon;
 mod append;
 mod chaos;
 mod contracts;
+mod corrections;
 mod doctor;
 mod edits;
 mod fuzz;

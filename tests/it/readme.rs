@@ -1,25 +1,36 @@
-//! Every route stands in the README with a curl line, and every curl line works.
+//! Every route stands in the README with a curl line, and every line works, those of `mongosh` included.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use mongodb::bson::{Document, doc};
+use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::support::{System, system, wait_for};
+use crate::support::{Stack, System, wait_for};
+
+const SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
+/// The visit of the walk.
+const VISIT: &str = "7c29b2d3-7c8a-446e-a4e1-d8e2a51c0e96";
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// The README's blocks of shell commands that call curl.
+/// Whether a line asks something of a running system.
+fn asks(text: &str) -> bool {
+    text.contains("curl ") || text.contains("mongosh ")
+}
+
+/// The README's blocks of shell commands that ask something of a running system.
 fn blocks() -> Vec<String> {
     let readme = read("README.md");
     let mut blocks = Vec::new();
     let mut rest = readme.as_str();
     while let Some((_, after)) = rest.split_once("```sh\n") {
         let (block, after) = after.split_once("\n```").expect("a block ends");
-        if block.contains("curl ") {
+        if asks(block) {
             blocks.push(block.to_owned());
         }
         rest = after;
@@ -43,7 +54,7 @@ fn commands(block: &str) -> Vec<String> {
         let quotes = commands.last().map_or(0, |command| command.matches('\'').count());
         goes_on = line.ends_with('\\') || quotes % 2 == 1;
     }
-    commands.retain(|command| command.contains("curl "));
+    commands.retain(|command| asks(command));
     commands
 }
 
@@ -65,11 +76,57 @@ async fn run(system: &System, command: &str) -> (String, String) {
     (String::from_utf8_lossy(&output.stdout).into_owned(), told)
 }
 
+/// Makes the edit of a line of `mongosh`, which not every machine has, and waits until it was taken.
+async fn edit(system: &System, command: &str) {
+    let (_, rest) = command.split_once("db.baskets.updateOne(").expect("an update");
+    let (arguments, _) = rest.rsplit_once(')').unwrap();
+    let arguments: Vec<Document> = serde_json::from_str(&format!("[{arguments}]")).expect("also JSON");
+    let [which, update] = arguments.as_slice() else {
+        panic!("{command}");
+    };
+    let database = system.stack.database().await;
+    let corrections = database.collection::<Document>("corrections");
+    let taken = async || {
+        let by_hand = corrections.count_documents(doc! { "source": "database" });
+        by_hand.await.unwrap()
+    };
+    let before = taken().await;
+    let baskets = database.collection::<Document>("baskets");
+    let updated = baskets.update_one(which.clone(), update.clone()).await.unwrap();
+    assert_eq!(updated.modified_count, 1, "{command}");
+    wait_for("the edit to be taken", async || (taken().await > before).then_some(())).await;
+}
+
+/// What became of the corrections of the walk, the newest first, once so many are decided.
+async fn walked(system: &System, count: usize) -> Vec<Value> {
+    let path = format!("/v1/shops/{SHOP}/sessions/{VISIT}/corrections");
+    wait_for("the corrections of the walk", async || {
+        let answer = reqwest::get(format!("{}{path}", system.http_url())).await.unwrap();
+        let list: Value = answer.json().await.unwrap();
+        let filed = list["corrections"].as_array()?.clone();
+        let decided = |filed: &&Value| ["applied", "rejected"].contains(&filed["state"].as_str().unwrap());
+        (filed.iter().filter(decided).count() == count).then_some(filed)
+    })
+    .await
+}
+
 #[tokio::test]
-async fn every_curl_line_of_the_readme_works_from_top_to_bottom() {
-    let system = system().await;
+async fn every_line_of_the_readme_works_from_top_to_bottom() {
+    let stack = Stack::start().await;
+    let service = stack.service_with("serve", &[("EZOUT_EDITS_PER_MINUTE", "60")]).await;
+    let system = &System { stack, service };
+    wait_for("edits to be followed", async || {
+        let feeds = system.stack.database().await.collection::<Document>("feeds");
+        let place = feeds.find_one(doc! { "_id": "edits", "token": { "$ne": null } });
+        place.await.unwrap()
+    })
+    .await;
     for block in blocks() {
         for command in commands(&block) {
+            if command.starts_with("mongosh ") {
+                edit(system, &command).await;
+                continue;
+            }
             // A basket follows its event a moment later.
             let mut last = (String::new(), String::new());
             for _ in 0..50 {
@@ -85,6 +142,28 @@ async fn every_curl_line_of_the_readme_works_from_top_to_bottom() {
             );
         }
     }
+    // The walk led to where the README says.
+    let told: Vec<Value> = walked(system, 4)
+        .await
+        .iter()
+        .map(|filed| json!([filed["source"], filed["state"], filed["rejection"]["code"]]))
+        .collect();
+    assert_eq!(
+        json!(told),
+        json!([
+            ["api", "applied", null],
+            ["database", "rejected", "field"],
+            ["database", "applied", null],
+            ["api", "applied", null]
+        ])
+    );
+    let last = walked(system, 4).await[0]["sequence"].as_u64().unwrap();
+    let basket = system.service.basket(SHOP, VISIT, last).await;
+    assert_eq!(
+        (&basket["total"], &basket["item_count"]),
+        (&json!(15.0), &json!(5)),
+        "{basket}"
+    );
     // What they recorded is there.
     wait_for("the README's basket", async || {
         let url = format!(
@@ -139,7 +218,9 @@ fn every_route_is_in_the_readme_with_a_curl_line() {
             let sends = [" -d ", " --data", "-X POST"]
                 .iter()
                 .any(|option| command.contains(option));
-            let (_, url) = command.split_once("http://127.0.0.1:").unwrap();
+            let Some((_, url)) = command.split_once("http://127.0.0.1:") else {
+                return false;
+            };
             let url = url[4..].split([' ', '\'', '"', '?', '\n', '\\']).next().unwrap();
             let (url, path): (Vec<&str>, Vec<&str>) = (url.split('/').collect(), path.split('/').collect());
             let matches = url.len() == path.len()

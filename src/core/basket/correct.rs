@@ -79,6 +79,23 @@ pub enum PlanError {
     Undone(Uuid),
 }
 
+impl PlanError {
+    /// The stable word for it.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing_to_change",
+            Self::NoLine(_) => "no_line",
+            Self::NoPrice(_) => "no_price",
+            Self::TooMany => "too_many_pieces",
+            Self::NegativePrice => "negative_price",
+            Self::NegativeTotal(_) => "negative_total",
+            Self::NoStatus => "no_status",
+            Self::NoCorrection(_) => "no_correction",
+            Self::Undone(_) => "already_undone",
+        }
+    }
+}
+
 impl Basket {
     /// All corrections, in the order of the journal.
     pub fn corrections(&self) -> &[Recorded<Correction>] {
@@ -131,7 +148,8 @@ impl Basket {
                 if price.is_negative() {
                     return Err(PlanError::NegativePrice);
                 }
-                let lots = line(product_id)?.lots.iter().filter(|lot| lot.price != price);
+                let lots = line(product_id)?.lots.iter();
+                let lots = lots.filter(|lot| lot.price != price && lot.quantity > 0);
                 lots.map(|lot| Change::Price {
                     product_id,
                     from: lot.price,

@@ -404,6 +404,63 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
 }
 
 /// Everything that must not depend on order or repetition.
+#[test]
+fn a_proposal_is_decided_for_the_basket_that_its_author_saw() {
+    use crate::core::event::Proposal;
+
+    let proposal = |base_sequence, asked| Proposal {
+        author: "Ada".to_owned(),
+        reason: "scanned twice".to_owned(),
+        base_sequence,
+        asked,
+    };
+    let two = Asked::Quantity {
+        product_id: 5,
+        quantity: 2,
+        price: None,
+    };
+    let id = uuid::Uuid::from_u128(7);
+    let mut basket = put_all([action(3, Act(1, 1, "ADD", 5, 350, 3, 1050))]);
+    let taken = vec![Change::Pieces {
+        product_id: 5,
+        price: dollars("3.5"),
+        by: -1,
+    }];
+    for (base, noted) in [(None, 3), (Some(3), 3), (Some(8), 8)] {
+        let plan = basket.decide(id, &proposal(base, two.clone()));
+        let expected = Plan {
+            base_sequence: noted,
+            changes: taken.clone(),
+        };
+        assert_eq!(plan, Ok(expected));
+    }
+    basket.put(action(9, Act(2, 2, "ADD", 6, 200, 1, 1250)));
+    basket.put(action(12, Act(3, 3, "CHECKOUT", 0, 0, 1, 1250)));
+    basket.settle();
+    let refused = basket.decide(id, &proposal(Some(3), two.clone())).unwrap_err();
+    assert_eq!(refused.word(), "moved_on");
+    assert_eq!(
+        refused.to_string(),
+        "the basket has 2 events after 3 and is at 12; it is paid and was open; its total is 12.5 and was 10.5; of product 6 it has 1 and had 0"
+    );
+    assert_eq!(basket.since(12), None);
+
+    // What is off the total must not make it negative in another way.
+    corrected(&mut basket, 13, 1, &Asked::Adjustment { by: dollars("-5") });
+    let none = Asked::Quantity {
+        product_id: 5,
+        quantity: 0,
+        price: None,
+    };
+    let refused = basket.decide(id, &proposal(None, none)).unwrap_err();
+    assert_eq!(refused, Refused::Plan(PlanError::NegativeTotal(dollars("-3"))));
+    basket.park(14);
+    assert_eq!(
+        basket.decide(id, &proposal(None, two)).unwrap_err().word(),
+        "basket_parked"
+    );
+}
+
 fn picture(basket: &Basket) -> (Vec<Recorded>, Vec<Recorded>, Fold, u64) {
     (
         basket.actions().to_vec(),

@@ -7,9 +7,10 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
+use uuid::Uuid;
 
 use super::{EventError, FieldError, Strictness};
-use crate::core::id::IdError;
+use crate::core::id::{IdError, SessionId};
 use crate::core::money::Money;
 
 /// A rule that a value breaks.
@@ -19,7 +20,7 @@ pub(super) struct Fault {
     pub(super) detail: String,
 }
 
-fn fault(code: &'static str, detail: impl Into<String>) -> Fault {
+pub(super) fn fault(code: &'static str, detail: impl Into<String>) -> Fault {
     Fault {
         code,
         detail: detail.into(),
@@ -31,16 +32,19 @@ pub(super) struct Fields<'a> {
     unread: Vec<(Cow<'a, str>, &'a RawValue)>,
     errors: Vec<FieldError>,
     strictness: Strictness,
+    /// What the object is, for a person.
+    noun: &'static str,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn read(body: &'a [u8], strictness: Strictness) -> Result<Self, EventError> {
+    pub(super) fn read(body: &'a [u8], strictness: Strictness, noun: &'static str) -> Result<Self, EventError> {
         let Object(fields) =
             serde_json::from_slice(body).map_err(|error| EventError::NotAnObject(error.to_string()))?;
         Ok(Self {
             unread: fields,
             errors: Vec::new(),
             strictness,
+            noun,
         })
     }
 
@@ -49,7 +53,12 @@ impl<'a> Fields<'a> {
         Some(self.unread.swap_remove(place).1)
     }
 
-    fn fail(&mut self, name: &str, fault: Fault) {
+    /// Whether a field that nobody has read yet is there.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.unread.iter().any(|(field, _)| field == name)
+    }
+
+    pub(super) fn fail(&mut self, name: &str, fault: Fault) {
         // RFC 6901: `~` and `/` are escaped in a pointer.
         let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
         self.errors.push(FieldError {
@@ -84,6 +93,40 @@ impl<'a> Fields<'a> {
             .ok()
     }
 
+    /// A field that is an object; the faults of its fields are told with their places in the whole.
+    pub(super) fn object<T>(
+        &mut self,
+        name: &str,
+        noun: &'static str,
+        read: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<T> {
+        let value = self.take(name)?;
+        let mut inner = match Self::read(value.get().as_bytes(), self.strictness, noun) {
+            Ok(inner) => inner,
+            Err(error) => {
+                self.fail(name, fault("object", format!("must be an object: {error}")));
+                return None;
+            }
+        };
+        let found = read(&mut inner);
+        if let Err(EventError::Fields(errors)) = inner.finish() {
+            self.errors.extend(errors.into_iter().map(|error| FieldError {
+                pointer: format!("/{name}{}", error.pointer),
+                ..error
+            }));
+        }
+        found
+    }
+
+    /// Tells a fault of the object as a whole.
+    pub(super) fn fail_whole(&mut self, fault: Fault) {
+        self.errors.push(FieldError {
+            pointer: String::new(),
+            code: fault.code,
+            detail: fault.detail,
+        });
+    }
+
     /// A field of the product: required where the action needs one.
     pub(super) fn product<T>(
         &mut self,
@@ -102,7 +145,8 @@ impl<'a> Fields<'a> {
     pub(super) fn finish(mut self) -> Result<Vec<(String, String)>, EventError> {
         if self.strictness == Strictness::Strict {
             for (name, _) in std::mem::take(&mut self.unread) {
-                self.fail(&name, fault("unknown_field", "is not a field of an event"));
+                let detail = format!("is not a field of {}", self.noun);
+                self.fail(&name, fault("unknown_field", detail));
             }
         }
         if !self.errors.is_empty() {
@@ -124,6 +168,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    pub(super) fn uuid(value: &str, strictness: Strictness) -> Result<Uuid, Fault> {
+        // The form in which ids are written is one for all of them.
+        Self::id(SessionId::parse)(value, strictness).map(SessionId::uuid)
+    }
+
     pub(super) fn text(value: &str, _: Strictness) -> Result<String, Fault> {
         serde_json::from_str(value).map_err(|_| fault("text", "must be text"))
     }
@@ -139,7 +188,16 @@ impl<'a> Fields<'a> {
     }
 
     /// Money that is not negative, as a JSON number or as decimal text.
-    pub(super) fn price(value: &str, _: Strictness) -> Result<Money, Fault> {
+    pub(super) fn price(value: &str, strictness: Strictness) -> Result<Money, Fault> {
+        let money = Self::amount(value, strictness)?;
+        if money.is_negative() {
+            return Err(fault("money", "must not be negative"));
+        }
+        Ok(money)
+    }
+
+    /// Money, as a JSON number or as decimal text.
+    pub(super) fn amount(value: &str, _: Strictness) -> Result<Money, Fault> {
         let text: Cow<'_, str> = if value.starts_with('"') {
             serde_json::from_str::<String>(value)
                 .map_err(|_| fault("money", "must be a decimal number"))?
@@ -147,11 +205,7 @@ impl<'a> Fields<'a> {
         } else {
             value.into()
         };
-        let money = Money::parse(&text).map_err(|error| fault("money", error.to_string()))?;
-        if money.is_negative() {
-            return Err(fault("money", "must not be negative"));
-        }
-        Ok(money)
+        Money::parse(&text).map_err(|error| fault("money", error.to_string()))
     }
 
     pub(super) fn time(value: &str, strictness: Strictness) -> Result<OffsetDateTime, Fault> {

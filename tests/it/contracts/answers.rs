@@ -12,6 +12,9 @@ use crate::support::{Stack, event, session};
 /// full, or something is wrong with us. The unit tests of `src/http` and the tests of the journal have them.
 const ELSEWHERE: [&str; 4] = ["400", "408", "500", "507"];
 
+/// An id that no correction has.
+const CORRECTION: &str = "00000000-0000-4000-8000-000000000000";
+
 type Seen = BTreeSet<(String, &'static str, u16)>;
 
 async fn note(seen: &mut Seen, method: &str, response: Response) -> u16 {
@@ -36,7 +39,10 @@ fn reads(shop: &str, visited: &str) -> Vec<String> {
         .into_iter()
         .filter(|(method, path, _)| method == "GET" && path.starts_with("/v1/"));
     reads
-        .map(|(_, path, _)| path.replace("{shop}", shop).replace("{session}", visited))
+        .map(|(_, path, _)| {
+            let path = path.replace("{shop}", shop).replace("{session}", visited);
+            path.replace("{correction}", CORRECTION)
+        })
         .collect()
 }
 
@@ -73,6 +79,7 @@ async fn every_documented_answer_is_given_and_fits() {
 
     events(&mut seen, &http, &shop, &visited).await;
     service.basket(&shop, &visited, 1).await;
+    corrections(&mut seen, &http, &shop, &visited).await;
     for path in reads(&shop, &visited) {
         assert_eq!(get(&mut seen, &format!("{http}{path}?colour=red")).await, 400);
     }
@@ -110,6 +117,9 @@ async fn every_documented_answer_is_given_and_fits() {
         assert_eq!(get(&mut seen, &format!("{http}{path}")).await, 503, "{path}");
     }
     stack.nats.stop().await;
+    let corrections = format!("{http}/v1/shops/{shop}/sessions/{visited}/corrections");
+    let wish = r#"{"author":"Ada","reason":"a test","remove":{"product_id":1}}"#;
+    assert_eq!(post(&mut seen, &corrections, "application/json", wish).await, 503);
     for path in [
         "/send",
         &format!("/publish/{shop}"),
@@ -166,4 +176,20 @@ async fn events(seen: &mut Seen, http: &str, shop: &str, visited: &str) {
         post(seen, &elsewhere, "application/json", event(1.0).to_string()).await,
         422
     );
+}
+
+/// What is answered to corrections that can be, that cannot, and that are none.
+async fn corrections(seen: &mut Seen, http: &str, shop: &str, visited: &str) {
+    let json = "application/json";
+    let url = |visited: &str| format!("{http}/v1/shops/{shop}/sessions/{visited}/corrections");
+    let wish = |rest: &str| format!("{{\"author\":\"Ada\",\"reason\":\"a test\",{rest}}}");
+    let cheaper = wish("\"adjustment\":{\"by\":-0.25}");
+    assert_eq!(post(seen, &url(visited), json, cheaper.clone()).await, 202);
+    assert_eq!(post(seen, &url(&session()), json, cheaper.clone()).await, 404);
+    assert_eq!(post(seen, &url("session"), json, cheaper.clone()).await, 422);
+    let late = wish("\"base_sequence\":0,\"adjustment\":{\"by\":-0.25}");
+    assert_eq!(post(seen, &url(visited), json, late).await, 409);
+    assert_eq!(post(seen, &url(visited), json, "[]").await, 422);
+    assert_eq!(post(seen, &url(visited), json, " ".repeat(17 * 1024)).await, 413);
+    assert_eq!(post(seen, &url(visited), "text/plain", cheaper).await, 415);
 }

@@ -60,7 +60,7 @@ async fn every_edit_is_one_event_or_one_rejection_and_never_an_echo() {
     ));
     // One edit makes one event, also by the count of those who take and project them.
     for series in [
-        "ezout_edits_total{outcome=\"corrected\"}",
+        "ezout_corrections_total{source=\"database\"}",
         "ezout_projected_corrections_total{source=\"edit\"}",
     ] {
         wait_for(series, async || {
