@@ -9,6 +9,7 @@ mod compare;
 mod document;
 mod edit;
 mod edits;
+mod handling;
 mod handover;
 pub mod json;
 mod leases;
@@ -20,6 +21,7 @@ mod save;
 mod seal;
 mod shape;
 mod versions;
+mod watched;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,16 +43,18 @@ pub use compare::{Ordered, Whole};
 pub use document::{BasketView, CorrectionView, FoundView, Loaded};
 pub use edit::{Refusal, difference};
 pub use edits::{Edit, Edits, EditsError, EditsPlace, Image, ImageError, Moment, Noted, Outcome, Told, right_before};
+pub use handling::{HANDLER_MAX, Handling};
 pub use handover::{Handover, Pointer};
 pub use leases::{Lease, LeaseId, LeaseState, Leases};
 pub use migrate::{MigrateError, migrate, outstanding};
 pub use parked::{ParkedEvent, ParkedState, Which};
-pub use queries::{Cursor, Filter, Idle, Places, Summary, Totals};
+pub use queries::{Cursor, Filter, Idle, Listing, Places, Summary, Totals};
 pub use refolds::{Refold, WaitingRefold};
 pub use save::{Saved, Stored, Write};
 pub use seal::{is_sealed, is_void};
 pub use shape::Lack;
 pub use versions::{Building, Projections, Version};
+pub use watched::{Changed, Watching};
 
 /// How long a command may take before it counts as failed.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -140,6 +144,7 @@ pub struct Views {
     state: watch::Receiver<State>,
     pointer: Arc<watch::Sender<Pointer>>,
     pinned: Option<Version>,
+    watched: Arc<watched::Watched>,
 }
 
 impl Views {
@@ -161,6 +166,7 @@ impl Views {
             state,
             pointer: Arc::new(watch::Sender::new(Pointer::FIRST)),
             pinned: None,
+            watched: Arc::default(),
         };
         let watched = views.clone();
         tasks.spawn(async move {
@@ -182,6 +188,7 @@ impl Views {
             state,
             pointer: Arc::new(watch::Sender::new(Pointer::FIRST)),
             pinned: None,
+            watched: Arc::default(),
         })
     }
 
