@@ -64,7 +64,7 @@ pub(super) async fn present(
     mailbox: &mut mpsc::Receiver<Asked>,
     stop: CancellationToken,
 ) -> Vec<Asked> {
-    let mut presented = Shop::new(parts.clone(), partition, shop);
+    let mut presented = Presented::new(parts.clone(), partition, shop);
     presented.run(mailbox, stop).await;
     presented.waiting.into_iter().map(|waiting| waiting.asked).collect()
 }
@@ -135,6 +135,17 @@ enum Handled {
     NoBasket,
 }
 
+/// What is being read, or may have changed since it was told.
+#[derive(Default)]
+struct Flags {
+    /// The open baskets.
+    open: bool,
+    /// The summary.
+    summary: bool,
+    /// The pages of sessions.
+    sessions: bool,
+}
+
 /// When something was last asked for.
 #[derive(Default)]
 struct LastAsked {
@@ -152,7 +163,7 @@ impl LastAsked {
 
 type Messages = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
 
-struct Shop {
+struct Presented {
     parts: Parts,
     partition: u16,
     shop: ShopId,
@@ -162,15 +173,13 @@ struct Shop {
     summary: Option<Model>,
     waiting: Vec<Waiting>,
     reads: FuturesUnordered<BoxFuture<'static, Read>>,
-    is_reading_open: bool,
-    is_reading_summary: bool,
+    reading: Flags,
     /// Baskets that are being read for those who ask.
     fetched: HashSet<SessionId>,
     /// When changes are told next; nothing if there are none.
     flush_at: Option<Instant>,
     flushed_at: Instant,
-    summary_is_due: bool,
-    sessions_are_due: bool,
+    due: Flags,
     summed_at: Instant,
     asked: LastAsked,
     reset_at: Instant,
@@ -180,7 +189,7 @@ struct Shop {
     feed_left: u32,
 }
 
-impl Shop {
+impl Presented {
     fn new(parts: Parts, partition: u16, shop: ShopId) -> Self {
         let now = Instant::now();
         Self {
@@ -193,13 +202,11 @@ impl Shop {
             summary: None,
             waiting: Vec::new(),
             reads: FuturesUnordered::new(),
-            is_reading_open: false,
-            is_reading_summary: false,
+            reading: Flags::default(),
             fetched: HashSet::new(),
             flush_at: None,
             flushed_at: now,
-            summary_is_due: false,
-            sessions_are_due: false,
+            due: Flags::default(),
             summed_at: now,
             asked: LastAsked::default(),
             reset_at: now + jittered(RESET_INTERVAL),
@@ -230,6 +237,13 @@ impl Shop {
                     }
                 }
                 Ok(()) = pointer.changed() => self.forget(),
+                _ = slow.tick() => {
+                    self.feed_left = FEED_RATE;
+                    self.look().await;
+                    if !LastAsked::is_wanted(self.asked.anything) && self.waiting.is_empty() {
+                        return;
+                    }
+                }
                 Some(read) = self.reads.next(), if !self.reads.is_empty() => self.have_read(read).await,
                 Some(asked) = mailbox.recv() => self.take(asked).await,
                 () = self.watching.changed() => {
@@ -240,13 +254,6 @@ impl Shop {
                 Some(update) = next(&mut self.feed), if self.feed_left > 0 => {
                     self.feed_left -= 1;
                     self.tell(Resource::Feed, ResourceEvent::Custom("update", update)).await;
-                }
-                _ = slow.tick() => {
-                    self.feed_left = FEED_RATE;
-                    self.look().await;
-                    if !LastAsked::is_wanted(self.asked.anything) && self.waiting.is_empty() {
-                        return;
-                    }
                 }
             }
         }
@@ -295,11 +302,11 @@ impl Shop {
         self.end_handlings().await;
         if LastAsked::is_wanted(self.asked.summary)
             && self.summary.is_some()
-            && (self.summary_is_due || self.summed_at.elapsed() >= SUMMARY_INTERVAL)
+            && (self.due.summary || self.summed_at.elapsed() >= SUMMARY_INTERVAL)
         {
             self.read_summary();
         }
-        if std::mem::take(&mut self.sessions_are_due) && LastAsked::is_wanted(self.asked.sessions) {
+        if std::mem::take(&mut self.due.sessions) && LastAsked::is_wanted(self.asked.sessions) {
             self.tell_of_sessions().await;
         }
     }
@@ -393,7 +400,7 @@ impl Shop {
     }
 
     fn read_open(&mut self) {
-        if self.known.is_some() || std::mem::replace(&mut self.is_reading_open, true) {
+        if self.known.is_some() || std::mem::replace(&mut self.reading.open, true) {
             return;
         }
         let (views, partition, shop) = (self.parts.views.clone(), self.partition, self.shop);
@@ -413,10 +420,10 @@ impl Shop {
     }
 
     fn read_summary(&mut self) {
-        if std::mem::replace(&mut self.is_reading_summary, true) {
+        if std::mem::replace(&mut self.reading.summary, true) {
             return;
         }
-        self.summary_is_due = false;
+        self.due.summary = false;
         self.summed_at = Instant::now();
         let (views, partition, shop) = (self.parts.views.clone(), self.partition, self.shop);
         self.reads.push(Box::pin(async move {
@@ -441,7 +448,7 @@ impl Shop {
     async fn have_read(&mut self, read: Read) {
         match read {
             Read::Open(read) => {
-                self.is_reading_open = false;
+                self.reading.open = false;
                 match read {
                     Ok(open) => self.know(open),
                     Err(error) => return not_read(&error),
@@ -464,7 +471,7 @@ impl Shop {
                 }
             },
             Read::Summary(read) => {
-                self.is_reading_summary = false;
+                self.reading.summary = false;
                 match read {
                     Ok(now) => {
                         let before = self.summary.replace(now);
@@ -550,22 +557,22 @@ impl Shop {
     async fn flush(&mut self) {
         self.flush_at = None;
         self.flushed_at = Instant::now();
-        if self.known.is_none() && !self.is_reading_open {
+        if self.known.is_none() && !self.reading.open {
             // Nobody has a basket.
             if !self.watching.take().is_empty() {
-                self.summary_is_due = true;
-                self.sessions_are_due = true;
+                self.due.summary = true;
+                self.due.sessions = true;
             }
             return;
         }
-        if self.is_reading_open {
+        if self.reading.open {
             // What is read may be older or newer; it is told after that.
             self.flush_at = Some(Instant::now() + FLUSH_PAUSE);
             return;
         }
         for (session, changed) in self.watching.take() {
-            self.summary_is_due = true;
-            self.sessions_are_due = true;
+            self.due.summary = true;
+            self.due.sessions = true;
             match changed {
                 Changed::To(view) => self.change(session, Some(&view)).await,
                 Changed::Perhaps => {
@@ -682,19 +689,17 @@ impl Shop {
             )
             .await;
         };
-        match asked.request.method() {
-            "handle" => match Handle::read(&asked.request) {
-                Ok(handle) => {
-                    ask_for_time(&self.parts.gateway, &asked.request).await;
-                    self.handle(session, asked.request, handle);
-                }
-                Err(rule) => {
-                    let answer = Answer::Failure(Failure::invalid_params(rule));
-                    reply(&self.parts.gateway, &asked.request, answer).await;
-                }
-            },
-            _ => {
-                let answer = Answer::Failure(Failure::method_not_found());
+        if asked.request.method() != "handle" {
+            let answer = Answer::Failure(Failure::method_not_found());
+            return reply(&self.parts.gateway, &asked.request, answer).await;
+        }
+        match Handle::read(&asked.request) {
+            Ok(handle) => {
+                ask_for_time(&self.parts.gateway, &asked.request).await;
+                self.handle(session, asked.request, handle);
+            }
+            Err(rule) => {
+                let answer = Answer::Failure(Failure::invalid_params(rule));
                 reply(&self.parts.gateway, &asked.request, answer).await;
             }
         }
