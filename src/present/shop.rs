@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::model::{self, Model};
 use super::route::Resource;
 use super::{OWNER_WAIT_TOLD, Parts};
+use crate::core::basket::Status;
 use crate::core::error_chain;
 use crate::core::event::rfc3339;
 use crate::core::id::{BasketId, SessionId, ShopId};
@@ -106,7 +107,7 @@ impl Key {
 enum Read {
     /// The open baskets, and who handles which.
     Open(Result<OpenShop, ViewError>),
-    /// A basket of which nothing is known, which is not open.
+    /// A basket of which nothing is known: it is not open, or is so since a moment ago.
     Basket(SessionId, Result<Option<BasketView>, ViewError>),
     /// A basket that may have been written.
     Again(SessionId, Result<Option<BasketView>, ViewError>),
@@ -457,6 +458,7 @@ impl Presented {
             Read::Basket(session, read) => {
                 self.fetched.remove(&session);
                 match read {
+                    Ok(Some(view)) if is_open(&view) => self.change(session, Some(&view)).await,
                     Ok(Some(view)) => self.know_basket(session, &view),
                     Ok(None) => self.answer_none(session).await,
                     Err(error) => return not_read(&error),
@@ -801,10 +803,14 @@ impl Basket {
             version: view.version,
             model: model::basket(id, view, handling),
             key: Key::of(id.session, view),
-            is_open: view.status == crate::core::basket::Status::Open.word(),
+            is_open: is_open(view),
             asked_at,
         }
     }
+}
+
+fn is_open(view: &BasketView) -> bool {
+    view.status == Status::Open.word()
 }
 
 impl Known {

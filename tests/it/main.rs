@@ -17,6 +17,7 @@ mod migrate;
 mod project;
 mod readme;
 mod rebuild;
+mod resources;
 mod servers;
 mod support;
 mod tidy;
