@@ -16,7 +16,9 @@ use crate::http::{self, Api, health};
 use crate::journal::Journal;
 use crate::live::Hub;
 use crate::metrics::Metrics;
+use crate::present;
 use crate::project::{self, Parts, Status};
+use crate::resgate::Gateway;
 use crate::updates::{Feed, Updates};
 use crate::views::{self, Views};
 
@@ -110,6 +112,7 @@ pub async fn run(
         stop_admin.clone(),
     ));
 
+    let presenter = start_presenting(&options, &journal, &views, &status, &metrics).await?;
     let projector = role.projects().then(|| {
         let parts = Parts {
             journal: journal.clone(),
@@ -156,6 +159,9 @@ pub async fn run(
         stop_corrector.cancel();
         corrector.await.context("the corrector ended in disorder")?;
     }
+    let (presenter, stop_presenter) = presenter;
+    stop_presenter.cancel();
+    presenter.await.context("the presenter ended in disorder")?;
     if let Some((projector, stop_projector)) = projector {
         stop_projector.cancel();
         projector.await.context("the projector ended in disorder")?;
@@ -185,6 +191,27 @@ fn start_correcting(
     let stop = CancellationToken::new();
     let correcting = correct::run(options.correct.clone(), parts, stop.clone());
     (tokio::spawn(correcting), stop)
+}
+
+/// Starts presenting resources to Resgate, and answers how to stop it.
+async fn start_presenting(
+    options: &ServiceOptions,
+    journal: &Journal,
+    views: &Views,
+    status: &Status,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(JoinHandle<()>, CancellationToken)> {
+    let gateway = Gateway::start(&options.journal.nats_url).await;
+    let parts = present::Parts {
+        gateway: gateway.context("EZOUT_NATS_URL")?,
+        views: views.clone(),
+        journal: journal.state(),
+        projects: status.owned(),
+        metrics: Arc::clone(metrics),
+    };
+    let stop = CancellationToken::new();
+    let presenting = present::run(parts, stop.clone());
+    Ok((tokio::spawn(presenting), stop))
 }
 
 /// What the routes work with.

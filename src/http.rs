@@ -13,7 +13,6 @@ mod list;
 mod live;
 mod past;
 pub mod problem;
-mod query;
 mod read;
 pub mod serve;
 

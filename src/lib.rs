@@ -8,10 +8,10 @@
 //! The layers, of which each imports only those under it (a test keeps that true):
 //!
 //! - `main`, [`app`], [`config`], [`tools`] compose;
-//! - [`http`], [`live`], [`project`] are stages; of them only [`http`] calls another, to hand a viewer to [`live`];
+//! - [`http`], [`live`], [`project`], [`correct`], [`present`] are stages; of them only [`http`] calls another, to hand a viewer to [`live`];
 //! - [`refold`] folds baskets anew from the journal, for stages and commands;
-//! - [`journal`], [`updates`], [`views`], [`metrics`] are adapters, one outside system each; they never know one another;
-//! - [`nats`] is what the two adapters of NATS build on: the connection, and streams read in order;
+//! - [`journal`], [`updates`], [`views`], [`resgate`], [`metrics`] are adapters, one outside system each; they never know one another;
+//! - [`nats`] is what the adapters of NATS build on: the connection, and streams read in order;
 //! - [`core`] is pure: no I/O, no clock.
 //!
 //! What always holds: the journal is the only truth; an acknowledged event is in it once and in its
@@ -27,8 +27,10 @@ pub mod journal;
 pub mod live;
 pub mod metrics;
 pub mod nats;
+pub mod present;
 pub mod project;
 pub mod refold;
+pub mod resgate;
 pub mod tools;
 pub mod updates;
 pub mod views;

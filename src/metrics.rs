@@ -160,6 +160,16 @@ metrics! {
     published_updates: counter() "ezout_published_updates_total";
     /// Updates that had been published before, seen on a take-over or after a retry.
     repeated_updates: counter() "ezout_repeated_updates_total";
+    /// Requests of Resgate, by kind.
+    res_requests: counter_by("kind" = ["access", "get", "call", "auth"]) "ezout_res_requests_total";
+    /// Requests of Resgate that were passed on to the process that owns the shop.
+    res_passed_requests: counter() "ezout_res_passed_requests_total";
+    /// Events of resources that were told to Resgate.
+    res_events: counter_by("event" = ["change", "add", "remove", "delete", "query", "update"]) "ezout_res_events_total";
+    /// Times that Resgate was asked to ask again.
+    res_resets: counter() "ezout_res_resets_total";
+    /// Shops of which this process presents resources.
+    res_shops: gauge() "ezout_res_shops";
     /// Viewers of live updates that are connected.
     live_viewers: gauge() "ezout_live_viewers";
     /// Shops whose updates are followed for at least one viewer, or were until a moment ago.

@@ -8,6 +8,6 @@ mod link;
 mod read;
 mod settings;
 
-pub use self::link::{Link, LinkError, Status};
+pub use self::link::{Connection, Link, LinkError, Status};
 pub use self::read::{Plan, ReadError, Reader, Start, StoredMessage, get, get_many};
 pub use self::settings::{Difference, amended, differences};

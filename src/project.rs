@@ -74,18 +74,26 @@ pub struct Parts {
     pub cached_bytes: Arc<AtomicUsize>,
 }
 
-/// How projecting goes, for the readiness of the process.
+/// How projecting goes, for the readiness of the process and for who presents what is projected.
 #[derive(Debug, Clone, Default)]
-pub struct Status(Arc<Mutex<BTreeMap<u16, String>>>);
+pub struct Status {
+    halted: Arc<Mutex<BTreeMap<u16, String>>>,
+    owns: Arc<watch::Sender<BTreeSet<u16>>>,
+}
 
 impl Status {
     /// Why partitions owned here have halted, by partition; empty when all is well.
     pub fn halted(&self) -> BTreeMap<u16, String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.halted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The partitions that this process projects, and every change of them.
+    pub fn owned(&self) -> watch::Receiver<BTreeSet<u16>> {
+        self.owns.subscribe()
     }
 
     fn set(&self, partition: u16, halted: Option<String>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.halted.lock().unwrap_or_else(PoisonError::into_inner);
         match halted {
             Some(reason) => all.insert(partition, reason),
             None => all.remove(&partition),
@@ -112,7 +120,7 @@ pub async fn run(config: Config, parts: Parts, status: Status, stop: Cancellatio
     if let Err(error) = parts.updates.prepare().await {
         tracing::warn!("the stream of updates is not there yet: {error}");
     }
-    let (owns, owned) = watch::channel(BTreeSet::new());
+    let owned = status.owned();
     let abandoning = abandon::run(
         parts.clone(),
         facts.clone(),
@@ -130,7 +138,6 @@ pub async fn run(config: Config, parts: Parts, status: Status, stop: Cancellatio
     let (abandoning, scrubbing) = (tokio::spawn(abandoning), tokio::spawn(scrubbing));
     let mut keeper = Keeper {
         me,
-        owns,
         parts,
         status,
         facts,
@@ -194,8 +201,6 @@ struct Keeper {
     status: Status,
     facts: Facts,
     owned: HashMap<u16, Owned>,
-    /// Tells which partitions are owned.
-    owns: watch::Sender<BTreeSet<u16>>,
     renewed: Instant,
     failing: bool,
 }
@@ -223,7 +228,7 @@ impl Keeper {
                 }
             }
         }
-        self.owns.send_replace(self.owned.keys().copied().collect());
+        self.status.owns.send_replace(self.owned.keys().copied().collect());
         self.parts
             .metrics
             .leases_held
@@ -310,6 +315,7 @@ impl Keeper {
     }
 
     async fn end(mut self) {
+        self.status.owns.send_replace(BTreeSet::new());
         end_steps(self.owned.drain().map(|(_, owned)| owned).collect()).await;
         let leave = tokio::time::timeout(HANDOVER_GRACE, self.parts.views.leave(&self.me));
         if !matches!(leave.await, Ok(Ok(()))) {

@@ -10,6 +10,7 @@ mod corrections;
 mod document;
 mod edit;
 mod edits;
+mod handling;
 mod handover;
 pub mod json;
 mod leases;
@@ -21,6 +22,7 @@ mod save;
 mod seal;
 mod shape;
 mod versions;
+mod watched;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,16 +45,18 @@ pub use corrections::{Filed, Malformed, Noted, Outcome, Source, Standing};
 pub use document::{BasketView, CorrectionView, FoundView, Loaded};
 pub use edit::{Refusal, difference};
 pub use edits::{Cover, Edit, Edits, EditsError, EditsPlace, Image, ImageError, Moment, Scan, Told, right_before};
+pub use handling::{HANDLER_MAX, Handling};
 pub use handover::{Handover, Pointer};
 pub use leases::{Lease, LeaseId, LeaseState, Leases};
 pub use migrate::{MigrateError, migrate, outstanding};
 pub use parked::{ParkedEvent, ParkedState, Which};
-pub use queries::{Cursor, Filter, Idle, Places, Summary, Totals};
+pub use queries::{Cursor, Filter, Idle, Listing, Places, Summary, Totals};
 pub use refolds::{AskedRefold, Refold, WaitingRefold};
 pub use save::{Saved, Stored, Write};
 pub use seal::{is_sealed, is_void};
 pub use shape::Lack;
 pub use versions::{Building, Projections, Version};
+pub use watched::{Changed, Watching};
 
 /// How long a command may take before it counts as failed.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -144,6 +148,7 @@ pub struct Views {
     pinned: Option<Version>,
     /// Wakes whoever takes corrections in this process.
     proposed: Arc<Notify>,
+    watched: Arc<watched::Watched>,
 }
 
 impl Views {
@@ -166,6 +171,7 @@ impl Views {
             pointer: Arc::new(watch::Sender::new(Pointer::FIRST)),
             pinned: None,
             proposed: Arc::default(),
+            watched: Arc::default(),
         };
         let watched = views.clone();
         tasks.spawn(async move {
@@ -188,6 +194,7 @@ impl Views {
             pointer: Arc::new(watch::Sender::new(Pointer::FIRST)),
             pinned: None,
             proposed: Arc::default(),
+            watched: Arc::default(),
         })
     }
 

@@ -23,10 +23,10 @@ use tokio::sync::Semaphore;
 use super::Api;
 use super::append::SEQUENCE;
 use super::problem::{Code, Problem};
-use super::query::{Query, refused, whole_number};
 use super::read::{basket_of, no_event, reading, unread};
 use crate::core::event::{Event, JournalEvent, Strictness, in_milliseconds, minified, rfc3339};
 use crate::core::id::BasketId;
+use crate::core::query::{Query, refused, whole_number};
 use crate::journal::{self, Journal, RawEvent};
 
 /// Events that are asked for at the same time.
@@ -82,9 +82,7 @@ pub(super) async fn events(
         let form = Form::asked_for(&headers);
         let speed = query.value("speed", &format!("a number above 0 and up to {SPEED_MAX}"), speed_of)?;
         if speed.is_some() && form != Form::Replay {
-            return Err(refused(
-                "speed is that of a replay; ask for one with Accept: text/event-stream",
-            ));
+            return Err(refused("speed is that of a replay; ask for one with Accept: text/event-stream").into());
         }
         let mut after = query.place("after")?.unwrap_or(0);
         if let (Form::Replay, Some(last)) = (form, headers.get(LAST_EVENT_ID)) {

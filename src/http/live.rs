@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use super::Api;
 use super::append::shop_of;
 use super::problem::{Code, Problem};
-use super::query::{Query, refused};
+use crate::core::query::{Query, refused};
 use crate::live::Full;
 use crate::updates::Place;
 
@@ -65,7 +65,7 @@ fn begin(
 
 /// The value of `after`, where it is given.
 fn after_of(query: Option<&str>) -> Result<Option<Place>, Problem> {
-    Query::read(query, &["after"])?.value("after", RULE, Place::parse)
+    Ok(Query::read(query, &["after"])?.value("after", RULE, Place::parse)?)
 }
 
 /// The header, where it says anything: an `EventSource` that had no id yet may send it empty.
@@ -77,7 +77,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<Place>, Problem> {
             let place = value.to_str().ok().and_then(Place::parse);
             place
                 .map(Some)
-                .ok_or_else(|| refused(format!("Last-Event-ID must be {RULE}")))
+                .ok_or_else(|| refused(format!("Last-Event-ID must be {RULE}")).into())
         }
     }
 }

@@ -14,12 +14,12 @@ use time::OffsetDateTime;
 use super::Api;
 use super::append::SEQUENCE;
 use super::problem::{Code, Problem};
-use super::query::Query;
 use super::read::{basket_of, no_event, reading, unread};
 use crate::core::basket::{Basket, Effect, Explanation, Idle};
 use crate::core::event::{Abandonment, Change, Event, Recorded, rfc3339};
 use crate::core::id::BasketId;
 use crate::core::money::Money;
+use crate::core::query::Query;
 use crate::views::ViewError;
 use crate::views::json::{DivergenceJson, Exact, verdict};
 

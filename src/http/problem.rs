@@ -14,6 +14,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::core::event::{EventError, FieldError};
+use crate::core::query::QueryError;
 use crate::journal::AppendError;
 
 /// Pause that is asked for where nothing is known about how long a failure lasts, in seconds.
@@ -151,6 +152,15 @@ pub struct Problem {
     basket: Option<Box<RawValue>>,
     changed: Option<Box<RawValue>>,
     retry_after_seconds: Option<u16>,
+}
+
+impl From<QueryError> for Problem {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::Unknown(detail) => Self::new(Code::UnknownParameter, detail),
+            QueryError::Invalid(detail) => Self::new(Code::InvalidParameter, detail),
+        }
+    }
 }
 
 impl Problem {

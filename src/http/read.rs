@@ -18,8 +18,8 @@ use super::Api;
 use super::append::SEQUENCE;
 use super::past::{self, Moment};
 use super::problem::{Code, Problem};
-use super::query::Query;
 use crate::core::id::{BasketId, SessionId, ShopId};
+use crate::core::query::Query;
 use crate::views::{BasketView, ViewError, Views};
 
 /// Longest wait for a basket to become as new as it should be.

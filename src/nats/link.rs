@@ -29,21 +29,19 @@ pub struct Status {
     pub generation: u64,
 }
 
-/// The connection, and one stream at it. Clones share the connection, and so do links to other streams.
+/// A connection. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Link {
+pub struct Connection {
     client: async_nats::Client,
-    context: jetstream::Context,
-    stream: jetstream::stream::Stream<()>,
     status: watch::Receiver<Status>,
 }
 
-impl Link {
-    /// Begins to connect and returns at once; it is a link to this stream, whether or not it is there.
+impl Connection {
+    /// Begins to connect and returns at once; `name` is what the server lists it under.
     ///
     /// # Errors
     /// [`LinkError`] if `urls` is no list of addresses.
-    pub async fn start(urls: &str, stream: &str) -> Result<Self, LinkError> {
+    pub async fn start(urls: &str, name: &str) -> Result<Self, LinkError> {
         let (sender, status) = watch::channel(Status::default());
         let servers: Vec<ServerAddr> = urls
             .split(',')
@@ -51,7 +49,7 @@ impl Link {
             .collect::<Result<_, _>>()
             .map_err(|error| LinkError(error.into()))?;
         let client = ConnectOptions::new()
-            .name("ezout")
+            .name(name)
             .retry_on_initial_connect()
             .connection_timeout(Duration::from_secs(2))
             .request_timeout(Some(REQUEST_TIMEOUT))
@@ -82,17 +80,52 @@ impl Link {
             .connect(servers)
             .await
             .map_err(|error| LinkError(error.into()))?;
-        let context = ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
+        Ok(Self { client, status })
+    }
+
+    /// The client of this connection.
+    pub fn client(&self) -> async_nats::Client {
+        self.client.clone()
+    }
+
+    /// Every loss and return of the connection.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Whether there is a connection now.
+    pub fn is_up(&self) -> bool {
+        self.status.borrow().up && self.client.connection_state() == async_nats::connection::State::Connected
+    }
+}
+
+/// The connection, and one stream at it. Clones share the connection, and so do links to other streams.
+#[derive(Debug, Clone)]
+pub struct Link {
+    connection: Connection,
+    context: jetstream::Context,
+    stream: jetstream::stream::Stream<()>,
+}
+
+impl Link {
+    /// Begins to connect and returns at once; it is a link to this stream, whether or not it is there.
+    ///
+    /// # Errors
+    /// [`LinkError`] if `urls` is no list of addresses.
+    pub async fn start(urls: &str, stream: &str) -> Result<Self, LinkError> {
+        let connection = Connection::start(urls, "ezout").await?;
+        let context = ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .build(connection.client());
         // Asks nothing of the server, so it does not wait for one.
         let stream = context
             .get_stream_no_info(stream)
             .await
             .map_err(|error| LinkError(error.into()))?;
         Ok(Self {
-            client,
+            connection,
             context,
             stream,
-            status,
         })
     }
 
@@ -110,7 +143,7 @@ impl Link {
 
     /// The connection itself.
     pub fn client(&self) -> async_nats::Client {
-        self.client.clone()
+        self.connection.client()
     }
 
     /// Requests about streams.
@@ -125,11 +158,11 @@ impl Link {
 
     /// Every loss and return of the connection.
     pub fn status(&self) -> watch::Receiver<Status> {
-        self.status.clone()
+        self.connection.status()
     }
 
     /// Whether there is a connection now.
     pub fn is_up(&self) -> bool {
-        self.status.borrow().up && self.client.connection_state() == async_nats::connection::State::Connected
+        self.connection.is_up()
     }
 }

@@ -342,7 +342,9 @@ impl Views {
             }
         };
         command.insert("writeConcern", durable());
-        let answer = write_command(&self.database, "mend a basket", command).await?;
+        let answer = write_command(&self.database, "mend a basket", command).await;
+        self.tell_perhaps(id);
+        let answer = answer?;
         Ok(if answer.get_i32("n").is_ok_and(|count| count == 1) {
             Saved::All
         } else {

@@ -4,7 +4,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use super::{BasketView, CorrectionView};
+use super::{BasketView, CorrectionView, Summary, Totals};
 use crate::core::basket::Divergence;
 use crate::core::event::{Change, rfc3339};
 use crate::core::id::BasketId;
@@ -96,6 +96,105 @@ struct BasketJson<'a> {
     last_action: Option<&'a str>,
     updated_at: Option<String>,
     parked_since: Option<u64>,
+}
+
+impl BasketView {
+    /// The JSON of a basket in a list: without what is long.
+    pub fn listed(&self, id: BasketId) -> ListedJson<'_> {
+        ListedJson {
+            session_id: id.session.to_string(),
+            shopper_id: self.shopper.map(|shopper| shopper.to_string()),
+            basket_sequence: self.sequence,
+            version: self.version,
+            status: &self.status,
+            item_count: self.item_count,
+            total: Exact(self.total),
+            claimed_total: self.claimed_total.map(Exact),
+            verdict: verdict(self.divergence),
+            divergence: self.divergence.map(DivergenceJson::of),
+            finding_count: self.finding_count,
+            opened_at: self.opened_at.map(rfc3339),
+            last_action_at: self.last_action_at.map(rfc3339),
+            last_action: self.last_action.as_deref(),
+            updated_at: self.updated_at.map(rfc3339),
+            parked_since: self.parked_since,
+        }
+    }
+}
+
+/// A basket in a list.
+#[derive(Debug, Serialize)]
+pub struct ListedJson<'a> {
+    session_id: String,
+    shopper_id: Option<String>,
+    basket_sequence: u64,
+    version: u64,
+    status: &'a str,
+    item_count: u64,
+    total: Exact,
+    claimed_total: Option<Exact>,
+    verdict: &'static str,
+    divergence: Option<DivergenceJson>,
+    finding_count: u64,
+    opened_at: Option<String>,
+    last_action_at: Option<String>,
+    last_action: Option<&'a str>,
+    updated_at: Option<String>,
+    parked_since: Option<u64>,
+}
+
+impl Summary {
+    /// The JSON of a shop in a few numbers, true at `sequence` of the journal, for the day that began then.
+    pub fn json(&self, sequence: u64, day_start: OffsetDateTime) -> String {
+        let count = |totals: Totals| CountJson {
+            count: totals.baskets,
+            amount: Exact(totals.amount),
+        };
+        let json = SummaryJson {
+            sequence,
+            day_start: rfc3339(day_start),
+            open_baskets: self.open.baskets,
+            open_items: self.open.items,
+            value_at_risk: Exact(self.open.amount),
+            abandoned_today: count(self.abandoned_today),
+            paid_today: count(self.paid_today),
+            cancelled_today: count(self.cancelled_today),
+            diverged: self.open.diverged,
+            diverged_today: self.diverged_today,
+            oldest_untouched: self.oldest_untouched.map(|(session, time)| UntouchedJson {
+                session_id: session.to_string(),
+                updated_at: rfc3339(time),
+            }),
+        };
+        serde_json::to_string(&json).expect("a summary is JSON")
+    }
+}
+
+#[derive(Serialize)]
+struct SummaryJson {
+    sequence: u64,
+    day_start: String,
+    open_baskets: u64,
+    open_items: u64,
+    value_at_risk: Exact,
+    abandoned_today: CountJson,
+    paid_today: CountJson,
+    cancelled_today: CountJson,
+    diverged: u64,
+    diverged_today: u64,
+    oldest_untouched: Option<UntouchedJson>,
+}
+
+#[derive(Serialize)]
+struct CountJson {
+    count: u64,
+    amount: Exact,
+}
+
+#[derive(Serialize)]
+struct UntouchedJson {
+    session_id: String,
+    updated_at: String,
 }
 
 /// How claim and computation differ.

@@ -25,6 +25,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../migrations/0007_corrections.json"),
     ),
     ("0008_open", include_str!("../../migrations/0008_open.json")),
+    ("0009_handlings", include_str!("../../migrations/0009_handlings.json")),
 ];
 
 /// What to do with a command that finds its work done.

@@ -17,8 +17,10 @@ use time::OffsetDateTime;
 use super::document::{self, date, long, money, unsigned};
 use super::{BasketView, OpenBaskets, ViewError, Views, within};
 use crate::core::basket::Status;
+use crate::core::event::rfc3339;
 use crate::core::id::{BasketId, SessionId, ShopId};
 use crate::core::money::Money;
+use crate::core::query::{Query, QueryError, whole_number};
 
 /// All baskets of a shop.
 const BY_CHANGE: &str = "by_status_and_change";
@@ -26,6 +28,10 @@ const BY_CHANGE: &str = "by_status_and_change";
 const DIVERGED_BY_CHANGE: &str = "diverged_by_status_and_change";
 /// Those of shoppers who are shopping. Also few, and an event of a session that goes on does not touch it.
 const OPEN_BY_SESSION: &str = "open_by_session";
+/// Baskets on a page, where the request does not say.
+const LIMIT: u16 = 50;
+/// Most baskets on a page.
+const LIMIT_MAX: u16 = 200;
 /// The form of a [`Cursor`].
 const CURSOR_VERSION: u8 = 1;
 /// The time in the cursor of a basket that has none.
@@ -40,6 +46,65 @@ pub struct Filter {
     pub diverged: Option<bool>,
     /// Only those that had an event at this time or later, by the journal's clock.
     pub since: Option<OffsetDateTime>,
+}
+
+/// Which page of a shop's baskets is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listing {
+    /// Which baskets.
+    pub filter: Filter,
+    /// Behind which one; nothing for the first page.
+    pub after: Option<Cursor>,
+    /// How many at most.
+    pub limit: u16,
+}
+
+impl Listing {
+    /// Reads the parameters `status`, `verdict`, `since`, `limit` and `cursor`.
+    ///
+    /// # Errors
+    /// [`QueryError`] for any other parameter, and for a value that breaks its rule.
+    pub fn read(query: Option<&str>) -> Result<Self, QueryError> {
+        let query = Query::read(query, &["status", "verdict", "since", "limit", "cursor"])?;
+        let words: Vec<_> = Status::ALL.iter().map(|status| status.word()).collect();
+        let filter = Filter {
+            status: query.value("status", &format!("one of {}", words.join(", ")), Status::of)?,
+            diverged: query.value("verdict", "ok or diverged", |word| match word {
+                "ok" => Some(false),
+                "diverged" => Some(true),
+                _ => None,
+            })?,
+            since: query.time("since")?,
+        };
+        let limit = query.value("limit", &format!("a whole number from 1 to {LIMIT_MAX}"), |text| {
+            let limit = u16::try_from(whole_number(text)?).ok()?;
+            (1..=LIMIT_MAX).contains(&limit).then_some(limit)
+        })?;
+        Ok(Self {
+            filter,
+            after: query.value("cursor", "the next of an earlier page", Cursor::parse)?,
+            limit: limit.unwrap_or(LIMIT),
+        })
+    }
+
+    /// The parameters in one order, with what was left out: the same text for all that ask for the same page.
+    pub fn normalised(&self) -> String {
+        let mut parameters = Vec::new();
+        if let Some(cursor) = self.after {
+            parameters.push(format!("cursor={cursor}"));
+        }
+        parameters.push(format!("limit={}", self.limit));
+        if let Some(since) = self.filter.since {
+            parameters.push(format!("since={}", rfc3339(since)));
+        }
+        if let Some(status) = self.filter.status {
+            parameters.push(format!("status={}", status.word()));
+        }
+        if let Some(diverged) = self.filter.diverged {
+            parameters.push(format!("verdict={}", if diverged { "diverged" } else { "ok" }));
+        }
+        parameters.join("&")
+    }
 }
 
 /// Where a page of baskets ended; as text it is opaque to clients.
@@ -190,9 +255,7 @@ impl Views {
     pub async fn baskets(
         &self,
         shop: ShopId,
-        filter: Filter,
-        after: Option<Cursor>,
-        limit: u16,
+        Listing { filter, after, limit }: Listing,
     ) -> Result<BasketPage, ViewError> {
         let mut found = Vec::new();
         // One more than asked for, which says whether there is a next page.
@@ -517,6 +580,21 @@ fn by_status(shop: ShopId, day_start: OffsetDateTime) -> Vec<Document> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_that_ask_for_the_same_page_ask_in_the_same_words() {
+        let normalised = |query: &str| Listing::read(Some(query)).unwrap().normalised();
+        assert_eq!(normalised(""), "limit=50");
+        let cursor = "0100000000000000010000000000000002";
+        let all = format!("cursor={cursor}&limit=7&since=2023-12-18T10:30:00Z&status=paid&verdict=diverged");
+        assert_eq!(normalised(&all), all);
+        let otherwise =
+            format!("verdict=diverged&since=2023-12-18T11%3A30%3A00%2B01:00&status=paid&limit=07&cursor={cursor}");
+        assert_eq!(normalised(&otherwise), all);
+        assert!(matches!(Listing::read(Some("limit=0")), Err(QueryError::Invalid(_))));
+        assert!(matches!(Listing::read(Some("limit=201")), Err(QueryError::Invalid(_))));
+        assert!(matches!(Listing::read(Some("page=1")), Err(QueryError::Unknown(_))));
+    }
 
     #[test]
     fn a_cursor_is_read_back_or_refused() {

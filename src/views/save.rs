@@ -64,7 +64,10 @@ impl Views {
                 actions <= COMMAND_ACTIONS_MAX
             });
             let (now, later) = rest.split_at(fits.count().max(1));
-            if self.save_command(now, epoch, fence).await? == Saved::Stale {
+            let outcome = self.save_command(now, epoch, fence).await;
+            let written = matches!(outcome, Ok(Saved::All));
+            self.tell(now.iter().map(|write| write.basket), written);
+            if outcome? == Saved::Stale {
                 saved = Saved::Stale;
             }
             rest = later;

@@ -5,12 +5,13 @@
 //! All sides and the load share one machine, so only the ratios mean something elsewhere; a row also
 //! says who used the processors, since what the load uses the service lacks.
 //!
-//! Words after `--` choose: `quick` measures for a shorter time, `sessions NUMBER` looks back in a journal of so many
+//! Words after `--` choose: `quick` measures for a shorter time, `long` lets the crowd of browsers go on for five minutes, `sessions NUMBER` looks back in a journal of so many
 //! sessions, and `only WORDS`, which comes last, measures the rows with these words.
 
 #![expect(clippy::print_stdout, reason = "the table is what this is for")]
 
 mod events;
+mod gateway;
 mod history;
 mod ingest;
 mod live;
@@ -30,6 +31,7 @@ use crate::table::Table;
 /// What to measure, and for how long.
 struct Plan {
     quick: bool,
+    long: bool,
     only: Option<String>,
     /// Sessions of the journal in which is looked back.
     sessions: u64,
@@ -47,6 +49,7 @@ impl Plan {
         let sessions = sessions.map(|place| words[place + 1].parse().expect("after `sessions` comes their number"));
         Self {
             quick,
+            long: words.iter().any(|word| word == "long"),
             only: only.map(|place| words[place + 1..].join(" ")),
             sessions: sessions.unwrap_or(if quick { 5_000 } else { 50_000 }),
             time: if quick {
@@ -117,6 +120,7 @@ async fn main() {
     projection::latency(&machine, &plan, &mut table).await;
     projection::correction(&machine, &plan, &mut table).await;
     projection::full_load(&machine, &plan, &mut table).await;
+    gateway::browsers(&machine, &plan, &mut table).await;
     live::crowd(&machine, &plan, &mut table).await;
     history::sessions(&machine, &plan, &mut table).await;
     history::shop(&machine, &plan, &mut table).await;

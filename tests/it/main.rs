@@ -18,6 +18,7 @@ mod migrate;
 mod project;
 mod readme;
 mod rebuild;
+mod resources;
 mod servers;
 mod support;
 mod tidy;

@@ -1,0 +1,363 @@
+//! Presenting: what happens in shops as RES resources, which Resgate brings into browsers.
+//!
+//! The process that projects a shop's partition also owns the shop's resources: one task a shop
+//! (`shop.rs`) answers `get` and `call` and tells the events, all on one connection, so that a gateway
+//! never gets an answer and an event in the wrong order. Requests reach any process; who is not the
+//! owner passes them on, and asks the gateway for time while there is no owner for a moment. Access and
+//! auth are answered by whoever gets them.
+//!
+//! A shop has a task as long as gateways ask for it. Each is asked to ask again now and then by a
+//! reset, so who is not asked any more is not needed any more; and whoever becomes owner, or was cut
+//! off from NATS, heals every screen with a reset as well.
+
+mod access;
+mod model;
+mod route;
+mod shop;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::core::id::{ShopId, partition_of};
+use crate::core::retry::Backoff;
+use crate::journal;
+use crate::metrics::Metrics;
+use crate::resgate::{Answer, Failure, Gateway, Kind, Request, Untaken};
+use crate::views::{State, Views};
+use route::{Resource, Route, SERVICE, route};
+use shop::Asked;
+
+/// Requests that may wait for a shop's task.
+const MAILBOX: usize = 4_096;
+/// How long the owner of a shop is looked for, and for how long a gateway is asked to wait for that.
+const OWNER_WAIT: Duration = Duration::from_secs(10);
+const OWNER_WAIT_TOLD: Duration = Duration::from_secs(15);
+/// How long partitions that come one after the other are waited for, so that one reset is for all of them.
+const SETTLE: Duration = Duration::from_millis(200);
+/// When a reset is repeated after a take-over: an owner that did not know yet that it had lost its lease may have spoken last.
+const AGAIN_AFTER: Duration = Duration::from_secs(7);
+
+/// What presenting needs; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The connection to gateways.
+    pub gateway: Gateway,
+    /// Where the baskets are.
+    pub views: Views,
+    /// What the journal's partitions are.
+    pub journal: watch::Receiver<journal::State>,
+    /// The partitions that this process projects.
+    pub projects: watch::Receiver<BTreeSet<u16>>,
+    /// The process's series.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Presents until `stop`.
+pub async fn run(parts: Parts, stop: CancellationToken) {
+    let partitions = {
+        let mut journal = parts.journal.clone();
+        let open = journal.wait_for(|state| matches!(state, journal::State::Open(_)));
+        match stop.run_until_cancelled(open).await {
+            Some(Ok(state)) => match &*state {
+                journal::State::Open(facts) => facts.partitions,
+                journal::State::Unavailable { .. } => unreachable!("it was waited for"),
+            },
+            _ => return,
+        }
+    };
+    let tasks = TaskTracker::new();
+    let presenter = Presenter(Arc::new(Inner {
+        parts,
+        partitions,
+        owned: Mutex::default(),
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+    }));
+    let owning = presenter.clone();
+    tasks.spawn(async move { owning.own().await });
+    presenter.take_requests().await;
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// The presenter of a process; clones share it.
+#[derive(Debug, Clone)]
+struct Presenter(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    parts: Parts,
+    partitions: u16,
+    owned: Mutex<HashMap<u16, Owned>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// A partition that this process owns.
+#[derive(Debug)]
+struct Owned {
+    stop: CancellationToken,
+    shops: HashMap<ShopId, mpsc::Sender<Asked>>,
+}
+
+/// The subject at which the owner of a partition takes what others pass on.
+fn owner_subject(partition: u16) -> String {
+    format!("ezout.owner.{partition}")
+}
+
+impl Presenter {
+    fn owned(&self) -> MutexGuard<'_, HashMap<u16, Owned>> {
+        // Every change of the map is one call, so a panic cannot leave half of one.
+        self.0.owned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the requests of gateways until the process stops.
+    async fn take_requests(&self) {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let stop = &self.0.stop;
+        let mut requests = loop {
+            match self.0.parts.gateway.requests(SERVICE).await {
+                Ok(requests) => break requests,
+                Err(error) => tracing::debug!("requests of gateways cannot be taken: {error}"),
+            }
+            if stop
+                .run_until_cancelled(tokio::time::sleep(backoff.next_pause()))
+                .await
+                .is_none()
+            {
+                return;
+            }
+        };
+        while let Some(Some(request)) = stop.run_until_cancelled(requests.next()).await {
+            self.take(request).await;
+        }
+    }
+
+    async fn take(&self, request: Request) {
+        let metrics = &self.0.parts.metrics;
+        metrics.res_requests.with_label_values(&[request.kind().word()]).inc();
+        let found = route(request.name());
+        match (request.kind(), found) {
+            (Kind::Access, _) => self.answer(&request, access::access(found)).await,
+            (Kind::Auth, Some(Route::Auth)) => {
+                let answer = access::auth(&self.0.parts.gateway, &request).await;
+                self.answer(&request, answer).await;
+            }
+            (Kind::Get | Kind::Call, Some(Route::Shop(shop, resource))) => self.deliver(shop, resource, request).await,
+            (Kind::Get | Kind::Call | Kind::Auth, _) => {
+                self.answer(&request, Answer::Failure(Failure::not_found())).await;
+            }
+        }
+    }
+
+    async fn answer(&self, request: &Request, answer: Answer) {
+        if let Err(error) = self.0.parts.gateway.answer(request, answer).await {
+            tracing::debug!("{error}");
+        }
+    }
+
+    /// Has a request answered by the owner of the shop.
+    async fn deliver(&self, shop: ShopId, resource: Resource, request: Request) {
+        let partition = partition_of(shop, self.0.partitions);
+        let asked = Asked { resource, request };
+        let Err(asked) = self.ask(partition, shop, asked).await else {
+            return;
+        };
+        let (presenter, request) = (self.clone(), asked.request);
+        self.0.tasks.spawn(async move {
+            let passing = presenter.pass_on(partition, shop, resource, request);
+            presenter.0.stop.run_until_cancelled(passing).await;
+        });
+    }
+
+    /// Gives a request to the shop's task, which is made if there is none; gives it back if this process is not the owner.
+    async fn ask(&self, partition: u16, shop: ShopId, mut asked: Asked) -> Result<(), Asked> {
+        loop {
+            let task = {
+                let mut owned = self.owned();
+                let Some(owned) = owned.get_mut(&partition) else {
+                    return Err(asked);
+                };
+                if let Some(task) = owned.shops.get(&shop) {
+                    task.clone()
+                } else {
+                    let (task, mailbox) = mpsc::channel(MAILBOX);
+                    owned.shops.insert(shop, task.clone());
+                    let keeping = self
+                        .clone()
+                        .keep(partition, shop, task.clone(), mailbox, owned.stop.clone());
+                    self.0.tasks.spawn(keeping);
+                    task
+                }
+            };
+            match task.send(asked).await {
+                Ok(()) => return Ok(()),
+                // The task is about to end. It takes itself from the map first, so the next one is another.
+                Err(mpsc::error::SendError(back)) => asked = back,
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Runs a shop's task, and sees to what it leaves behind.
+    async fn keep(
+        self,
+        partition: u16,
+        shop: ShopId,
+        task: mpsc::Sender<Asked>,
+        mut mailbox: mpsc::Receiver<Asked>,
+        stop: CancellationToken,
+    ) {
+        let metrics = &self.0.parts.metrics;
+        metrics.res_shops.inc();
+        let mut left = shop::present(&self.0.parts, partition, shop, &mut mailbox, stop).await;
+        metrics.res_shops.dec();
+        if let Some(owned) = self.owned().get_mut(&partition)
+            && owned.shops.get(&shop).is_some_and(|known| known.same_channel(&task))
+        {
+            owned.shops.remove(&shop);
+        }
+        mailbox.close();
+        while let Ok(asked) = mailbox.try_recv() {
+            left.push(asked);
+        }
+        for asked in left {
+            self.0.tasks.spawn(self.clone().deliver_again(shop, asked));
+        }
+    }
+
+    fn deliver_again(self, shop: ShopId, asked: Asked) -> BoxFuture<'static, ()> {
+        Box::pin(async move { self.deliver(shop, asked.resource, asked.request).await })
+    }
+
+    /// Looks for the owner of a shop until it has the request. The gateway waits meanwhile.
+    async fn pass_on(&self, partition: u16, shop: ShopId, resource: Resource, request: Request) {
+        let begun = Instant::now();
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(250));
+        let mut asked = Asked { resource, request };
+        let mut told = false;
+        while begun.elapsed() < OWNER_WAIT {
+            let gateway = &self.0.parts.gateway;
+            match gateway.pass_on(owner_subject(partition), &asked.request).await {
+                Ok(()) => {
+                    self.0.parts.metrics.res_passed_requests.inc();
+                    return;
+                }
+                Err(Untaken::Nobody | Untaken::Unknown) => {}
+            }
+            if !std::mem::replace(&mut told, true) {
+                let _ = gateway.ask_for_time(&asked.request, OWNER_WAIT_TOLD).await;
+            }
+            tokio::time::sleep(backoff.next_pause()).await;
+            // It may be this process by now.
+            match self.ask(partition, shop, asked).await {
+                Ok(()) => return,
+                Err(back) => asked = back,
+            }
+        }
+        let failure = Failure::new(
+            "ezout.unavailable",
+            "nobody projects this shop at the moment; ask again in some seconds",
+        );
+        self.answer(&asked.request, Answer::Failure(failure)).await;
+    }
+
+    /// Follows which partitions are this process's.
+    async fn own(&self) {
+        let mut projects = self.0.parts.projects.clone();
+        let mut resets: Vec<Instant> = Vec::new();
+        loop {
+            let wanted = projects.borrow_and_update().clone();
+            if self.take_over(&wanted).await {
+                let now = Instant::now();
+                resets = vec![now + SETTLE, now + AGAIN_AFTER];
+            }
+            let next = resets.first().copied();
+            tokio::select! {
+                () = self.0.stop.cancelled() => break,
+                changed = projects.changed() => if changed.is_err() { break },
+                () = sleep_until(next) => {
+                    if self.reset_all().await {
+                        resets.remove(0);
+                    } else {
+                        resets[0] = Instant::now() + SETTLE;
+                    }
+                }
+            }
+        }
+        self.take_over(&BTreeSet::new()).await;
+    }
+
+    /// Lets go of partitions and takes others; answers whether it took any.
+    async fn take_over(&self, wanted: &BTreeSet<u16>) -> bool {
+        let mut new = Vec::new();
+        {
+            let mut owned = self.owned();
+            owned.retain(|partition, owned| {
+                let keep = wanted.contains(partition);
+                if !keep {
+                    owned.stop.cancel();
+                }
+                keep
+            });
+            for partition in wanted {
+                owned.entry(*partition).or_insert_with(|| {
+                    let stop = self.0.stop.child_token();
+                    new.push((*partition, stop.clone()));
+                    Owned {
+                        stop,
+                        shops: HashMap::new(),
+                    }
+                });
+            }
+        }
+        for (partition, stop) in &new {
+            self.listen(*partition, stop.clone()).await;
+        }
+        !new.is_empty()
+    }
+
+    /// Takes what other processes pass on for a partition.
+    async fn listen(&self, partition: u16, stop: CancellationToken) {
+        let mut passed = match self.0.parts.gateway.passed_on(owner_subject(partition)).await {
+            Ok(passed) => passed,
+            Err(error) => {
+                tracing::debug!("requests for partition {partition} cannot be taken: {error}");
+                return;
+            }
+        };
+        let presenter = self.clone();
+        self.0.tasks.spawn(async move {
+            while let Some(Some(request)) = stop.run_until_cancelled(passed.next()).await {
+                if let Some(Route::Shop(shop, resource)) = route(request.name()) {
+                    presenter.deliver(shop, resource, request).await;
+                }
+            }
+        });
+    }
+
+    /// Has all gateways ask again for everything, as soon as they are answered; answers whether they were told.
+    async fn reset_all(&self) -> bool {
+        let parts = &self.0.parts;
+        if !parts.gateway.is_up() || *parts.views.state().borrow() != State::Open {
+            return false;
+        }
+        parts.metrics.res_resets.inc();
+        parts.gateway.reset(&format!("{SERVICE}.>")).await.is_ok()
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

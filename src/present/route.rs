@@ -1,0 +1,120 @@
+//! The names of resources.
+
+use crate::core::id::{SessionId, ShopId};
+
+/// The service's name, with which the names of all its resources begin.
+pub(super) const SERVICE: &str = "ezout";
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Route {
+    /// A resource of a shop.
+    Shop(ShopId, Resource),
+    /// Where clients say who they are.
+    Auth,
+}
+
+/// A resource of a shop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resource {
+    /// The open baskets, the newest first.
+    Baskets,
+    /// A basket.
+    Basket(SessionId),
+    /// The shop in a few numbers.
+    Summary,
+    /// A page of the shop's sessions.
+    Sessions,
+    /// The shop's updates, as they come.
+    Feed,
+}
+
+impl Resource {
+    /// Its name in full.
+    pub(super) fn name(self, shop: ShopId) -> String {
+        match self {
+            Self::Baskets => format!("{SERVICE}.shop.{shop}.baskets"),
+            Self::Basket(session) => format!("{SERVICE}.shop.{shop}.basket.{session}"),
+            Self::Summary => format!("{SERVICE}.shop.{shop}.summary"),
+            Self::Sessions => format!("{SERVICE}.shop.{shop}.sessions"),
+            Self::Feed => format!("{SERVICE}.shop.{shop}.feed"),
+        }
+    }
+
+    /// The methods that may be called, separated by commas.
+    pub(super) const fn methods(self) -> &'static str {
+        match self {
+            Self::Basket(_) => "correct,handle",
+            Self::Baskets | Self::Summary | Self::Sessions | Self::Feed => "",
+        }
+    }
+}
+
+/// What a name stands for; nothing for any other. Ids must be in the form that we write ourselves, since a resource has one name.
+pub(super) fn route(name: &str) -> Option<Route> {
+    let mut tokens = name.split('.');
+    if tokens.next() != Some(SERVICE) {
+        return None;
+    }
+    let shop = match tokens.next()? {
+        "auth" => return tokens.next().is_none().then_some(Route::Auth),
+        "shop" => canonical(tokens.next()?, |text| ShopId::parse(text).ok())?,
+        _ => return None,
+    };
+    let resource = match tokens.next()? {
+        "baskets" => Resource::Baskets,
+        "basket" => Resource::Basket(canonical(tokens.next()?, |text| SessionId::parse(text).ok())?),
+        "summary" => Resource::Summary,
+        "sessions" => Resource::Sessions,
+        "feed" => Resource::Feed,
+        _ => return None,
+    };
+    tokens.next().is_none().then_some(Route::Shop(shop, resource))
+}
+
+fn canonical<Id: ToString>(text: &str, parse: impl Fn(&str) -> Option<Id>) -> Option<Id> {
+    parse(text).filter(|id| id.to_string() == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_name_is_that_of_one_resource_or_of_none() {
+        let shop = ShopId::from(Uuid::from_u128(1));
+        let session = SessionId::from(Uuid::from_u128(2));
+        for resource in [
+            Resource::Baskets,
+            Resource::Basket(session),
+            Resource::Summary,
+            Resource::Sessions,
+            Resource::Feed,
+        ] {
+            let name = resource.name(shop);
+            assert_eq!(route(&name), Some(Route::Shop(shop, resource)));
+            for other in [
+                format!("{name}.x"),
+                format!("x{name}"),
+                name.replace('0', "A"),
+                format!("{name}."),
+            ] {
+                assert_eq!(route(&other), None, "{other}");
+            }
+        }
+        assert_eq!(route("ezout.auth"), Some(Route::Auth));
+        for other in [
+            "",
+            "ezout",
+            "ezout.shop",
+            "ezout.auth.x",
+            "other.auth",
+            "ezout.shop.*.feed",
+            "ezout.shop.>",
+        ] {
+            assert_eq!(route(other), None, "{other}");
+        }
+    }
+}

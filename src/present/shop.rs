@@ -1,0 +1,933 @@
+//! One shop's resources: a task that knows what gateways have been told, answers with just that, and tells what changes.
+//!
+//! What the projector of this process writes is told to the task (`views/watched.rs`) and becomes
+//! events, at most [`FLUSH_PAUSE`] apart, so a basket changes at most 20 times a second on any screen.
+//! Whatever has to be read from MongoDB is read beside the task; the answer is given by the task when
+//! it is there, and the gateway is asked to wait until then.
+
+use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
+use serde::Deserialize;
+use time::{OffsetDateTime, Time};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::model::{self, Model};
+use super::route::Resource;
+use super::{OWNER_WAIT_TOLD, Parts};
+use crate::core::basket::Status;
+use crate::core::error_chain;
+use crate::core::event::rfc3339;
+use crate::core::id::{BasketId, SessionId, ShopId};
+use crate::core::query::QueryError;
+use crate::resgate::{Answer, Failure, Gateway, Kind, Request, ResourceEvent, Value};
+use crate::views::{BasketView, Changed, HANDLER_MAX, Handling, Listing, Summary, ViewError, Views, Watching};
+
+/// Least time between two rounds of events.
+const FLUSH_PAUSE: Duration = Duration::from_millis(50);
+/// How often the summary and the pages of sessions may change, and how often it is looked what is due.
+const SLOW_PAUSE: Duration = Duration::from_secs(1);
+/// How often gateways are asked to ask again, about; a shop that is not asked for twice as long has nobody left.
+const RESET_INTERVAL: Duration = Duration::from_mins(5);
+/// How often the numbers of today are looked at without a reason, since a day may have ended.
+const SUMMARY_INTERVAL: Duration = Duration::from_mins(1);
+/// How long what is asked may wait for MongoDB.
+const READ_WAIT: Duration = Duration::from_secs(12);
+/// Open baskets that are read at a time.
+const PAGE_BASKETS: u16 = 500;
+/// How long gateways may ask for pages of sessions after they were told that these may have changed.
+const QUERY_WAIT: Duration = Duration::from_secs(6);
+/// Updates that are passed to screens in a second; a gateway that is flooded ends itself.
+const FEED_RATE: u32 = 5_000;
+/// How long somebody may handle a basket, in minutes.
+const HANDLE_MINUTES: std::ops::RangeInclusive<i64> = 1..=240;
+/// And how long it is where he does not say.
+const HANDLE_MINUTES_DEFAULT: i64 = 10;
+
+/// A request about a resource of the shop.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) resource: Resource,
+    pub(super) request: Request,
+}
+
+/// Presents a shop until `stop`, or until nobody is left who would see it; answers which requests it left unanswered.
+pub(super) async fn present(
+    parts: &Parts,
+    partition: u16,
+    shop: ShopId,
+    mailbox: &mut mpsc::Receiver<Asked>,
+    stop: CancellationToken,
+) -> Vec<Asked> {
+    let mut presented = Presented::new(parts.clone(), partition, shop);
+    presented.run(mailbox, stop).await;
+    presented.waiting.into_iter().map(|waiting| waiting.asked).collect()
+}
+
+/// A request that waits for something to be read.
+struct Waiting {
+    asked: Asked,
+    since: Instant,
+}
+
+/// Everything that gateways may have of the shop.
+struct Known {
+    /// The keys of the open baskets, in the order of the list.
+    list: Vec<Key>,
+    baskets: HashMap<SessionId, Basket>,
+}
+
+/// A basket as gateways have it.
+struct Basket {
+    sequence: u64,
+    version: u64,
+    model: Model,
+    key: Key,
+    is_open: bool,
+    asked_at: Instant,
+}
+
+/// What the list is ordered by: the newest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(std::cmp::Reverse<Option<OffsetDateTime>>, SessionId);
+
+impl Key {
+    fn of(session: SessionId, view: &BasketView) -> Self {
+        Self(std::cmp::Reverse(view.opened_at), session)
+    }
+}
+
+/// What was read from MongoDB.
+enum Read {
+    /// The open baskets, and who handles which.
+    Open(Result<OpenShop, ViewError>),
+    /// A basket of which nothing is known: it is not open, or is so since a moment ago.
+    Basket(SessionId, Result<Option<BasketView>, ViewError>),
+    /// A basket that may have been written.
+    Again(SessionId, Result<Option<BasketView>, ViewError>),
+    /// The shop in a few numbers.
+    Summary(Result<Model, ViewError>),
+    /// A page of sessions, for those who asked for it.
+    Page(Request, Listing, Result<Vec<Value>, ViewError>),
+    /// Who handles a basket, after somebody wanted to.
+    Handled(SessionId, Request, Result<Handled, ViewError>),
+}
+
+struct OpenShop {
+    baskets: Vec<(BasketId, BasketView)>,
+    handlings: Vec<(SessionId, Handling)>,
+}
+
+/// What came of wanting to handle a basket.
+enum Handled {
+    /// He does.
+    By(Handling),
+    /// Nobody does any more.
+    Released,
+    /// Somebody else does.
+    ByAnother(Handling),
+    /// There is no such basket.
+    NoBasket,
+}
+
+/// What is being read, or may have changed since it was told.
+#[derive(Default)]
+struct Flags {
+    /// The open baskets.
+    open: bool,
+    /// The summary.
+    summary: bool,
+    /// The pages of sessions.
+    sessions: bool,
+}
+
+/// When something was last asked for.
+#[derive(Default)]
+struct LastAsked {
+    anything: Option<Instant>,
+    summary: Option<Instant>,
+    sessions: Option<Instant>,
+}
+
+impl LastAsked {
+    /// Whether somebody may still have it.
+    fn is_wanted(at: Option<Instant>) -> bool {
+        at.is_some_and(|at| at.elapsed() < RESET_INTERVAL * 5 / 2)
+    }
+}
+
+type Messages = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
+
+struct Presented {
+    parts: Parts,
+    partition: u16,
+    shop: ShopId,
+    watching: Watching,
+    known: Option<Known>,
+    handlings: HashMap<SessionId, Handling>,
+    summary: Option<Model>,
+    waiting: Vec<Waiting>,
+    reads: FuturesUnordered<BoxFuture<'static, Read>>,
+    reading: Flags,
+    /// Baskets that are being read for those who ask.
+    fetched: HashSet<SessionId>,
+    /// When changes are told next; nothing if there are none.
+    flush_at: Option<Instant>,
+    flushed_at: Instant,
+    due: Flags,
+    summed_at: Instant,
+    asked: LastAsked,
+    reset_at: Instant,
+    /// Gateways may have missed something: they are to ask again for everything.
+    is_unsure: bool,
+    feed: Option<Messages>,
+    feed_left: u32,
+}
+
+impl Presented {
+    fn new(parts: Parts, partition: u16, shop: ShopId) -> Self {
+        let now = Instant::now();
+        Self {
+            watching: parts.views.watch(shop),
+            parts,
+            partition,
+            shop,
+            known: None,
+            handlings: HashMap::new(),
+            summary: None,
+            waiting: Vec::new(),
+            reads: FuturesUnordered::new(),
+            reading: Flags::default(),
+            fetched: HashSet::new(),
+            flush_at: None,
+            flushed_at: now,
+            due: Flags::default(),
+            summed_at: now,
+            asked: LastAsked::default(),
+            reset_at: now + jittered(RESET_INTERVAL),
+            is_unsure: false,
+            feed: None,
+            feed_left: FEED_RATE,
+        }
+    }
+
+    /// Works until nobody has asked for anything for a long time.
+    async fn run(&mut self, mailbox: &mut mpsc::Receiver<Asked>, stop: CancellationToken) {
+        let mut status = self.parts.gateway.status();
+        let mut generation = status.borrow_and_update().generation;
+        let mut pointer = self.parts.views.pointer();
+        pointer.mark_unchanged();
+        let mut slow = tokio::time::interval(SLOW_PAUSE);
+        slow.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Ok(()) = status.changed() => {
+                    // What was sent around the loss may be lost.
+                    let now = *status.borrow_and_update();
+                    if !now.up || now.generation != generation {
+                        generation = now.generation;
+                        self.forget();
+                    }
+                }
+                Ok(()) = pointer.changed() => self.forget(),
+                _ = slow.tick() => {
+                    self.feed_left = FEED_RATE;
+                    self.look().await;
+                    if !LastAsked::is_wanted(self.asked.anything) && self.waiting.is_empty() {
+                        return;
+                    }
+                }
+                Some(read) = self.reads.next(), if !self.reads.is_empty() => self.have_read(read).await,
+                Some(asked) = mailbox.recv() => self.take(asked).await,
+                () = self.watching.changed() => {
+                    let due = self.flushed_at + FLUSH_PAUSE;
+                    self.flush_at.get_or_insert(due.max(Instant::now()));
+                }
+                () = super::sleep_until(self.flush_at) => self.flush().await,
+                Some(update) = next(&mut self.feed), if self.feed_left > 0 => {
+                    self.feed_left -= 1;
+                    self.tell(Resource::Feed, ResourceEvent::Custom("update", update)).await;
+                }
+            }
+        }
+    }
+
+    /// Forgets what gateways have; they ask again.
+    fn forget(&mut self) {
+        self.known = None;
+        self.summary = None;
+        self.is_unsure = true;
+    }
+
+    /// Does what is due.
+    async fn look(&mut self) {
+        let is_up = self.parts.gateway.is_up() && *self.parts.views.state().borrow() == crate::views::State::Open;
+        if is_up && (self.is_unsure || self.reset_at <= Instant::now()) {
+            self.reset_at = Instant::now() + jittered(RESET_INTERVAL);
+            self.is_unsure = false;
+            self.parts.metrics.res_resets.inc();
+            let pattern = format!("{}.shop.{}.>", super::SERVICE, self.shop);
+            if let Err(error) = self.parts.gateway.reset(&pattern).await {
+                tracing::debug!("{error}");
+                self.is_unsure = true;
+            }
+            // What nobody asked for since the last times is not needed; who has it asks now.
+            if let Some(known) = &mut self.known {
+                known
+                    .baskets
+                    .retain(|_, basket| basket.is_open || LastAsked::is_wanted(Some(basket.asked_at)));
+            }
+        }
+        let late: Vec<Waiting> = self
+            .waiting
+            .extract_if(.., |waiting| waiting.since.elapsed() > READ_WAIT)
+            .collect();
+        for late in late {
+            let failure = Failure::new(
+                "ezout.unavailable",
+                "the baskets cannot be read at the moment; ask again",
+            );
+            reply(&self.parts.gateway, &late.asked.request, Answer::Failure(failure)).await;
+        }
+        if !self.waiting.is_empty() {
+            self.read_what_is_missing();
+        }
+        self.end_handlings().await;
+        if LastAsked::is_wanted(self.asked.summary)
+            && self.summary.is_some()
+            && (self.due.summary || self.summed_at.elapsed() >= SUMMARY_INTERVAL)
+        {
+            self.read_summary();
+        }
+        if std::mem::take(&mut self.due.sessions) && LastAsked::is_wanted(self.asked.sessions) {
+            self.tell_of_sessions().await;
+        }
+    }
+
+    async fn take(&mut self, asked: Asked) {
+        let now = Instant::now();
+        self.asked.anything = Some(now);
+        if asked.request.kind() == Kind::Call {
+            return self.call(asked).await;
+        }
+        match asked.resource {
+            Resource::Feed => {
+                if self.feed.is_none() {
+                    match self
+                        .parts
+                        .gateway
+                        .messages(format!("updates.store.{}", self.shop))
+                        .await
+                    {
+                        Ok(messages) => self.feed = Some(Box::pin(messages)),
+                        Err(error) => tracing::debug!("{error}"),
+                    }
+                }
+                let answer = Answer::Model(model::feed(self.shop));
+                return reply(&self.parts.gateway, &asked.request, answer).await;
+            }
+            Resource::Sessions => {
+                self.asked.sessions = Some(now);
+                let listing = Listing::read(asked.request.body().query.as_deref());
+                return match listing {
+                    Ok(listing) => {
+                        ask_for_time(&self.parts.gateway, &asked.request).await;
+                        self.read_page(asked.request, listing);
+                    }
+                    Err(QueryError::Unknown(rule) | QueryError::Invalid(rule)) => {
+                        let answer = Answer::Failure(Failure::invalid_query(rule));
+                        reply(&self.parts.gateway, &asked.request, answer).await;
+                    }
+                };
+            }
+            Resource::Summary => self.asked.summary = Some(now),
+            Resource::Baskets | Resource::Basket(_) => {}
+        }
+        if let Some(answer) = self.answer_now(asked.resource) {
+            return reply(&self.parts.gateway, &asked.request, answer).await;
+        }
+        ask_for_time(&self.parts.gateway, &asked.request).await;
+        self.waiting.push(Waiting { asked, since: now });
+        self.read_what_is_missing();
+    }
+
+    /// The answer from what gateways have; nothing as long as that has to be read.
+    fn answer_now(&mut self, resource: Resource) -> Option<Answer> {
+        match resource {
+            Resource::Summary => self.summary.clone().map(Answer::Model),
+            Resource::Baskets => {
+                let list = &self.known.as_ref()?.list;
+                let reference = |key: &Key| model::reference(self.basket_id(key.1));
+                Some(Answer::Collection {
+                    values: list.iter().map(reference).collect(),
+                    query: None,
+                })
+            }
+            Resource::Basket(session) => {
+                let basket = self.known.as_mut()?.baskets.get_mut(&session)?;
+                basket.asked_at = Instant::now();
+                Some(Answer::Model(basket.model.clone()))
+            }
+            Resource::Sessions | Resource::Feed => None,
+        }
+    }
+
+    fn basket_id(&self, session: SessionId) -> BasketId {
+        BasketId {
+            shop: self.shop,
+            session,
+        }
+    }
+
+    /// Begins to read what those who wait need.
+    fn read_what_is_missing(&mut self) {
+        let wanted: Vec<Resource> = self.waiting.iter().map(|waiting| waiting.asked.resource).collect();
+        for resource in wanted {
+            match resource {
+                Resource::Summary => self.read_summary(),
+                Resource::Basket(session) if self.known.is_some() => self.read_basket(session),
+                Resource::Baskets | Resource::Basket(_) => self.read_open(),
+                Resource::Sessions | Resource::Feed => {}
+            }
+        }
+    }
+
+    fn read_open(&mut self) {
+        if self.known.is_some() || std::mem::replace(&mut self.reading.open, true) {
+            return;
+        }
+        let (views, partition, shop) = (self.parts.views.clone(), self.partition, self.shop);
+        self.reads.push(Box::pin(
+            async move { Read::Open(open_shop(&views, partition, shop).await) },
+        ));
+    }
+
+    fn read_basket(&mut self, session: SessionId) {
+        if !self.fetched.insert(session) {
+            return;
+        }
+        let (views, partition, id) = (self.parts.views.clone(), self.partition, self.basket_id(session));
+        self.reads.push(Box::pin(async move {
+            Read::Basket(session, one(&views, partition, id).await)
+        }));
+    }
+
+    fn read_summary(&mut self) {
+        if std::mem::replace(&mut self.reading.summary, true) {
+            return;
+        }
+        self.due.summary = false;
+        self.summed_at = Instant::now();
+        let (views, partition, shop) = (self.parts.views.clone(), self.partition, self.shop);
+        self.reads.push(Box::pin(async move {
+            let day_start = OffsetDateTime::now_utc().replace_time(Time::MIDNIGHT);
+            let read = async {
+                let (views, _) = views.reading(partition).await?;
+                let summary: Summary = views.summary(shop, day_start).await?;
+                Ok(model::summary(&summary, day_start))
+            };
+            Read::Summary(read.await)
+        }));
+    }
+
+    fn read_page(&mut self, request: Request, listing: Listing) {
+        let (views, partition, shop) = (self.parts.views.clone(), self.partition, self.shop);
+        self.reads.push(Box::pin(async move {
+            let found = page(&views, partition, shop, listing).await;
+            Read::Page(request, listing, found)
+        }));
+    }
+
+    async fn have_read(&mut self, read: Read) {
+        match read {
+            Read::Open(read) => {
+                self.reading.open = false;
+                match read {
+                    Ok(open) => self.know(open),
+                    Err(error) => return not_read(&error),
+                }
+            }
+            Read::Basket(session, read) => {
+                self.fetched.remove(&session);
+                match read {
+                    Ok(Some(view)) if is_open(&view) => self.change(session, Some(&view)).await,
+                    Ok(Some(view)) => self.know_basket(session, &view),
+                    Ok(None) => self.answer_none(session).await,
+                    Err(error) => return not_read(&error),
+                }
+            }
+            Read::Again(session, read) => match read {
+                Ok(view) => self.change(session, view.as_ref()).await,
+                Err(error) => {
+                    not_read(&error);
+                    self.watching.put_back(session, Changed::Perhaps);
+                    self.flushed_at = Instant::now() + SLOW_PAUSE;
+                }
+            },
+            Read::Summary(read) => {
+                self.reading.summary = false;
+                match read {
+                    Ok(now) => {
+                        let before = self.summary.replace(now);
+                        let now = self.summary.as_ref().expect("it was just put there");
+                        if let Some(changes) = before.and_then(|before| model::difference(&before, now)) {
+                            self.tell(Resource::Summary, ResourceEvent::Change(changes)).await;
+                        }
+                    }
+                    Err(error) => return not_read(&error),
+                }
+            }
+            Read::Page(request, listing, read) => {
+                let answer = match read {
+                    Ok(values) => Answer::Collection {
+                        values,
+                        query: Some(listing.normalised()),
+                    },
+                    Err(error) => {
+                        not_read(&error);
+                        Answer::Failure(Failure::new(
+                            "ezout.unavailable",
+                            "the sessions cannot be read; ask again",
+                        ))
+                    }
+                };
+                return reply(&self.parts.gateway, &request, answer).await;
+            }
+            Read::Handled(session, request, read) => return self.handled(session, request, read).await,
+        }
+        self.answer_waiting().await;
+    }
+
+    async fn answer_waiting(&mut self) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            match self.answer_now(waiting.asked.resource) {
+                Some(answer) => reply(&self.parts.gateway, &waiting.asked.request, answer).await,
+                None => self.waiting.push(waiting),
+            }
+        }
+        self.read_what_is_missing();
+    }
+
+    /// Answers those who wait for a basket that there is none.
+    async fn answer_none(&mut self, session: SessionId) {
+        let is_it = |waiting: &mut Waiting| waiting.asked.resource == Resource::Basket(session);
+        let waiting: Vec<Waiting> = self.waiting.extract_if(.., is_it).collect();
+        for waiting in waiting {
+            let answer = match self.answer_now(waiting.asked.resource) {
+                Some(answer) => answer,
+                None => Answer::Failure(Failure::not_found()),
+            };
+            reply(&self.parts.gateway, &waiting.asked.request, answer).await;
+        }
+    }
+
+    fn know(&mut self, open: OpenShop) {
+        self.handlings = open.handlings.into_iter().collect();
+        let now = Instant::now();
+        let mut known = Known {
+            list: Vec::with_capacity(open.baskets.len()),
+            baskets: HashMap::with_capacity(open.baskets.len()),
+        };
+        for (id, view) in open.baskets {
+            let basket = Basket::of(id, &view, self.handlings.get(&id.session), now);
+            known.list.push(basket.key);
+            known.baskets.insert(id.session, basket);
+        }
+        known.list.sort_unstable();
+        self.known = Some(known);
+    }
+
+    fn know_basket(&mut self, session: SessionId, view: &BasketView) {
+        let id = self.basket_id(session);
+        let Some(known) = &mut self.known else { return };
+        // What was told meanwhile is newer than what was read.
+        known
+            .baskets
+            .entry(session)
+            .or_insert_with(|| Basket::of(id, view, self.handlings.get(&session), Instant::now()));
+    }
+
+    /// Tells what has changed since the last time.
+    async fn flush(&mut self) {
+        self.flush_at = None;
+        self.flushed_at = Instant::now();
+        if self.known.is_none() && !self.reading.open {
+            // Nobody has a basket.
+            if !self.watching.take().is_empty() {
+                self.due.summary = true;
+                self.due.sessions = true;
+            }
+            return;
+        }
+        if self.reading.open {
+            // What is read may be older or newer; it is told after that.
+            self.flush_at = Some(Instant::now() + FLUSH_PAUSE);
+            return;
+        }
+        for (session, changed) in self.watching.take() {
+            self.due.summary = true;
+            self.due.sessions = true;
+            match changed {
+                Changed::To(view) => self.change(session, Some(&view)).await,
+                Changed::Perhaps => {
+                    let (views, partition, id) = (self.parts.views.clone(), self.partition, self.basket_id(session));
+                    self.reads.push(Box::pin(async move {
+                        Read::Again(session, one(&views, partition, id).await)
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Takes a basket as it is now, and tells what is other than gateways have.
+    async fn change(&mut self, session: SessionId, view: Option<&BasketView>) {
+        let id = self.basket_id(session);
+        let (handling, is_fetched) = (self.handlings.get(&session).cloned(), self.fetched.contains(&session));
+        let Some(known) = &mut self.known else { return };
+        let mut events: Vec<(Resource, ResourceEvent)> = Vec::new();
+        match (view, known.baskets.get_mut(&session)) {
+            (None, None) => {}
+            (None, Some(_)) => {
+                if let Some(before) = known.baskets.remove(&session) {
+                    known.leave(before.key, &mut events);
+                }
+                events.push((Resource::Basket(session), ResourceEvent::Delete));
+            }
+            // Read or told before; what is newer has been told.
+            (Some(view), Some(basket)) if (view.sequence, view.version) < (basket.sequence, basket.version) => {}
+            (Some(view), Some(basket)) => {
+                let mut now = Basket::of(id, view, handling.as_ref(), basket.asked_at);
+                if let Some(changes) = model::difference(&basket.model, &now.model) {
+                    events.push((Resource::Basket(session), ResourceEvent::Change(changes)));
+                }
+                std::mem::swap(basket, &mut now);
+                let (before, key, is_open) = (now, basket.key, basket.is_open);
+                if before.is_open && (!is_open || before.key != key) {
+                    known.leave(before.key, &mut events);
+                }
+                if is_open && (!before.is_open || before.key != key) {
+                    known.enter(id, key, &mut events);
+                }
+            }
+            (Some(view), None) => {
+                let basket = Basket::of(id, view, handling.as_ref(), Instant::now());
+                let (key, is_open) = (basket.key, basket.is_open);
+                if is_open || is_fetched {
+                    known.baskets.insert(session, basket);
+                }
+                if is_open {
+                    known.enter(id, key, &mut events);
+                }
+            }
+        }
+        for (resource, event) in events {
+            self.tell(resource, event).await;
+        }
+        if is_fetched {
+            Box::pin(self.answer_waiting()).await;
+        }
+    }
+
+    async fn tell(&mut self, resource: Resource, event: ResourceEvent) {
+        if !self.parts.gateway.is_up() {
+            self.is_unsure = true;
+            return;
+        }
+        let metrics = &self.parts.metrics;
+        metrics.res_events.with_label_values(&[event.name()]).inc();
+        if let Err(error) = self.parts.gateway.tell(&resource.name(self.shop), event).await {
+            tracing::debug!("{error}");
+            self.is_unsure = true;
+        }
+    }
+
+    /// Has gateways ask for the pages of sessions that they have.
+    async fn tell_of_sessions(&mut self) {
+        let (subject, mut requests) = match self.parts.gateway.inbox().await {
+            Ok(inbox) => inbox,
+            Err(error) => return tracing::debug!("{error}"),
+        };
+        let (parts, partition, shop) = (self.parts.clone(), self.partition, self.shop);
+        tokio::spawn(async move {
+            let end = tokio::time::sleep(QUERY_WAIT);
+            tokio::pin!(end);
+            loop {
+                let request = tokio::select! {
+                    () = &mut end => break,
+                    request = requests.next() => match request { Some(request) => request, None => break },
+                };
+                let answer = match Listing::read(request.body().query.as_deref()) {
+                    Ok(listing) => match page(&parts.views, partition, shop, listing).await {
+                        Ok(values) => Answer::Collection { values, query: None },
+                        Err(error) => {
+                            not_read(&error);
+                            Answer::Failure(Failure::internal("the sessions cannot be read"))
+                        }
+                    },
+                    Err(error) => Answer::Failure(Failure::invalid_query(error.to_string())),
+                };
+                if let Err(error) = parts.gateway.answer(&request, answer).await {
+                    tracing::debug!("{error}");
+                }
+            }
+        });
+        self.tell(Resource::Sessions, ResourceEvent::Query(subject)).await;
+    }
+
+    async fn call(&mut self, asked: Asked) {
+        let Resource::Basket(session) = asked.resource else {
+            return reply(
+                &self.parts.gateway,
+                &asked.request,
+                Answer::Failure(Failure::method_not_found()),
+            )
+            .await;
+        };
+        if asked.request.method() != "handle" {
+            let answer = Answer::Failure(Failure::method_not_found());
+            return reply(&self.parts.gateway, &asked.request, answer).await;
+        }
+        match Handle::read(&asked.request) {
+            Ok(handle) => {
+                ask_for_time(&self.parts.gateway, &asked.request).await;
+                self.handle(session, asked.request, handle);
+            }
+            Err(rule) => {
+                let answer = Answer::Failure(Failure::invalid_params(rule));
+                reply(&self.parts.gateway, &asked.request, answer).await;
+            }
+        }
+    }
+
+    fn handle(&mut self, session: SessionId, request: Request, handle: Handle) {
+        let (views, partition, id) = (self.parts.views.clone(), self.partition, self.basket_id(session));
+        self.reads.push(Box::pin(async move {
+            let noted = async {
+                if one(&views, partition, id).await?.is_none() {
+                    return Ok(Handled::NoBasket);
+                }
+                if handle.release {
+                    views.release_handling(id).await?;
+                    return Ok(Handled::Released);
+                }
+                let now = OffsetDateTime::now_utc();
+                let handling = Handling {
+                    by: handle.by,
+                    // As MongoDB keeps it.
+                    until: (now + time::Duration::minutes(handle.minutes)).truncate_to_millisecond(),
+                };
+                let another = views.handle(id, &handling, handle.instead, now).await?;
+                Ok(another.map_or(Handled::By(handling), Handled::ByAnother))
+            };
+            let noted = noted.await;
+            Read::Handled(session, request, noted)
+        }));
+    }
+
+    /// Tells who handles a basket now, and answers the one who wanted to.
+    async fn handled(&mut self, session: SessionId, request: Request, read: Result<Handled, ViewError>) {
+        let answer = match read {
+            Ok(Handled::By(handling)) => {
+                let until = rfc3339(handling.until);
+                let by = serde_json::to_string(&handling.by).expect("a text is JSON");
+                self.set_handling(session, Some(handling)).await;
+                Answer::Result(format!("{{\"handled_by\":{by},\"handled_until\":\"{until}\"}}"))
+            }
+            Ok(Handled::Released) => {
+                self.set_handling(session, None).await;
+                Answer::Result("{\"handled_by\":null,\"handled_until\":null}".to_owned())
+            }
+            Ok(Handled::ByAnother(handling)) => {
+                let by = serde_json::to_string(&handling.by).expect("a text is JSON");
+                let until = rfc3339(handling.until);
+                Answer::Failure(Failure {
+                    data: Some(format!("{{\"handled_by\":{by},\"handled_until\":\"{until}\"}}")),
+                    ..Failure::new(
+                        "ezout.handled",
+                        "somebody else handles this basket; send instead: true to take it over",
+                    )
+                })
+            }
+            Ok(Handled::NoBasket) => Answer::Failure(Failure::not_found()),
+            Err(error) => {
+                not_read(&error);
+                Answer::Failure(Failure::new("ezout.unavailable", "it could not be noted; try again"))
+            }
+        };
+        reply(&self.parts.gateway, &request, answer).await;
+    }
+
+    async fn set_handling(&mut self, session: SessionId, handling: Option<Handling>) {
+        let properties = model::handled(handling.as_ref());
+        match handling {
+            Some(handling) => self.handlings.insert(session, handling),
+            None => self.handlings.remove(&session),
+        };
+        let basket = self.known.as_mut().and_then(|known| known.baskets.get_mut(&session));
+        let Some(basket) = basket else { return };
+        let before = basket.model.clone();
+        basket.model.extend(properties);
+        if let Some(changes) = model::difference(&before, &basket.model) {
+            self.tell(Resource::Basket(session), ResourceEvent::Change(changes))
+                .await;
+        }
+    }
+
+    /// Tells that nobody handles the baskets any more whose time is over.
+    async fn end_handlings(&mut self) {
+        let now = OffsetDateTime::now_utc();
+        let over: Vec<SessionId> = self
+            .handlings
+            .iter()
+            .filter(|(_, handling)| handling.until <= now)
+            .map(|(session, _)| *session)
+            .collect();
+        for session in over {
+            self.set_handling(session, None).await;
+        }
+    }
+}
+
+impl Basket {
+    fn of(id: BasketId, view: &BasketView, handling: Option<&Handling>, asked_at: Instant) -> Self {
+        Self {
+            sequence: view.sequence,
+            version: view.version,
+            model: model::basket(id, view, handling),
+            key: Key::of(id.session, view),
+            is_open: is_open(view),
+            asked_at,
+        }
+    }
+}
+
+fn is_open(view: &BasketView) -> bool {
+    view.status == Status::Open.word()
+}
+
+impl Known {
+    /// Puts a basket, which can be got by now, into the list.
+    fn enter(&mut self, id: BasketId, key: Key, events: &mut Vec<(Resource, ResourceEvent)>) {
+        let Err(idx) = self.list.binary_search(&key) else {
+            return;
+        };
+        self.list.insert(idx, key);
+        let value = model::reference(id);
+        events.push((Resource::Baskets, ResourceEvent::Add { idx, value }));
+    }
+
+    /// Takes a basket from the list.
+    fn leave(&mut self, key: Key, events: &mut Vec<(Resource, ResourceEvent)>) {
+        let Ok(idx) = self.list.binary_search(&key) else { return };
+        self.list.remove(idx);
+        events.push((Resource::Baskets, ResourceEvent::Remove { idx }));
+    }
+}
+
+/// What somebody says who wants to handle a basket.
+struct Handle {
+    by: String,
+    minutes: i64,
+    instead: bool,
+    release: bool,
+}
+
+impl Handle {
+    fn read(request: &Request) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Params {
+            by: Option<String>,
+            minutes: Option<i64>,
+            #[serde(default)]
+            instead: bool,
+            #[serde(default)]
+            release: bool,
+        }
+        let body = request.body();
+        let params = body.params.map_or("{}", |params| params.get());
+        let params: Params = serde_json::from_str(params).map_err(|error| error.to_string())?;
+        let by = params.by.unwrap_or_default().trim().to_owned();
+        if !params.release && (by.is_empty() || by.len() > HANDLER_MAX) {
+            return Err(format!("by must be a name of 1 to {HANDLER_MAX} bytes"));
+        }
+        let minutes = params.minutes.unwrap_or(HANDLE_MINUTES_DEFAULT);
+        if !HANDLE_MINUTES.contains(&minutes) {
+            return Err(format!(
+                "minutes must be from {} to {}",
+                HANDLE_MINUTES.start(),
+                HANDLE_MINUTES.end()
+            ));
+        }
+        Ok(Self {
+            by,
+            minutes,
+            instead: params.instead,
+            release: params.release,
+        })
+    }
+}
+
+async fn ask_for_time(gateway: &Gateway, request: &Request) {
+    if let Err(error) = gateway.ask_for_time(request, OWNER_WAIT_TOLD).await {
+        tracing::debug!("{error}");
+    }
+}
+
+async fn reply(gateway: &Gateway, request: &Request, answer: Answer) {
+    if let Err(error) = gateway.answer(request, answer).await {
+        tracing::debug!("{error}");
+    }
+}
+
+fn not_read(error: &ViewError) {
+    tracing::debug!("what a gateway asks for cannot be read: {}", error_chain(error));
+}
+
+async fn open_shop(views: &Views, partition: u16, shop: ShopId) -> Result<OpenShop, ViewError> {
+    let handlings = views.handlings(shop).await?;
+    let (views, _) = views.reading(partition).await?;
+    let (mut baskets, mut after) = (Vec::new(), None::<String>);
+    loop {
+        let page = views.open_baskets(shop, after.as_deref(), PAGE_BASKETS).await?;
+        baskets.extend(page.baskets);
+        after = page.next;
+        if after.is_none() {
+            return Ok(OpenShop { baskets, handlings });
+        }
+    }
+}
+
+async fn one(views: &Views, partition: u16, id: BasketId) -> Result<Option<BasketView>, ViewError> {
+    let (views, _) = views.reading(partition).await?;
+    views.view(id).await
+}
+
+async fn page(views: &Views, partition: u16, shop: ShopId, listing: Listing) -> Result<Vec<Value>, ViewError> {
+    let (views, _) = views.reading(partition).await?;
+    let found = views.baskets(shop, listing).await?;
+    let row = |(id, view): &(BasketId, BasketView)| {
+        Value::Json(serde_json::to_string(&view.listed(*id)).expect("a basket is JSON"))
+    };
+    Ok(found.baskets.iter().map(row).collect())
+}
+
+async fn next(messages: &mut Option<Messages>) -> Option<Bytes> {
+    match messages {
+        Some(messages) => messages.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// About this long, so that shops do not all ask at once.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(0.8 + 0.4 * fastrand::f64())
+}

@@ -1,0 +1,115 @@
+//! Who of the staff handles a basket, for a limited time. It is no part of the basket: nothing is folded from it.
+
+use futures::TryStreamExt;
+use mongodb::Collection;
+use mongodb::bson::{DateTime, doc};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::document::{date, time};
+use super::{DUPLICATE_KEY, ViewError, Views, durable, within, write_command};
+use crate::core::id::{BasketId, SessionId, ShopId};
+
+/// Longest name of a person, in bytes.
+pub const HANDLER_MAX: usize = 100;
+
+/// That somebody handles a basket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handling {
+    /// Who.
+    pub by: String,
+    /// Until when, unless somebody says otherwise.
+    pub until: OffsetDateTime,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    #[serde(rename = "_id")]
+    id: String,
+    by: String,
+    until: DateTime,
+}
+
+impl Stored {
+    fn handling(self) -> Option<(BasketId, Handling)> {
+        let handling = Handling {
+            by: self.by,
+            until: time(self.until)?,
+        };
+        Some((BasketId::parse(&self.id).ok()?, handling))
+    }
+}
+
+impl Views {
+    /// Notes that somebody handles a basket, unless somebody else does at this moment; with `instead` in any case.
+    /// Answers who else it is that does.
+    ///
+    /// # Errors
+    /// [`ViewError`]; it may have been noted, and to note it again is safe.
+    pub async fn handle(
+        &self,
+        id: BasketId,
+        handling: &Handling,
+        instead: bool,
+        now: OffsetDateTime,
+    ) -> Result<Option<Handling>, ViewError> {
+        let mut query = doc! { "_id": id.to_string() };
+        if !instead {
+            query.insert(
+                "$or",
+                vec![doc! { "by": &handling.by }, doc! { "until": { "$lte": date(now) } }],
+            );
+        }
+        let set = doc! { "shop_id": id.shop.to_string(), "by": &handling.by, "until": date(handling.until) };
+        let command = doc! {
+            "update": "handlings",
+            "updates": [ { "q": query, "u": { "$set": set }, "upsert": true } ],
+            "writeConcern": durable(),
+        };
+        let answer = write_command(&self.database, "note who handles a basket", command).await?;
+        let errors = answer.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+        let by_another = errors
+            .iter()
+            .filter_map(|error| error.as_document())
+            .any(|error| error.get_i32("code").ok() == Some(DUPLICATE_KEY));
+        if !by_another {
+            return Ok(None);
+        }
+        let handlings: Collection<Stored> = self.database.collection("handlings");
+        let find = handlings.find_one(doc! { "_id": id.to_string() });
+        let found = within("read who handles a basket", async { find.await }).await?;
+        Ok(found.and_then(Stored::handling).map(|(_, handling)| handling))
+    }
+
+    /// Notes that nobody handles a basket any more.
+    ///
+    /// # Errors
+    /// [`ViewError`]; it may have been noted, and to note it again is safe.
+    pub async fn release_handling(&self, id: BasketId) -> Result<(), ViewError> {
+        let command = doc! {
+            "delete": "handlings",
+            "deletes": [ { "q": { "_id": id.to_string() }, "limit": 1 } ],
+            "writeConcern": durable(),
+        };
+        write_command(&self.database, "note that nobody handles a basket", command).await?;
+        Ok(())
+    }
+
+    /// Who handles which basket of a shop, those included whose time is over for less than a minute or so.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub async fn handlings(&self, shop: ShopId) -> Result<Vec<(SessionId, Handling)>, ViewError> {
+        let handlings: Collection<Stored> = self.database.collection("handlings");
+        let found: Vec<Stored> = within("read who handles baskets", async {
+            handlings
+                .find(doc! { "shop_id": shop.to_string() })
+                .await?
+                .try_collect()
+                .await
+        })
+        .await?;
+        let of_shop = found.into_iter().filter_map(Stored::handling);
+        Ok(of_shop.map(|(id, handling)| (id.session, handling)).collect())
+    }
+}
