@@ -7,6 +7,7 @@
 mod child;
 mod mongod;
 mod nats;
+mod resgate;
 
 use std::{
     fmt::Write as _,
@@ -20,6 +21,7 @@ use std::{
 
 pub use mongod::{Mongod, MongodOptions};
 pub use nats::{ClusterMember, NatsOptions, NatsServer};
+pub use resgate::{ResgateOptions, ResgateServer};
 
 /// Where to find the servers' programs; what is not named is looked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -30,7 +32,7 @@ pub struct BinaryOptions {
     /// The mongod program, 6.0 or later [default: from PATH, then from .servers/bin]
     #[arg(long, env = "EZOUT_MONGOD_BIN", value_name = "FILE")]
     pub mongod_bin: Option<PathBuf>,
-    /// The resgate program [default: from PATH; everything works without it]
+    /// The resgate program, 1.8 or later [default: from PATH; everything works without it]
     #[arg(long, env = "EZOUT_RESGATE_BIN", value_name = "FILE")]
     pub resgate_bin: Option<PathBuf>,
 }
@@ -51,7 +53,7 @@ pub struct Binaries {
     pub nats_server: PathBuf,
     /// mongod, 6.0 or later.
     pub mongod: PathBuf,
-    /// Resgate, where there is one.
+    /// Resgate, 1.8 or later, where there is one.
     pub resgate: Option<PathBuf>,
 }
 
@@ -61,21 +63,14 @@ impl Binaries {
     ///
     /// # Errors
     /// A program that was named and cannot be used, and one that is nowhere or is too old everywhere. The message
-    /// says what was passed over and what to do.
+    /// says what was passed over and what to do. A Resgate that nobody named and that cannot be used is as none.
     pub fn find(options: &BinaryOptions) -> Result<Self, ServersError> {
         Ok(Self {
             nats_server: NATS_SERVER.find(options.nats_server_bin.as_deref())?,
             mongod: MONGOD.find(options.mongod_bin.as_deref())?,
             resgate: match &options.resgate_bin {
-                Some(named) if named.is_file() => Some(named.clone()),
-                Some(named) => {
-                    return Err(ServersError::Unusable {
-                        variable: "EZOUT_RESGATE_BIN",
-                        path: named.clone(),
-                        reason: "there is no such file".to_owned(),
-                    });
-                }
-                None => on_path("resgate"),
+                Some(named) => Some(RESGATE.find(Some(named))?),
+                None => RESGATE.find(None).ok(),
             },
         })
     }
@@ -97,6 +92,11 @@ const MONGOD: Program = Program {
     name: "mongod",
     variable: "EZOUT_MONGOD_BIN",
     needed: (6, 0),
+};
+const RESGATE: Program = Program {
+    name: "resgate",
+    variable: "EZOUT_RESGATE_BIN",
+    needed: (1, 8),
 };
 
 impl Program {
@@ -308,6 +308,7 @@ mod tests {
     fn a_version_is_read_from_what_servers_say() {
         let check = |said: &str, expect| assert_eq!(version_in(said), expect, "{said}");
         check("nats-server: v2.15.1\n", Some((2, 15)));
+        check("resgate  v1.8.0\nprotocol v1.2.3\n", Some((1, 8)));
         check("db version v6.0.5\nBuild Info: {}", Some((6, 0)));
         check("nats-server: v2.14.0-RC.1", Some((2, 14)));
         check("very nice", None);

@@ -15,12 +15,15 @@ use bson::doc;
 use ezout::tools::{
     dev,
     servers::{
-        Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, ServersError, free_port, is_free,
+        Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, ResgateOptions, ResgateServer,
+        ServersError, free_port, is_free,
     },
 };
 use mongodb::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::support::resgate;
 
 /// Long enough for a busy machine; nothing takes it that works.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -51,10 +54,17 @@ fn a_program_that_is_too_old_or_absent_is_refused_by_name() {
     );
     check(
         BinaryOptions {
-            mongod_bin: Some(absent),
-            ..named
+            mongod_bin: Some(absent.clone()),
+            ..named.clone()
         },
         &["EZOUT_MONGOD_BIN", "cannot be run"],
+    );
+    check(
+        BinaryOptions {
+            resgate_bin: Some(absent),
+            ..named
+        },
+        &["EZOUT_RESGATE_BIN", "cannot be run"],
     );
 }
 
@@ -225,6 +235,72 @@ async fn an_end_is_noticed_and_a_paused_server_can_be_stopped() {
         begin.elapsed() < Duration::from_secs(5),
         "it was woken to stop in order"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resgate_serves_until_nats_is_gone_and_again_when_it_is_back() {
+    let Some(program) = resgate::program() else { return };
+    let folder = TempDir::new().unwrap();
+    let mut nats = NatsServer::start(
+        &binaries().nats_server,
+        NatsOptions::in_folder(&folder.path().join("nats")),
+    )
+    .await
+    .unwrap();
+    let options = ResgateOptions::in_folder(&folder.path().join("resgate"), nats.url());
+    let mut gateway = ResgateServer::start(&program, options).await.unwrap();
+    let url = gateway.api_url();
+    // Nobody answers for that resource, so it asked NATS.
+    let status = async |url: &str| Some(reqwest::get(format!("{url}/a/b")).await.ok()?.status().as_u16());
+    assert_eq!(status(&url).await, Some(404));
+    assert!(reqwest::get(gateway.metrics_url()).await.unwrap().status().is_success());
+
+    nats.kill().await;
+    assert_eq!(gateway.exited().await.code(), Some(1));
+    let error = gateway.restart().await.unwrap_err();
+    assert!(matches!(error, ServersError::Exited { name: "resgate", .. }), "{error}");
+    assert!(error.to_string().contains("no servers available"), "{error}");
+
+    nats.restart().await.unwrap();
+    gateway.restart().await.unwrap();
+    assert!(gateway.is_running());
+    assert_eq!(gateway.api_url(), url);
+    assert_eq!(status(&url).await, Some(404));
+
+    gateway.pause();
+    let waiting = tokio::time::timeout(Duration::from_millis(50), status(&url)).await;
+    assert!(waiting.is_err(), "it is frozen");
+    gateway.resume();
+    assert_eq!(status(&url).await, Some(404));
+
+    let (port, pid) = (gateway.port(), gateway.pid());
+    gateway.kill().await;
+    assert!(is_free(port) && is_gone(pid));
+    gateway.restart().await.unwrap();
+    let log = gateway.log().to_owned();
+    gateway.stop().await;
+    assert!(is_free(port));
+    assert!(fs::read_to_string(log).unwrap().ends_with("[INF] Server stopped\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_resgate_cannot_have_is_said_in_its_own_words() {
+    let Some(program) = resgate::program() else { return };
+    let folder = TempDir::new().unwrap();
+    let nats = NatsServer::start(
+        &binaries().nats_server,
+        NatsOptions::in_folder(&folder.path().join("nats")),
+    )
+    .await
+    .unwrap();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port().unwrap())).unwrap();
+    let options = ResgateOptions {
+        addr: Some(taken.local_addr().unwrap()),
+        ..ResgateOptions::in_folder(&folder.path().join("resgate"), nats.url())
+    };
+    let error = ResgateServer::start(&program, options).await.unwrap_err();
+    assert!(matches!(error, ServersError::Exited { name: "resgate", .. }), "{error}");
+    assert!(error.to_string().contains("address already in use"), "{error}");
 }
 
 /// The other side of the tests below: a process of its own that runs `ezout dev` with a service that does nothing.

@@ -3,7 +3,10 @@
 //! [`system`] is one whole system that the tests of this binary share, each with its own shops.
 //! [`Stack`] is a pair of servers of a test's own, for tests that kill, stop or damage them.
 
+pub mod resgate;
+
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -146,6 +149,25 @@ impl Stack {
     pub async fn jetstream(&self) -> jetstream::Context {
         jetstream::new(self.nats_client().await)
     }
+}
+
+/// What a variable of a test run says.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a switch for a test run, not an option of the product"
+)]
+pub fn chosen(variable: &str) -> Option<String> {
+    std::env::var(variable).ok()
+}
+
+/// Says that a test is left out since `what` is not there; where `EZOUT_TEST_REQUIRE` names it, the test fails.
+pub fn skip(what: &str, why: &str) {
+    let required = chosen("EZOUT_TEST_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|name| name == what), "{why}");
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    // Past the capture of output, so that nobody takes this for a test that passed.
+    let _ = writeln!(std::io::stderr(), "NOT TESTED: {test}: {why}");
 }
 
 /// What a command printed; one that failed fails the test.

@@ -32,9 +32,27 @@ const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub(super) struct Child {
     name: &'static str,
     process: Process,
+    output: Output,
+}
+
+/// What a child has written, within a log that has the output of those before it too.
+#[derive(Debug, Clone)]
+pub(super) struct Output {
     log: PathBuf,
     /// Where in the log this child's own output begins.
-    log_start: u64,
+    start: u64,
+}
+
+impl Output {
+    /// All of it so far. What cannot be read is as if it were not written: nobody can do more than look into the log.
+    pub(super) fn text(&self) -> String {
+        let mut text = Vec::new();
+        let _ = File::open(&self.log).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.start))?;
+            file.read_to_end(&mut text)
+        });
+        String::from_utf8_lossy(&text).into_owned()
+    }
 }
 
 impl Child {
@@ -45,7 +63,7 @@ impl Child {
         configure: impl FnOnce(&mut Command),
         log: &Path,
     ) -> Result<Self, ServersError> {
-        let (out, log_start) = open_log(log).map_err(|source| ServersError::Prepare {
+        let (out, start) = open_log(log).map_err(|source| ServersError::Prepare {
             path: log.to_owned(),
             source,
         })?;
@@ -62,13 +80,20 @@ impl Child {
         Ok(Self {
             name,
             process,
-            log: log.to_owned(),
-            log_start,
+            output: Output {
+                log: log.to_owned(),
+                start,
+            },
         })
     }
 
     pub(super) fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// What this child has written, to be read while it runs.
+    pub(super) fn output(&self) -> Output {
+        self.output.clone()
     }
 
     /// The child's end, if it came.
@@ -124,7 +149,7 @@ impl Child {
                 // A question to a server that has ended may wait for long.
                 biased;
                 status = self.exited() => {
-                    let (name, log) = (self.name, self.log.clone());
+                    let (name, log) = (self.name, self.output.log.clone());
                     return Err(ServersError::Exited { name, status, log, tail: self.tail() });
                 }
                 answer = is_ready() => answer?,
@@ -133,7 +158,7 @@ impl Child {
                 return Ok(());
             };
             if Instant::now() >= deadline {
-                let (name, log, seconds) = (self.name, self.log.clone(), patience.as_secs());
+                let (name, log, seconds) = (self.name, self.output.log.clone(), patience.as_secs());
                 let tail = self.tail();
                 return Err(ServersError::NotReady {
                     name,
@@ -150,13 +175,7 @@ impl Child {
     /// The last lines that this child wrote, and of a JSON log the complaints.
     fn tail(&self) -> String {
         const LINES: usize = 8;
-        let mut text = Vec::new();
-        // What cannot be read is not worth another error: the message names the file.
-        let _ = File::open(&self.log).and_then(|mut file| {
-            file.seek(SeekFrom::Start(self.log_start))?;
-            file.read_to_end(&mut text)
-        });
-        let text = String::from_utf8_lossy(&text);
+        let text = self.output.text();
         let complaints: Vec<String> = text.lines().filter_map(complaint).collect();
         let lines = if complaints.is_empty() {
             text.lines().map(str::to_owned).collect()
