@@ -3,7 +3,11 @@
 //! [`system`] is one whole system that the tests of this binary share, each with its own shops.
 //! [`Stack`] is a pair of servers of a test's own, for tests that kill, stop or damage them.
 
+pub mod gateway;
+pub mod res;
+pub mod res_client;
 pub mod resgate;
+mod wire;
 
 use std::collections::HashMap;
 use std::io::Write as _;

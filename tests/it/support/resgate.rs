@@ -92,7 +92,7 @@ impl Resgate {
     }
 
     /// What it has complained about that the test did not bring about.
-    fn complaints(&self) -> Vec<String> {
+    pub fn complaints(&self) -> Vec<String> {
         let log = self.log();
         let lines = log.lines().filter(|line| !line.contains("[TRC]"));
         lines
