@@ -23,12 +23,12 @@ use super::append::{EVENT_BYTES_MAX, EVENT_DEADLINE, SEQUENCE};
 use super::body::{self, MediaType};
 use super::past;
 use super::problem::{Code, Problem};
-use super::query::{Query, whole_number};
 use super::read::{PAUSE_FIRST, PAUSE_MAX, basket_of, no_event, reading, unread, views_of};
 use crate::core::basket::Refused;
 use crate::core::event::{EventError, FieldError, Proposal, Proposed};
 use crate::core::failpoint;
 use crate::core::id::{BasketId, SessionId};
+use crate::core::query::{Query, whole_number};
 use crate::views::{Filed, Standing, Views};
 
 /// How long an answer waits for the correction to be in the journal, and before that for the basket to be as new as its author saw it.

@@ -1,13 +1,15 @@
 //! `ezout dev`: the whole system on this machine with one command, for trying it and for working on it.
 //!
-//! Starts nats-server and mongod as children with their data in one folder, runs the service beside them in this
-//! process, restarts a server that dies, and stops everything on Ctrl-C. A second start finds the data again.
+//! Starts nats-server, mongod and, where there is one, Resgate as children with their data in one folder, runs the
+//! service beside them in this process, restarts a server that dies, and stops everything on Ctrl-C. A second start
+//! finds the data again.
 //! It listens on loopback only and is not for production.
 
 mod ports;
 
 use std::{
     fs::{self, File, TryLockError},
+    future::pending,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitStatus,
@@ -22,7 +24,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::servers::{Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, ServersError};
+use super::servers::{
+    Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, ResgateOptions, ResgateServer,
+    ServersError, is_free,
+};
 use super::{say, simulate};
 use crate::app::{self, Role, StopSignals};
 use crate::config::ServiceOptions;
@@ -41,6 +46,14 @@ pub struct Args {
     /// Folder for the data and the logs of the servers; one `ezout dev` at a time uses it.
     #[arg(long, env = "EZOUT_DATA", value_name = "FOLDER", default_value = ".ezout")]
     pub data: PathBuf,
+    /// Address and port of Resgate, which is started where there is one. Without it: port 8080, for this machine only.
+    #[arg(
+        long,
+        env = "EZOUT_RESGATE_ADDR",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8080"
+    )]
+    pub resgate_addr: SocketAddr,
     /// The servers' programs.
     #[command(flatten)]
     pub binaries: BinaryOptions,
@@ -104,9 +117,9 @@ pub async fn run(args: Args, service: ServiceOptions) -> anyhow::Result<()> {
 
 /// Runs everything until Ctrl-C, SIGTERM or SIGHUP, or until the service ends by itself.
 ///
-/// `serve` is started when both servers are ready. It reports that it is ready, returns soon after the token is
+/// `serve` is started when the servers are ready. It reports that it is ready, returns soon after the token is
 /// cancelled, and lives with servers that go away and come back. The servers are stopped after it has returned,
-/// mongod before nats-server, and none of them is left behind whatever happens.
+/// Resgate before mongod before nats-server, and none of them is left behind whatever happens.
 ///
 /// # Errors
 /// When the data folder is in use, a port is taken, a server cannot be had or started, or the service fails.
@@ -118,7 +131,8 @@ where
     let mut stop = StopSignals::listen()?;
     let binaries = Binaries::find(&args.binaries)?;
     let _lock = lock(&args.data)?;
-    let (nats, monitor, mongod) = ports::check(addresses)?;
+    let resgate = binaries.resgate.is_some().then_some(args.resgate_addr);
+    let (nats, monitor, mongod) = ports::check(addresses, resgate)?;
     let logs = args.data.join("logs");
     let nats = NatsOptions {
         port: Some(nats),
@@ -132,36 +146,64 @@ where
         ..MongodOptions::in_folder(&args.data.join("mongod"))
     };
 
+    let resgate = ResgateOptions {
+        addr: resgate,
+        log: logs.join("resgate.log"),
+        ..ResgateOptions::in_folder(&args.data.join("resgate"), addresses.nats_url.clone())
+    };
+
     let started = select! {
-        started = start(&binaries, nats, mongod) => started?,
+        started = start(&binaries, nats, mongod, resgate) => started?,
         // The servers that were started are killed by being dropped; what they acknowledged is on disk.
         () = stop.received() => return Ok(()),
     };
-    let (mut nats, mut mongod) = started;
+    let (mut nats, mut mongod, mut resgate) = started;
 
     let outcome = select! {
         outcome = run_service(args, addresses, &binaries, &mut stop, serve) => outcome,
         () = watch("nats-server", &mut nats) => unreachable!("it is watched for ever"),
         () = watch("mongod", &mut mongod) => unreachable!("it is watched for ever"),
+        () = watch_if_any("resgate", resgate.as_mut()) => unreachable!("it is watched for ever"),
     };
     if matches!(outcome, Ok(Ended::InHaste)) {
         say("stopped at once");
         return Ok(());
     }
-    say("stopping mongod and nats-server (Ctrl-C again to stop at once)");
+    say("stopping the servers (Ctrl-C again to stop at once)");
+    let in_order = async {
+        if let Some(gateway) = resgate {
+            gateway.resgate.stop().await;
+        }
+        mongod.stop().await;
+        nats.stop().await;
+    };
     select! {
-        () = async { mongod.stop().await; nats.stop().await; } => say("stopped"),
+        () = in_order => say("stopped"),
         () = stop.received() => say("stopped at once"),
     }
     outcome.map(|_| ())
 }
 
-/// Starts both servers at once, and says how long each took.
-async fn start(binaries: &Binaries, nats: NatsOptions, mongod: MongodOptions) -> anyhow::Result<(NatsServer, Mongod)> {
+/// Starts the servers, those at once that need no other, and says how long each took.
+async fn start(
+    binaries: &Binaries,
+    nats: NatsOptions,
+    mongod: MongodOptions,
+    resgate: ResgateOptions,
+) -> anyhow::Result<(NatsServer, Mongod, Option<Gateway>)> {
     say("waiting for nats-server and mongod");
-    let nats = timed("nats-server", NatsServer::start(&binaries.nats_server, nats));
+    let nats_and_gateway = async {
+        let nats = timed("nats-server", NatsServer::start(&binaries.nats_server, nats)).await?;
+        let Some(program) = &binaries.resgate else {
+            return Ok((nats, None));
+        };
+        let resgate = timed("resgate", ResgateServer::start(program, resgate)).await?;
+        let nats_port = nats.port();
+        Ok((nats, Some(Gateway { resgate, nats_port })))
+    };
     let mongod = timed("mongod", Mongod::start(&binaries.mongod, mongod));
-    Ok(tokio::try_join!(nats, mongod)?)
+    let ((nats, gateway), mongod) = tokio::try_join!(nats_and_gateway, mongod)?;
+    Ok((nats, mongod, gateway))
 }
 
 async fn timed<T>(name: &str, start: impl Future<Output = Result<T, ServersError>>) -> Result<T, ServersError> {
@@ -232,6 +274,33 @@ impl Restart for Mongod {
     }
 }
 
+/// Resgate, which ends when nats-server does.
+struct Gateway {
+    resgate: ResgateServer,
+    nats_port: u16,
+}
+
+impl Restart for Gateway {
+    async fn exited(&mut self) -> ExitStatus {
+        self.resgate.exited().await
+    }
+    async fn restart(&mut self) -> Result<(), ServersError> {
+        // Without nats-server it would end again, and say so at length.
+        while is_free(self.nats_port) {
+            sleep(BACKOFF_MIN).await;
+        }
+        self.resgate.restart().await
+    }
+}
+
+/// The same as `watch`, for a server that there may not be.
+async fn watch_if_any(name: &str, server: Option<&mut impl Restart>) {
+    match server {
+        Some(server) => watch(name, server).await,
+        None => pending().await,
+    }
+}
+
 /// Starts the server again whenever it ends, for ever, and ever more slowly while that does not help.
 async fn watch(name: &str, server: &mut impl Restart) {
     let mut backoff = BACKOFF_MIN;
@@ -289,13 +358,9 @@ fn banner(args: &Args, addresses: &Addresses, binaries: &Binaries) -> String {
     } else {
         "`make demo` lets simulated shoppers shop."
     };
-    let resgate = match &binaries.resgate {
-        Some(path) => format!(
-            "Resgate is at {}; start it with: {} --nats {nats_url}",
-            path.display(),
-            path.display()
-        ),
-        None => "Resgate was not found and is not needed.".to_owned(),
+    let live = match &binaries.resgate {
+        Some(_) => through_resgate(args.resgate_addr),
+        None => without_resgate(nats_url),
     };
     let data = args.data.display();
     format!(
@@ -317,9 +382,34 @@ Watch that shop's updates:
 
   {program} tail {EXAMPLE_SHOP}
 
+{live}
 The data is in {data}/ and is there again at the next start; logs are in {data}/logs/.
-{resgate}
 Not for production. Ctrl-C stops everything.
+"
+    )
+}
+
+/// How to see a basket change as a browser does.
+fn through_resgate(addr: SocketAddr) -> String {
+    format!(
+        r#"Resgate is at ws://{addr}/ and http://{addr}/api. The shop's open baskets as it has them, now and live (Node 22 or later):
+
+  curl http://{addr}/api/ezout/shop/{EXAMPLE_SHOP}/baskets
+
+  node -e 'const s = new WebSocket("ws://{addr}/"), ask = (id, method, params) => s.send(JSON.stringify({{id, method, params}}));
+    s.onopen = () => {{ ask(1, "version", {{protocol: "1.2.3"}}); ask(2, "subscribe.ezout.shop.{EXAMPLE_SHOP}.baskets") }};
+    s.onmessage = message => console.log(message.data)'
+"#
+    )
+}
+
+/// That nothing is missing, and how to get it all the same.
+fn without_resgate(nats_url: &str) -> String {
+    format!(
+        r"There is no Resgate 1.8 on PATH, and EZOUT_RESGATE_BIN names none. Everything works without it; to have it beside the rest, one of:
+
+  go install github.com/resgateio/resgate@v1.8.0    # and start this again
+  docker run --rm --network host resgateio/resgate:1.8.0 --nats {nats_url} --headauth ezout.auth.header
 "
     )
 }

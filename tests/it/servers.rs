@@ -1,6 +1,7 @@
 //! The launcher: real servers that start, crash, come back with their data, and are never left behind.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::{Ipv4Addr, TcpListener},
@@ -321,9 +322,14 @@ async fn the_other_side_runs_dev() {
         http,
         admin: (Ipv4Addr::LOCALHOST, free_port().unwrap()).into(),
     };
+    let resgate_addr = match std::env::var(DEV_RESGATE) {
+        Ok(addr) => addr.parse().unwrap(),
+        Err(_) => (Ipv4Addr::LOCALHOST, free_port().unwrap()).into(),
+    };
     let args = dev::Args {
         demo: false,
         data: data.into(),
+        resgate_addr,
         binaries: BinaryOptions::from_environment(),
     };
     let serve = async |ready: dev::Ready, cancel: tokio_util::sync::CancellationToken| {
@@ -337,6 +343,7 @@ async fn the_other_side_runs_dev() {
 }
 
 const DEV_DATA: &str = "EZOUT_TEST_DEV_DATA";
+const DEV_RESGATE: &str = "EZOUT_TEST_DEV_RESGATE";
 
 /// `ezout dev` in a process of its own, and what it says.
 struct Dev {
@@ -346,9 +353,14 @@ struct Dev {
 
 impl Dev {
     fn start(data: &Path) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    fn start_with(data: &Path, environment: &[(&str, &str)]) -> Self {
         let mut process = Command::new(std::env::current_exe().expect("a test binary has a path"))
             .args(["--exact", "servers::the_other_side_runs_dev", "--nocapture"])
             .env(DEV_DATA, data)
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .expect("the test binary can be run again");
@@ -359,23 +371,27 @@ impl Dev {
     }
 
     fn says(&self, part: &str) {
+        self.says_all(&[part]);
+    }
+
+    /// Waits until it has said all of these, in whatever order.
+    fn says_all(&self, parts: &[&str]) {
         let deadline = Instant::now() + PATIENCE;
+        let mut missing = parts.to_vec();
         let mut before = String::new();
-        loop {
+        while !missing.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
             let line = self
                 .said
                 .recv_timeout(left)
-                .unwrap_or_else(|_| panic!("never said {part:?}, only:\n{before}"));
-            if line.contains(part) {
-                return;
-            }
+                .unwrap_or_else(|_| panic!("never said {missing:?}, only:\n{before}"));
+            missing.retain(|part| !line.contains(part));
             before += &(line + "\n");
         }
     }
 
-    /// The servers that it started, by name and process id.
-    fn servers(&self) -> Vec<(String, u32)> {
+    /// The servers that it started, with their process ids.
+    fn servers(&self) -> BTreeMap<String, u32> {
         let stats = fs::read_dir("/proc")
             .expect("these tests need /proc")
             .flatten()
@@ -389,9 +405,7 @@ impl Dev {
                 }
                 Some((name.to_owned(), pid.parse().ok()?))
             });
-        let mut servers: Vec<_> = stats.collect();
-        servers.sort();
-        servers
+        stats.collect()
     }
 }
 
@@ -424,28 +438,32 @@ fn is_gone(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
 }
 
+/// The names of the servers that `ezout dev` has on this machine.
+fn expected_servers() -> impl Iterator<Item = &'static str> {
+    let resgate = binaries().resgate.map(|_| "resgate");
+    ["mongod", "nats-server"].into_iter().chain(resgate)
+}
+
 #[test]
 fn dev_starts_a_server_again_and_stops_all_in_order() {
     let folder = TempDir::new().unwrap();
     let mut dev = Dev::start(folder.path());
     dev.says("EzOut is running");
     let servers = dev.servers();
-    let [(mongod, mongod_pid), (nats, nats_pid)] = &servers[..] else {
-        panic!("two servers, not {servers:?}")
-    };
-    assert_eq!([mongod, nats], ["mongod", "nats-server"]);
+    assert!(servers.keys().eq(expected_servers()), "{servers:?}");
+    let mongod = servers["mongod"];
 
-    send(*nats_pid, Signal::KILL);
+    send(servers["nats-server"], Signal::KILL);
     dev.says("nats-server ended by itself");
     dev.says("nats-server is ready again");
 
     Dev::start(folder.path()).says("refused: another `ezout dev` uses the data");
-    assert!(!is_gone(*mongod_pid), "the first one runs on");
+    assert!(!is_gone(mongod), "the first one runs on");
 
     send(dev.process.id(), Signal::INT);
     dev.says("stopped");
     assert!(dev.process.wait().unwrap().success());
-    assert!(is_gone(*mongod_pid));
+    assert!(is_gone(mongod));
     assert!(
         fs::read_to_string(folder.path().join("logs/nats-server.log"))
             .unwrap()
@@ -463,12 +481,59 @@ fn the_servers_of_a_dev_that_is_killed_die_with_it() {
     let mut dev = Dev::start(folder.path());
     dev.says("EzOut is running");
     let servers = dev.servers();
-    assert_eq!(servers.len(), 2, "{servers:?}");
-    send(servers[0].1, Signal::STOP);
+    assert!(servers.keys().eq(expected_servers()), "{servers:?}");
+    for server in servers.values() {
+        send(*server, Signal::STOP);
+    }
     dev.process.kill().unwrap();
     dev.process.wait().unwrap();
-    wait_until("both servers are gone", || servers.iter().all(|(_, pid)| is_gone(*pid)));
+    wait_until("all servers are gone", || servers.values().all(|pid| is_gone(*pid)));
 
     let again = Dev::start(folder.path());
     again.says("EzOut is running");
+}
+
+#[test]
+fn dev_starts_resgate_again_whether_it_died_or_nats_server_did() {
+    if resgate::program().is_none() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let addr = format!("127.0.0.1:{}", free_port().unwrap());
+    let mut dev = Dev::start_with(folder.path(), &[(DEV_RESGATE, &addr)]);
+    dev.says(&format!("Resgate is at ws://{addr}/ and http://{addr}/api."));
+
+    send(dev.servers()["resgate"], Signal::KILL);
+    dev.says("resgate ended by itself");
+    dev.says("resgate is ready again");
+    send(dev.servers()["nats-server"], Signal::KILL);
+    dev.says_all(&[
+        "resgate ended by itself (exit status: 1)",
+        "nats-server is ready again",
+        "resgate is ready again",
+    ]);
+
+    let servers = dev.servers();
+    send(dev.process.id(), Signal::INT);
+    dev.says("stopped");
+    assert!(dev.process.wait().unwrap().success());
+    assert!(servers.values().all(|pid| is_gone(*pid)));
+    let log = fs::read_to_string(folder.path().join("logs/resgate.log")).unwrap();
+    // It says so twice. The first was killed, and the last still had NATS when it was stopped.
+    assert_eq!(log.matches("lost NATS connection").count(), 2, "{log}");
+    assert!(log.ends_with("[INF] Server stopped\n"), "{log}");
+}
+
+#[test]
+fn dev_names_the_port_of_resgate_that_is_taken_and_how_to_choose_another() {
+    if resgate::program().is_none() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port().unwrap())).unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let dev = Dev::start_with(folder.path(), &[(DEV_RESGATE, &addr)]);
+    dev.says("refused: ports are not free");
+    dev.says(&format!("{addr}, for Resgate: "));
+    assert!(dev.servers().is_empty());
 }

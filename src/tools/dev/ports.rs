@@ -1,22 +1,27 @@
 //! The ports that `ezout dev` needs: read from the addresses, and free before anything is started.
 
-use std::{fs, net::TcpListener, os::unix::fs::MetadataExt as _};
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::MetadataExt as _,
+};
 
 use anyhow::{Context as _, bail, ensure};
 
 use super::Addresses;
 
-/// Reads the ports of nats-server, its monitoring and mongod, and makes sure that all five ports are free.
+/// Reads the ports of nats-server, its monitoring and mongod, and makes sure that these, those of the service and that
+/// of Resgate, where there is one, are free.
 ///
 /// # Errors
 /// When an address is not one that a server on this machine could have, and when ports are taken: all of them are
 /// named, each with the program that has it where the system tells, and with the variable that chooses another.
-pub(super) fn check(addresses: &Addresses) -> anyhow::Result<(u16, u16, u16)> {
+pub(super) fn check(addresses: &Addresses, resgate: Option<SocketAddr>) -> anyhow::Result<(u16, u16, u16)> {
     let nats = port_in("EZOUT_NATS_URL", &addresses.nats_url, 4222)?;
     let monitor = port_in("EZOUT_NATS_MONITOR_URL", &addresses.nats_monitor_url, 8222)?;
     let mongod = port_in("EZOUT_MONGODB_URI", &addresses.mongodb_uri, 27017)?;
     let local = |port: u16| format!("127.0.0.1:{port}");
-    let wanted = [
+    let mut wanted = vec![
         (
             local(nats),
             nats,
@@ -53,6 +58,15 @@ pub(super) fn check(addresses: &Addresses) -> anyhow::Result<(u16, u16, u16)> {
             "127.0.0.1:8101",
         ),
     ];
+    wanted.extend(resgate.map(|addr| {
+        (
+            addr.to_string(),
+            addr.port(),
+            "Resgate",
+            "EZOUT_RESGATE_ADDR",
+            "127.0.0.1:8180",
+        )
+    }));
     let mut taken = Vec::new();
     for (address, port, purpose, variable, example) in wanted {
         if let Err(error) = TcpListener::bind(&address) {
@@ -137,7 +151,7 @@ fn listener(line: &str, port: u16) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpListener};
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
     use super::{check, port_in};
     use crate::tools::{dev::Addresses, servers::free_port};
@@ -164,11 +178,19 @@ mod tests {
             http: (Ipv4Addr::LOCALHOST, free_port().unwrap()).into(),
             admin: (Ipv4Addr::LOCALHOST, free_port().unwrap()).into(),
         };
-        check(&addresses).unwrap();
+        let resgate = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
+        check(&addresses, Some(resgate)).unwrap();
 
         let _nats = TcpListener::bind(addresses.nats_url.trim_start_matches("nats://")).unwrap();
         let _http = TcpListener::bind(addresses.http).unwrap();
-        let message = check(&addresses).unwrap_err().to_string();
+        let _resgate = TcpListener::bind(resgate).unwrap();
+        let message = check(&addresses, None).unwrap_err().to_string();
+        assert!(!message.contains("EZOUT_RESGATE_ADDR="), "{message}");
+        let message = check(&addresses, Some(resgate)).unwrap_err().to_string();
+        assert!(
+            message.contains("for Resgate") && message.contains("EZOUT_RESGATE_ADDR="),
+            "{message}"
+        );
         assert!(
             message.contains("EZOUT_NATS_URL=") && message.contains("EZOUT_HTTP_ADDR="),
             "{message}"

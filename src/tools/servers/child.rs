@@ -148,10 +148,7 @@ impl Child {
             let answer = select! {
                 // A question to a server that has ended may wait for long.
                 biased;
-                status = self.exited() => {
-                    let (name, log) = (self.name, self.output.log.clone());
-                    return Err(ServersError::Exited { name, status, log, tail: self.tail() });
-                }
+                status = self.exited() => return Err(self.ended_early(status)),
                 answer = is_ready() => answer?,
             };
             let Some(waiting_for) = answer else {
@@ -169,6 +166,16 @@ impl Child {
                 });
             }
             sleep(POLL).await;
+        }
+    }
+
+    /// That the child ended before it was ready.
+    pub(super) fn ended_early(&self, status: ExitStatus) -> ServersError {
+        ServersError::Exited {
+            name: self.name,
+            status,
+            log: self.output.log.clone(),
+            tail: self.tail(),
         }
     }
 

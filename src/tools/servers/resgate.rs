@@ -25,8 +25,10 @@ const SETTINGS: &str = include_str!("../../../nats/resgate.json");
 
 /// It starts in some 10 ms, as it has nothing to recover.
 const READY: Duration = Duration::from_secs(30);
-/// It closes the sockets of its clients, and gives each some seconds.
-const STOP: Duration = Duration::from_secs(15);
+/// What it writes last.
+const STOPPED: &str = "[INF] Server stopped";
+/// It waits up to ten seconds for clients to close their sockets, and has nothing else to do.
+const STOP: Duration = Duration::from_secs(3);
 
 /// How to start a Resgate.
 #[derive(Debug, Clone)]
@@ -159,7 +161,7 @@ impl ResgateServer {
         self.ready().await
     }
 
-    /// Stops the server in order: SIGTERM, and SIGKILL if that takes more than fifteen seconds.
+    /// Stops the server in order: SIGTERM, and SIGKILL if that takes more than three seconds.
     pub async fn stop(mut self) {
         self.child.stop(STOP).await;
     }
@@ -180,6 +182,9 @@ impl ResgateServer {
         let is_ready = async || {
             // Written when it has NATS and the metrics port, but before it has the port for clients.
             let said = output.text();
+            if said.contains(STOPPED) {
+                return Ok(None);
+            }
             if !said.contains("Metrics endpoint listening") || !said.contains("Server ready") {
                 return Ok(Some("it does not listen for metrics yet".to_owned()));
             }
@@ -190,7 +195,14 @@ impl ResgateServer {
             let counted = requests(&http, &metrics).await;
             Ok((counted == 0).then(|| "somebody else has its port for clients".to_owned()))
         };
-        self.child.ready(READY, is_ready).await
+        self.child.ready(READY, is_ready).await?;
+        if self.child.output().text().contains(STOPPED) {
+            // One that fails right after its start may miss its own end, and wait for a signal for ever.
+            self.child.stop(STOP).await;
+            let status = self.child.exited().await;
+            return Err(self.child.ended_early(status));
+        }
+        Ok(())
     }
 }
 

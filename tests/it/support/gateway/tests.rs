@@ -26,6 +26,11 @@ async fn nats(folder: &TempDir) -> NatsServer {
         .expect("nats-server starts")
 }
 
+/// Waits until the server knows what the client has subscribed to: a request that nobody answers comes back after that.
+async fn settle(client: &Client) {
+    client.request("nobody.here", "".into()).await.unwrap_err();
+}
+
 /// A service under the name `shop`: one task, one connection, everything in order.
 struct Service {
     client: Client,
@@ -40,7 +45,7 @@ impl Service {
     async fn start(url: &str) -> Self {
         let client = async_nats::connect(url).await.unwrap();
         let mut requests = client.subscribe("*.shop.>").await.unwrap();
-        client.flush().await.unwrap();
+        settle(&client).await;
         let answers: Arc<Mutex<BTreeMap<String, String>>> = Arc::default();
         let asked: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
         let (replies, known, heard) = (client.clone(), answers.clone(), asked.clone());
@@ -334,7 +339,7 @@ async fn an_answer_may_take_as_long_as_it_says() {
     let client = service.client.clone();
     let mut slow = client.subscribe("get.slow").await.unwrap();
     let mut access = client.subscribe("access.slow").await.unwrap();
-    client.flush().await.unwrap();
+    settle(&client).await;
     let answering = tokio::spawn(async move {
         let asked = access.next().await.unwrap().reply.unwrap();
         client
@@ -372,7 +377,7 @@ async fn what_comes_before_the_answer_is_discarded_even_if_the_answer_lacks_it()
     let client = service.client.clone();
     let mut gets = client.subscribe("get.race").await.unwrap();
     let mut access = client.subscribe("access.race").await.unwrap();
-    client.flush().await.unwrap();
+    settle(&client).await;
     let answering = tokio::spawn(async move {
         let asked = access.next().await.unwrap().reply.unwrap();
         client
