@@ -205,7 +205,8 @@ async fn start_presenting(
     let parts = present::Parts {
         gateway: gateway.context("EZOUT_NATS_URL")?,
         views: views.clone(),
-        journal: journal.state(),
+        journal: journal.clone(),
+        action_id: options.action_id,
         projects: status.owned(),
         metrics: Arc::clone(metrics),
     };

@@ -11,6 +11,7 @@
 //! off from NATS, heals every screen with a reset as well.
 
 mod access;
+mod correct;
 mod model;
 mod route;
 mod shop;
@@ -26,9 +27,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::core::event::ActionIdMeaning;
 use crate::core::id::{ShopId, partition_of};
 use crate::core::retry::Backoff;
-use crate::journal;
+use crate::journal::{self, Journal};
 use crate::metrics::Metrics;
 use crate::resgate::{Answer, Failure, Gateway, Kind, Request, Untaken};
 use crate::views::{State, Views};
@@ -52,8 +54,10 @@ pub struct Parts {
     pub gateway: Gateway,
     /// Where the baskets are.
     pub views: Views,
-    /// What the journal's partitions are.
-    pub journal: watch::Receiver<journal::State>,
+    /// What has all events.
+    pub journal: Journal,
+    /// What `action_id` means.
+    pub action_id: ActionIdMeaning,
     /// The partitions that this process projects.
     pub projects: watch::Receiver<BTreeSet<u16>>,
     /// The process's series.
@@ -63,7 +67,7 @@ pub struct Parts {
 /// Presents until `stop`.
 pub async fn run(parts: Parts, stop: CancellationToken) {
     let partitions = {
-        let mut journal = parts.journal.clone();
+        let mut journal = parts.journal.state();
         let open = journal.wait_for(|state| matches!(state, journal::State::Open(_)));
         match stop.run_until_cancelled(open).await {
             Some(Ok(state)) => match &*state {

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::correct::correct;
 use super::model::{self, Model};
 use super::route::Resource;
 use super::{OWNER_WAIT_TOLD, Parts};
@@ -115,6 +116,8 @@ enum Read {
     Summary(Result<Model, ViewError>),
     /// A page of sessions, for those who asked for it.
     Page(Request, Listing, Result<Vec<Value>, ViewError>),
+    /// What came of a correction that was asked for.
+    Corrected(Request, Answer),
     /// Who handles a basket, after somebody wanted to.
     Handled(SessionId, Request, Result<Handled, ViewError>),
 }
@@ -501,6 +504,7 @@ impl Presented {
                 };
                 return reply(&self.parts.gateway, &request, answer).await;
             }
+            Read::Corrected(request, answer) => return reply(&self.parts.gateway, &request, answer).await,
             Read::Handled(session, request, read) => return self.handled(session, request, read).await,
         }
         self.answer_waiting().await;
@@ -691,6 +695,14 @@ impl Presented {
             )
             .await;
         };
+        if asked.request.method() == "correct" {
+            ask_for_time(&self.parts.gateway, &asked.request).await;
+            let (parts, id, request) = (self.parts.clone(), self.basket_id(session), asked.request);
+            return self.reads.push(Box::pin(async move {
+                let answer = correct(parts, id, &request).await;
+                Read::Corrected(request, answer)
+            }));
+        }
         if asked.request.method() != "handle" {
             let answer = Answer::Failure(Failure::method_not_found());
             return reply(&self.parts.gateway, &asked.request, answer).await;
@@ -888,7 +900,7 @@ async fn reply(gateway: &Gateway, request: &Request, answer: Answer) {
     }
 }
 
-fn not_read(error: &ViewError) {
+pub(super) fn not_read(error: &ViewError) {
     tracing::debug!("what a gateway asks for cannot be read: {}", error_chain(error));
 }
 

@@ -29,7 +29,7 @@ impl fmt::Display for Value {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// A stable word: the protocol's own begin with `system.`
-    pub code: &'static str,
+    pub code: String,
     /// What it is, for people.
     pub message: String,
     /// What else helps, as JSON.
@@ -38,9 +38,9 @@ pub struct Failure {
 
 impl Failure {
     /// A failure of this code.
-    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
-            code,
+            code: code.into(),
             message: message.into(),
             data: None,
         }

@@ -704,6 +704,59 @@ async fn a_person_may_handle_a_basket_for_a_while_and_all_see_it() {
 }
 
 #[tokio::test]
+async fn a_basket_is_corrected_by_a_call_as_by_the_route() {
+    let system = system().await;
+    let Some(resgate) = Resgate::start(&system.stack).await else {
+        return;
+    };
+    let (shop, visit) = (system.shop(), session());
+    let added = event(&shop, &visit, 1, "ADD", 1, 1.5, 1.5);
+    system.service.publish(&shop, &added).await;
+    let client = ResClient::connect(&resgate.url()).await;
+    let name = basket_rid(&shop, &visit);
+    wait_for("the basket", async || client.subscribe(&name).await.ok()).await;
+    let asked = json!({
+        "id": session(), "author": "Ada", "reason": "two of them", "quantity": { "product_id": 1, "quantity": 2 },
+    });
+    let corrected = client.call(&name, "correct", asked.clone()).await.unwrap();
+    assert_eq!(
+        (&corrected["id"], &corrected["state"]),
+        (&asked["id"], &json!("published"))
+    );
+    let sequence = corrected["sequence"].as_u64().unwrap();
+    let truth = system.service.basket(&shop, &visit, sequence).await;
+    assert_eq!(
+        (&truth["item_count"], &truth["corrections"][0]["author"]),
+        (&json!(2), &json!("Ada"))
+    );
+    client.sees(&name, &basket(&system.service, &shop, &visit).await).await;
+    // Once more, and another under the same id.
+    assert_eq!(client.call(&name, "correct", asked.clone()).await.unwrap(), corrected);
+    let mut other = asked.clone();
+    other["reason"] = json!("another");
+    let refused = client.call(&name, "correct", other).await.unwrap_err();
+    assert_eq!(refused["code"], "ezout.conflict");
+    for (params, code) in [
+        (json!({ "author": "Ada", "reason": "x" }), "system.invalidParams"),
+        (
+            json!({ "author": "database", "reason": "x", "adjustment": { "by": 1 } }),
+            "system.invalidParams",
+        ),
+        (
+            json!({ "author": "Ada", "reason": "x", "adjustment": { "by": 1 }, "base_sequence": sequence - 1 }),
+            "ezout.moved_on",
+        ),
+        (
+            json!({ "author": "Ada", "reason": "x", "remove": { "product_id": 9 } }),
+            "ezout.no_line",
+        ),
+    ] {
+        let refused = client.call(&name, "correct", params.clone()).await.unwrap_err();
+        assert_eq!(refused["code"], code, "{params}");
+    }
+}
+
+#[tokio::test]
 async fn whoever_says_who_he_is_is_believed_as_long_as_nobody_is_asked() {
     let system = system().await;
     let Some(resgate) = Resgate::start(&system.stack).await else {

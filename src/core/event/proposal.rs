@@ -7,7 +7,7 @@
 use uuid::Uuid;
 
 use super::fields::fault;
-use super::{AUTHOR_MAX, EventError, Fault, Fields, REASON_MAX, Strictness};
+use super::{AUTHOR_MAX, BY_HAND, EventError, Fault, Fields, REASON_MAX, Strictness};
 use crate::core::basket::{Asked, Status};
 
 /// What exactly one of must be there.
@@ -43,7 +43,7 @@ impl Proposed {
     pub fn parse(body: &[u8]) -> Result<Self, EventError> {
         let mut fields = Fields::read(body, Strictness::Strict, "a correction")?;
         let id = fields.optional("id", Fields::uuid);
-        let author = fields.required("author", |value, _| short_text(value, AUTHOR_MAX));
+        let author = fields.required("author", |value, _| author_name(value));
         let reason = fields.required("reason", |value, _| short_text(value, REASON_MAX));
         let base_sequence = fields.optional("base_sequence", |value, strictness| {
             whole(value, strictness, "a place in the journal, a whole number from 0")
@@ -124,6 +124,18 @@ fn read(fields: &mut Fields<'_>, kind: &str) -> Option<Asked> {
 }
 
 /// Text that is not blank and has at most so many bytes.
+/// The name of a person, who cannot be the one to whom edits by hand are put down.
+fn author_name(value: &str) -> Result<String, Fault> {
+    let name = short_text(value, AUTHOR_MAX)?;
+    if name.trim().eq_ignore_ascii_case(BY_HAND) {
+        return Err(fault(
+            "reserved",
+            format!("must not be {BY_HAND:?}, which stands for edits by hand"),
+        ));
+    }
+    Ok(name)
+}
+
 fn short_text(value: &str, bytes_max: usize) -> Result<String, Fault> {
     let text = Fields::text(value, Strictness::Strict)?;
     if text.trim().is_empty() {

@@ -1,0 +1,120 @@
+//! Correcting a basket by a call: the same as the HTTP route, with the same words.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::Parts;
+use crate::core::basket::{Basket, Refused};
+use crate::core::event::{EventError, Proposal, Proposed};
+use crate::core::id::BasketId;
+use crate::resgate::{Answer, Failure, Request};
+use crate::views::{Filed, Standing, ViewError};
+
+/// How long an answer waits for the correction to be in the journal.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+/// How often it is looked what became of it.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Files what the parameters ask for, and answers what became of it: its id, its state and, once it is in the journal,
+/// its place there. Under an id that the caller chose it may be asked for again.
+pub(super) async fn correct(parts: Parts, basket: BasketId, request: &Request) -> Answer {
+    let body = request.body();
+    let params = body.params.map_or("{}", |params| params.get());
+    let proposed = match Proposed::parse(params.as_bytes()) {
+        Ok(proposed) => proposed,
+        Err(error) => return Answer::Failure(broken(&error)),
+    };
+    match file(&parts, basket, proposed).await {
+        Ok(Ok(filed)) => answer(&filed),
+        Ok(Err(failure)) => Answer::Failure(failure),
+        Err(error) => {
+            super::shop::not_read(&error);
+            Answer::Failure(Failure::new(
+                "ezout.unavailable",
+                "it could not be filed; send it again under the same id",
+            ))
+        }
+    }
+}
+
+async fn file(parts: &Parts, basket: BasketId, proposed: Proposed) -> Result<Result<Filed, Failure>, ViewError> {
+    let Proposed { id, proposal } = proposed;
+    let known = match id {
+        Some(id) => parts.views.filed(id).await?,
+        None => None,
+    };
+    let id = id.unwrap_or_else(Uuid::new_v4);
+    if known.is_none() {
+        if let Err(failure) = check(parts, basket, id, &proposal).await? {
+            return Ok(Err(failure));
+        }
+        parts.views.propose(id, basket, &proposal).await?;
+    }
+    let deadline = Instant::now() + WAIT_MAX;
+    loop {
+        let filed = parts.views.filed(id).await?;
+        let is_same = |filed: &Filed| filed.basket == basket && filed.proposal().as_ref() == Some(&proposal);
+        let Some(filed) = filed.filter(is_same) else {
+            let detail =
+                format!("another correction was filed under the id {id}; it stays, and this one was not filed");
+            return Ok(Err(Failure::new("ezout.conflict", detail)));
+        };
+        if filed.standing != Standing::New || Instant::now() >= deadline {
+            return Ok(Ok(filed));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Refuses at once what cannot be, as far as the view tells.
+async fn check(
+    parts: &Parts,
+    basket: BasketId,
+    id: Uuid,
+    proposal: &Proposal,
+) -> Result<Result<(), Failure>, ViewError> {
+    let mut found = parts.views.load(&[basket], parts.action_id).await?;
+    let Some(loaded) = found.pop() else {
+        return Ok(Err(Failure::not_found()));
+    };
+    let found: Basket = match loaded.basket {
+        Ok((found, _)) => found,
+        // Whoever takes the correction reads the journal.
+        Err(_) => return Ok(Ok(())),
+    };
+    Ok(found
+        .decide(id, proposal)
+        .map(drop)
+        .map_err(|refused| refusal(&refused)))
+}
+
+fn refusal(refused: &Refused) -> Failure {
+    let data = match refused {
+        Refused::MovedOn(since) => Some(format!("{{\"sequence\":{}}}", since.sequence)),
+        _ => None,
+    };
+    Failure {
+        data,
+        ..Failure::new(
+            format!("ezout.{}", refused.word()),
+            format!("{refused}; nothing was filed"),
+        )
+    }
+}
+
+fn broken(error: &EventError) -> Failure {
+    Failure::invalid_params(error.to_string())
+}
+
+fn answer(filed: &Filed) -> Answer {
+    match &filed.standing {
+        Standing::New => Answer::Result(format!("{{\"id\":\"{}\",\"state\":\"new\"}}", filed.id)),
+        Standing::Published { sequence, .. } => Answer::Result(format!(
+            "{{\"id\":\"{}\",\"state\":\"published\",\"sequence\":{sequence}}}",
+            filed.id
+        )),
+        Standing::Rejected { code, reason } => Answer::Failure(Failure::new(format!("ezout.{code}"), reason.clone())),
+    }
+}
