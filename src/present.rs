@@ -39,6 +39,10 @@ use shop::Asked;
 
 /// Requests that may wait for a shop's task.
 const MAILBOX: usize = 4_096;
+/// Shops of a partition that have a task at a time; more are asked for by somebody who makes names up.
+const SHOPS_MAX: usize = 10_000;
+/// How long a process that stops looks for another owner.
+const STOP_WAIT: Duration = Duration::from_millis(700);
 /// How long the owner of a shop is looked for, and for how long a gateway is asked to wait for that.
 const OWNER_WAIT: Duration = Duration::from_secs(10);
 const OWNER_WAIT_TOLD: Duration = Duration::from_secs(15);
@@ -112,6 +116,14 @@ struct Owned {
     shops: HashMap<ShopId, mpsc::Sender<Asked>>,
 }
 
+/// Where a shop's task is.
+enum Task {
+    At(mpsc::Sender<Asked>),
+    /// Another process is the owner, or nobody.
+    NotHere,
+    TooMany,
+}
+
 /// The subject at which the owner of a partition takes what others pass on.
 fn owner_subject(partition: u16) -> String {
     format!("ezout.owner.{partition}")
@@ -176,39 +188,56 @@ impl Presenter {
             return;
         };
         let (presenter, request) = (self.clone(), asked.request);
-        self.0.tasks.spawn(async move {
-            let passing = presenter.pass_on(partition, shop, resource, request);
-            presenter.0.stop.run_until_cancelled(passing).await;
-        });
+        self.0
+            .tasks
+            .spawn(async move { presenter.pass_on(partition, shop, resource, request).await });
     }
 
     /// Gives a request to the shop's task, which is made if there is none; gives it back if this process is not the owner.
     async fn ask(&self, partition: u16, shop: ShopId, mut asked: Asked) -> Result<(), Asked> {
         loop {
-            let task = {
-                let mut owned = self.owned();
-                let Some(owned) = owned.get_mut(&partition) else {
-                    return Err(asked);
-                };
-                if let Some(task) = owned.shops.get(&shop) {
-                    task.clone()
-                } else {
-                    let (task, mailbox) = mpsc::channel(MAILBOX);
-                    owned.shops.insert(shop, task.clone());
-                    let keeping = self
-                        .clone()
-                        .keep(partition, shop, task.clone(), mailbox, owned.stop.clone());
-                    self.0.tasks.spawn(keeping);
-                    task
+            let task = match self.task(partition, shop) {
+                Task::At(task) => task,
+                Task::NotHere => return Err(asked),
+                Task::TooMany => {
+                    self.answer(&asked.request, Answer::Failure(unavailable())).await;
+                    return Ok(());
                 }
             };
-            match task.send(asked).await {
+            match task.try_send(asked) {
                 Ok(()) => return Ok(()),
-                // The task is about to end. It takes itself from the map first, so the next one is another.
-                Err(mpsc::error::SendError(back)) => asked = back,
+                Err(mpsc::error::TrySendError::Full(full)) => {
+                    self.answer(&full.request, Answer::Failure(unavailable())).await;
+                    return Ok(());
+                }
+                // The task has ended, and the next one is another.
+                Err(mpsc::error::TrySendError::Closed(back)) => {
+                    self.forget(partition, shop, &task);
+                    asked = back;
+                }
             }
-            tokio::task::yield_now().await;
         }
+    }
+
+    /// The task of a shop, which is made if there is none.
+    fn task(&self, partition: u16, shop: ShopId) -> Task {
+        let mut all = self.owned();
+        let Some(owned) = all.get_mut(&partition).filter(|owned| !owned.stop.is_cancelled()) else {
+            return Task::NotHere;
+        };
+        if let Some(task) = owned.shops.get(&shop) {
+            return Task::At(task.clone());
+        }
+        if owned.shops.len() >= SHOPS_MAX {
+            return Task::TooMany;
+        }
+        let (task, mailbox) = mpsc::channel(MAILBOX);
+        owned.shops.insert(shop, task.clone());
+        let keeping = self
+            .clone()
+            .keep(partition, shop, task.clone(), mailbox, owned.stop.clone());
+        self.0.tasks.spawn(keeping);
+        Task::At(task)
     }
 
     /// Runs a shop's task, and sees to what it leaves behind.
@@ -224,17 +253,22 @@ impl Presenter {
         metrics.res_shops.inc();
         let mut left = shop::present(&self.0.parts, partition, shop, &mut mailbox, stop).await;
         metrics.res_shops.dec();
-        if let Some(owned) = self.owned().get_mut(&partition)
-            && owned.shops.get(&shop).is_some_and(|known| known.same_channel(&task))
-        {
-            owned.shops.remove(&shop);
-        }
+        self.forget(partition, shop, &task);
         mailbox.close();
         while let Ok(asked) = mailbox.try_recv() {
             left.push(asked);
         }
         for asked in left {
             self.0.tasks.spawn(self.clone().deliver_again(shop, asked));
+        }
+    }
+
+    /// Takes a shop's task out of the map, if it is that one.
+    fn forget(&self, partition: u16, shop: ShopId, task: &mpsc::Sender<Asked>) {
+        if let Some(owned) = self.owned().get_mut(&partition)
+            && owned.shops.get(&shop).is_some_and(|known| known.same_channel(task))
+        {
+            owned.shops.remove(&shop);
         }
     }
 
@@ -248,7 +282,15 @@ impl Presenter {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(250));
         let mut asked = Asked { resource, request };
         let mut told = false;
-        while begun.elapsed() < OWNER_WAIT {
+        // A process that stops asks the others once more, and then says that it cannot be.
+        let wait = || {
+            if self.0.stop.is_cancelled() {
+                STOP_WAIT
+            } else {
+                OWNER_WAIT
+            }
+        };
+        while begun.elapsed() < wait() {
             let gateway = &self.0.parts.gateway;
             match gateway.pass_on(owner_subject(partition), &asked.request).await {
                 Ok(()) => {
@@ -267,11 +309,7 @@ impl Presenter {
                 Err(back) => asked = back,
             }
         }
-        let failure = Failure::new(
-            "ezout.unavailable",
-            "nobody projects this shop at the moment; ask again in some seconds",
-        );
-        self.answer(&asked.request, Answer::Failure(failure)).await;
+        self.answer(&asked.request, Answer::Failure(unavailable())).await;
     }
 
     /// Follows which partitions are this process's.
@@ -357,6 +395,13 @@ impl Presenter {
         parts.metrics.res_resets.inc();
         parts.gateway.reset(&format!("{SERVICE}.>")).await.is_ok()
     }
+}
+
+fn unavailable() -> Failure {
+    Failure::new(
+        "ezout.unavailable",
+        "nobody can answer for this shop at the moment; ask again in some seconds",
+    )
 }
 
 async fn sleep_until(at: Option<Instant>) {

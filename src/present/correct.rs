@@ -18,35 +18,44 @@ const WAIT_MAX: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Files what the parameters ask for, and answers what became of it: its id, its state and, once it is in the journal,
-/// its place there. Under an id that the caller chose it may be asked for again.
-pub(super) async fn correct(parts: Parts, basket: BasketId, request: &Request) -> Answer {
+/// its place there, which is also given apart. Under an id that the caller chose it may be asked for again.
+pub(super) async fn correct(parts: Parts, basket: BasketId, request: &Request) -> (Option<u64>, Answer) {
     let body = request.body();
     let params = body.params.map_or("{}", |params| params.get());
     let proposed = match Proposed::parse(params.as_bytes()) {
         Ok(proposed) => proposed,
-        Err(error) => return Answer::Failure(broken(&error)),
+        Err(error) => return (None, Answer::Failure(broken(&error))),
     };
-    match file(&parts, basket, proposed).await {
-        Ok(Ok(filed)) => answer(&filed),
-        Ok(Err(failure)) => Answer::Failure(failure),
+    match file(&parts, basket, proposed, request.id()).await {
+        Ok(Ok(filed)) => {
+            let sequence = match filed.standing {
+                Standing::Published { sequence, .. } => Some(sequence),
+                Standing::New | Standing::Rejected { .. } => None,
+            };
+            (sequence, answer(&filed))
+        }
+        Ok(Err(failure)) => (None, Answer::Failure(failure)),
         Err(error) => {
             super::shop::not_read(&error);
-            Answer::Failure(Failure::new(
+            let failure = Failure::new(
                 "ezout.unavailable",
                 "it could not be filed; send it again under the same id",
-            ))
+            );
+            (None, Answer::Failure(failure))
         }
     }
 }
 
-async fn file(parts: &Parts, basket: BasketId, proposed: Proposed) -> Result<Result<Filed, Failure>, ViewError> {
+/// Files a correction under its id, or under `otherwise`, which is the same however often the request comes.
+async fn file(
+    parts: &Parts,
+    basket: BasketId,
+    proposed: Proposed,
+    otherwise: Uuid,
+) -> Result<Result<Filed, Failure>, ViewError> {
     let Proposed { id, proposal } = proposed;
-    let known = match id {
-        Some(id) => parts.views.filed(id).await?,
-        None => None,
-    };
-    let id = id.unwrap_or_else(Uuid::new_v4);
-    if known.is_none() {
+    let id = id.unwrap_or(otherwise);
+    if parts.views.filed(id).await?.is_none() {
         if let Err(failure) = check(parts, basket, id, &proposal).await? {
             return Ok(Err(failure));
         }

@@ -5,8 +5,10 @@
 //! Whatever has to be read from MongoDB is read beside the task; the answer is given by the task when
 //! it is there, and the gateway is asked to wait until then.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -46,6 +48,15 @@ const PAGE_BASKETS: u16 = 500;
 const QUERY_WAIT: Duration = Duration::from_secs(6);
 /// Updates that are passed to screens in a second; a gateway that is flooded ends itself.
 const FEED_RATE: u32 = 5_000;
+/// When the open baskets are read again after a take-over, and after the version that is read was moved.
+const REFRESH_AFTER: Duration = Duration::from_secs(7);
+const HANDED_OVER_AFTER: Duration = Duration::from_secs(35);
+/// How long the answer to a correction waits for the basket that has it.
+const CORRECTED_WAIT: Duration = Duration::from_secs(2);
+/// Pages of sessions that are read at the same time.
+const PAGES_AT_ONCE: usize = 16;
+/// How long what is under way may take when the task ends.
+const END_WAIT: Duration = Duration::from_secs(3);
 /// How long somebody may handle a basket, in minutes.
 const HANDLE_MINUTES: std::ops::RangeInclusive<i64> = 1..=240;
 /// And how long it is where he does not say.
@@ -68,6 +79,15 @@ pub(super) async fn present(
 ) -> Vec<Asked> {
     let mut presented = Presented::new(parts.clone(), partition, shop);
     presented.run(mailbox, stop).await;
+    let ending = async {
+        while let Some(read) = presented.answers.next().await {
+            presented.have_read(read).await;
+        }
+        for corrected in std::mem::take(&mut presented.corrected) {
+            reply(&presented.parts.gateway, &corrected.request, corrected.answer).await;
+        }
+    };
+    let _ = tokio::time::timeout(END_WAIT, ending).await;
     presented.waiting.into_iter().map(|waiting| waiting.asked).collect()
 }
 
@@ -86,12 +106,36 @@ struct Known {
 
 /// A basket as gateways have it.
 struct Basket {
-    sequence: u64,
-    version: u64,
+    state: State,
     model: Model,
     key: Key,
     is_open: bool,
     asked_at: Instant,
+}
+
+/// How far a basket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+struct State {
+    sequence: u64,
+    version: u64,
+}
+
+impl State {
+    fn of(view: &BasketView) -> Self {
+        Self {
+            sequence: view.sequence,
+            version: view.version,
+        }
+    }
+}
+
+/// A correction that is to be answered.
+struct Corrected {
+    session: SessionId,
+    request: Request,
+    sequence: u64,
+    answer: Answer,
+    since: Instant,
 }
 
 /// What the list is ordered by: the newest first.
@@ -107,17 +151,19 @@ impl Key {
 /// What was read from MongoDB.
 enum Read {
     /// The open baskets, and who handles which.
-    Open(Result<OpenShop, ViewError>),
+    Open(u64, Result<OpenShop, ViewError>),
+    /// The open baskets, once more.
+    Refreshed(Result<OpenShop, ViewError>),
     /// A basket of which nothing is known: it is not open, or is so since a moment ago.
     Basket(SessionId, Result<Option<BasketView>, ViewError>),
-    /// A basket that may have been written.
-    Again(SessionId, Result<Option<BasketView>, ViewError>),
+    /// A basket that may have been written, and what was known of it when it was asked for.
+    Again(SessionId, Option<State>, Result<Option<BasketView>, ViewError>),
     /// The shop in a few numbers.
     Summary(Result<Model, ViewError>),
-    /// A page of sessions, for those who asked for it.
-    Page(Request, Listing, Result<Vec<Value>, ViewError>),
-    /// What came of a correction that was asked for.
-    Corrected(Request, Answer),
+    /// A page of sessions, for those who asked for it, as of then.
+    Page(Request, Listing, u64, Result<Vec<Value>, ViewError>),
+    /// What came of a correction that was asked for, and where in the journal it is.
+    Corrected(SessionId, Request, Option<u64>, Answer),
     /// Who handles a basket, after somebody wanted to.
     Handled(SessionId, Request, Result<Handled, ViewError>),
 }
@@ -176,7 +222,23 @@ struct Presented {
     handlings: HashMap<SessionId, Handling>,
     summary: Option<Model>,
     waiting: Vec<Waiting>,
+    /// What is read of the state that gateways have; no longer of use once that is forgotten.
     reads: FuturesUnordered<BoxFuture<'static, Read>>,
+    /// What single requests wait for.
+    answers: FuturesUnordered<BoxFuture<'static, Read>>,
+    /// Who wants to handle a basket, one after the other, so that what is told last is what was noted last.
+    handles: VecDeque<(SessionId, Request, Handle)>,
+    is_handling: bool,
+    /// How often it was noted who handles a basket.
+    handled_count: u64,
+    /// How often gateways were asked to ask for pages of sessions.
+    queried_count: u64,
+    /// A gateway was not told what a page is.
+    page_failed: Arc<AtomicBool>,
+    /// Corrections that are in the journal, and whose basket is waited for before that is answered.
+    corrected: Vec<Corrected>,
+    /// When the open baskets are read again, whatever was told.
+    refresh_at: Vec<Instant>,
     reading: Flags,
     /// Baskets that are being read for those who ask.
     fetched: HashSet<SessionId>,
@@ -206,6 +268,15 @@ impl Presented {
             summary: None,
             waiting: Vec::new(),
             reads: FuturesUnordered::new(),
+            answers: FuturesUnordered::new(),
+            handles: VecDeque::new(),
+            is_handling: false,
+            handled_count: 0,
+            queried_count: 0,
+            page_failed: Arc::default(),
+            corrected: Vec::new(),
+            // An owner before that did not know yet that it was none may have written since.
+            refresh_at: vec![now + REFRESH_AFTER],
             reading: Flags::default(),
             fetched: HashSet::new(),
             flush_at: None,
@@ -240,7 +311,12 @@ impl Presented {
                         self.forget();
                     }
                 }
-                Ok(()) = pointer.changed() => self.forget(),
+                Ok(()) = pointer.changed() => {
+                    self.forget();
+                    // Each partition is read from the version before until it is handed over.
+                    let now = Instant::now();
+                    self.refresh_at.extend([now + REFRESH_AFTER, now + HANDED_OVER_AFTER]);
+                }
                 _ = slow.tick() => {
                     self.feed_left = FEED_RATE;
                     self.look().await;
@@ -249,6 +325,7 @@ impl Presented {
                     }
                 }
                 Some(read) = self.reads.next(), if !self.reads.is_empty() => self.have_read(read).await,
+                Some(read) = self.answers.next(), if !self.answers.is_empty() => self.have_read(read).await,
                 Some(asked) = mailbox.recv() => self.take(asked).await,
                 () = self.watching.changed() => {
                     let due = self.flushed_at + FLUSH_PAUSE;
@@ -268,6 +345,11 @@ impl Presented {
         self.known = None;
         self.summary = None;
         self.is_unsure = true;
+        // What was asked before that may be of before that.
+        self.reads.clear();
+        self.fetched.clear();
+        self.reading = Flags::default();
+        self.read_what_is_missing();
     }
 
     /// Does what is due.
@@ -282,6 +364,8 @@ impl Presented {
                 tracing::debug!("{error}");
                 self.is_unsure = true;
             }
+            // Whatever was told, what is there is the truth.
+            self.refresh_at.push(Instant::now());
             // What nobody asked for since the last times is not needed; who has it asks now.
             if let Some(known) = &mut self.known {
                 known
@@ -289,6 +373,14 @@ impl Presented {
                     .retain(|_, basket| basket.is_open || LastAsked::is_wanted(Some(basket.asked_at)));
             }
         }
+        if self.page_failed.swap(false, Ordering::Relaxed) {
+            self.is_unsure = true;
+        }
+        let now = Instant::now();
+        if self.refresh_at.extract_if(.., |at| *at <= now).count() > 0 && self.known.is_some() {
+            self.refresh();
+        }
+        self.answer_corrected().await;
         let late: Vec<Waiting> = self
             .waiting
             .extract_if(.., |waiting| waiting.since.elapsed() > READ_WAIT)
@@ -408,9 +500,19 @@ impl Presented {
             return;
         }
         let (views, partition, shop) = (self.parts.views.clone(), self.partition, self.shop);
-        self.reads.push(Box::pin(
-            async move { Read::Open(open_shop(&views, partition, shop).await) },
-        ));
+        let handled = self.handled_count;
+        self.reads.push(Box::pin(async move {
+            let read = open_shop(&views, partition, shop).await;
+            Read::Open(handled, read)
+        }));
+    }
+
+    fn refresh(&mut self) {
+        let (views, partition, shop) = (self.parts.views.clone(), self.partition, self.shop);
+        self.reads.push(Box::pin(async move {
+            let read = open_shop(&views, partition, shop).await;
+            Read::Refreshed(read)
+        }));
     }
 
     fn read_basket(&mut self, session: SessionId) {
@@ -443,17 +545,20 @@ impl Presented {
 
     fn read_page(&mut self, request: Request, listing: Listing) {
         let (views, partition, shop) = (self.parts.views.clone(), self.partition, self.shop);
-        self.reads.push(Box::pin(async move {
+        let queried = self.queried_count;
+        self.answers.push(Box::pin(async move {
             let found = page(&views, partition, shop, listing).await;
-            Read::Page(request, listing, found)
+            Read::Page(request, listing, queried, found)
         }));
     }
 
     async fn have_read(&mut self, read: Read) {
         match read {
-            Read::Open(read) => {
+            Read::Open(handled, read) => {
                 self.reading.open = false;
                 match read {
+                    // Somebody handles a basket since; it is read again below.
+                    Ok(_) if handled != self.handled_count => {}
                     Ok(open) => self.know(open),
                     Err(error) => return not_read(&error),
                 }
@@ -467,8 +572,23 @@ impl Presented {
                     Err(error) => return not_read(&error),
                 }
             }
-            Read::Again(session, read) => match read {
-                Ok(view) => self.change(session, view.as_ref()).await,
+            Read::Refreshed(read) => match read {
+                Ok(open) => self.refreshed(open).await,
+                Err(error) => {
+                    not_read(&error);
+                    self.refresh_at.push(Instant::now() + SLOW_PAUSE);
+                }
+            },
+            Read::Again(session, before, read) => match read {
+                Ok(view) if before == self.state(session) => {
+                    // It is the truth, though it may be less than somebody had written by hand.
+                    if let Some(basket) = self.known.as_mut().and_then(|known| known.baskets.get_mut(&session)) {
+                        basket.state = State::default();
+                    }
+                    self.change(session, view.as_ref()).await;
+                }
+                // Something was told meanwhile.
+                Ok(_) => self.watching.put_back(session, Changed::Perhaps),
                 Err(error) => {
                     not_read(&error);
                     self.watching.put_back(session, Changed::Perhaps);
@@ -488,7 +608,9 @@ impl Presented {
                     Err(error) => return not_read(&error),
                 }
             }
-            Read::Page(request, listing, read) => {
+            Read::Page(request, listing, queried, read) => {
+                // Whoever was told between the reading and this answer has not taken it for news of this page.
+                self.due.sessions |= queried != self.queried_count;
                 let answer = match read {
                     Ok(values) => Answer::Collection {
                         values,
@@ -504,7 +626,16 @@ impl Presented {
                 };
                 return reply(&self.parts.gateway, &request, answer).await;
             }
-            Read::Corrected(request, answer) => return reply(&self.parts.gateway, &request, answer).await,
+            Read::Corrected(session, request, sequence, answer) => {
+                self.corrected.push(Corrected {
+                    session,
+                    request,
+                    sequence: sequence.unwrap_or(0),
+                    answer,
+                    since: Instant::now(),
+                });
+                return self.answer_corrected().await;
+            }
             Read::Handled(session, request, read) => return self.handled(session, request, read).await,
         }
         self.answer_waiting().await;
@@ -583,11 +714,45 @@ impl Presented {
                 Changed::To(view) => self.change(session, Some(&view)).await,
                 Changed::Perhaps => {
                     let (views, partition, id) = (self.parts.views.clone(), self.partition, self.basket_id(session));
+                    let before = self.state(session);
                     self.reads.push(Box::pin(async move {
-                        Read::Again(session, one(&views, partition, id).await)
+                        let read = one(&views, partition, id).await;
+                        Read::Again(session, before, read)
                     }));
                 }
             }
+        }
+        self.answer_corrected().await;
+    }
+
+    /// What is known of a basket.
+    fn state(&self, session: SessionId) -> Option<State> {
+        Some(self.known.as_ref()?.baskets.get(&session)?.state)
+    }
+
+    /// Tells what is otherwise in the open baskets than was known, and has the others of the list looked at.
+    async fn refreshed(&mut self, open: OpenShop) {
+        let Some(known) = &self.known else { return };
+        let there: HashSet<SessionId> = open.baskets.iter().map(|(id, _)| id.session).collect();
+        for key in known.list.iter().filter(|key| !there.contains(&key.1)) {
+            self.watching.put_back(key.1, Changed::Perhaps);
+        }
+        for (id, view) in &open.baskets {
+            self.change(id.session, Some(view)).await;
+        }
+    }
+
+    /// Answers those whose correction is in its basket, or is not for too long.
+    async fn answer_corrected(&mut self) {
+        let known = &self.known;
+        let is_told = |corrected: &mut Corrected| {
+            let basket = known.as_ref().and_then(|known| known.baskets.get(&corrected.session));
+            basket.is_none_or(|basket| basket.state.sequence >= corrected.sequence)
+                || corrected.since.elapsed() > CORRECTED_WAIT
+        };
+        let told: Vec<Corrected> = self.corrected.extract_if(.., is_told).collect();
+        for corrected in told {
+            reply(&self.parts.gateway, &corrected.request, corrected.answer).await;
         }
     }
 
@@ -606,7 +771,7 @@ impl Presented {
                 events.push((Resource::Basket(session), ResourceEvent::Delete));
             }
             // Read or told before; what is newer has been told.
-            (Some(view), Some(basket)) if (view.sequence, view.version) < (basket.sequence, basket.version) => {}
+            (Some(view), Some(basket)) if State::of(view) < basket.state => {}
             (Some(view), Some(basket)) => {
                 let mut now = Basket::of(id, view, handling.as_ref(), basket.asked_at);
                 if let Some(changes) = model::difference(&basket.model, &now.model) {
@@ -655,33 +820,31 @@ impl Presented {
 
     /// Has gateways ask for the pages of sessions that they have.
     async fn tell_of_sessions(&mut self) {
-        let (subject, mut requests) = match self.parts.gateway.inbox().await {
+        self.queried_count += 1;
+        let (subject, requests) = match self.parts.gateway.inbox().await {
             Ok(inbox) => inbox,
             Err(error) => return tracing::debug!("{error}"),
         };
         let (parts, partition, shop) = (self.parts.clone(), self.partition, self.shop);
+        let page_failed = Arc::clone(&self.page_failed);
         tokio::spawn(async move {
-            let end = tokio::time::sleep(QUERY_WAIT);
-            tokio::pin!(end);
-            loop {
-                let request = tokio::select! {
-                    () = &mut end => break,
-                    request = requests.next() => match request { Some(request) => request, None => break },
-                };
+            let (parts, page_failed) = (&parts, &page_failed);
+            let until = requests.take_until(tokio::time::sleep(QUERY_WAIT));
+            let answering = until.for_each_concurrent(PAGES_AT_ONCE, async |request| {
                 let answer = match Listing::read(request.body().query.as_deref()) {
                     Ok(listing) => match page(&parts.views, partition, shop, listing).await {
                         Ok(values) => Answer::Collection { values, query: None },
                         Err(error) => {
                             not_read(&error);
+                            page_failed.store(true, Ordering::Relaxed);
                             Answer::Failure(Failure::internal("the sessions cannot be read"))
                         }
                     },
                     Err(error) => Answer::Failure(Failure::invalid_query(error.to_string())),
                 };
-                if let Err(error) = parts.gateway.answer(&request, answer).await {
-                    tracing::debug!("{error}");
-                }
-            }
+                reply(&parts.gateway, &request, answer).await;
+            });
+            answering.await;
         });
         self.tell(Resource::Sessions, ResourceEvent::Query(subject)).await;
     }
@@ -698,9 +861,9 @@ impl Presented {
         if asked.request.method() == "correct" {
             ask_for_time(&self.parts.gateway, &asked.request).await;
             let (parts, id, request) = (self.parts.clone(), self.basket_id(session), asked.request);
-            return self.reads.push(Box::pin(async move {
-                let answer = correct(parts, id, &request).await;
-                Read::Corrected(request, answer)
+            return self.answers.push(Box::pin(async move {
+                let (sequence, answer) = correct(parts, id, &request).await;
+                Read::Corrected(session, request, sequence, answer)
             }));
         }
         if asked.request.method() != "handle" {
@@ -710,7 +873,8 @@ impl Presented {
         match Handle::read(&asked.request) {
             Ok(handle) => {
                 ask_for_time(&self.parts.gateway, &asked.request).await;
-                self.handle(session, asked.request, handle);
+                self.handles.push_back((session, asked.request, handle));
+                self.handle_next();
             }
             Err(rule) => {
                 let answer = Answer::Failure(Failure::invalid_params(rule));
@@ -719,16 +883,23 @@ impl Presented {
         }
     }
 
-    fn handle(&mut self, session: SessionId, request: Request, handle: Handle) {
+    fn handle_next(&mut self) {
+        if self.is_handling {
+            return;
+        }
+        let Some((session, request, handle)) = self.handles.pop_front() else {
+            return;
+        };
+        self.is_handling = true;
         let (views, partition, id) = (self.parts.views.clone(), self.partition, self.basket_id(session));
-        self.reads.push(Box::pin(async move {
+        self.answers.push(Box::pin(async move {
             let noted = async {
                 if one(&views, partition, id).await?.is_none() {
                     return Ok(Handled::NoBasket);
                 }
                 if handle.release {
-                    views.release_handling(id).await?;
-                    return Ok(Handled::Released);
+                    let another = views.release_handling(id, &handle.by).await?;
+                    return Ok(another.map_or(Handled::Released, Handled::ByAnother));
                 }
                 let now = OffsetDateTime::now_utc();
                 let handling = Handling {
@@ -746,6 +917,9 @@ impl Presented {
 
     /// Tells who handles a basket now, and answers the one who wanted to.
     async fn handled(&mut self, session: SessionId, request: Request, read: Result<Handled, ViewError>) {
+        self.is_handling = false;
+        self.handled_count += 1;
+        self.handle_next();
         let answer = match read {
             Ok(Handled::By(handling)) => {
                 let until = rfc3339(handling.until);
@@ -811,8 +985,7 @@ impl Presented {
 impl Basket {
     fn of(id: BasketId, view: &BasketView, handling: Option<&Handling>, asked_at: Instant) -> Self {
         Self {
-            sequence: view.sequence,
-            version: view.version,
+            state: State::of(view),
             model: model::basket(id, view, handling),
             key: Key::of(id.session, view),
             is_open: is_open(view),

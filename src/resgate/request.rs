@@ -4,6 +4,7 @@ use async_nats::{Message, Subject};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,11 @@ impl Request {
     /// Its body; what is no JSON is as if there was none, since nothing of ours asks so.
     pub fn body(&self) -> Body<'_> {
         serde_json::from_slice(&self.payload).unwrap_or_default()
+    }
+
+    /// An id that this request has however often it is passed on, and no other one has.
+    pub fn id(&self) -> Uuid {
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, self.reply.as_bytes())
     }
 
     pub(super) fn subject(&self) -> String {

@@ -75,24 +75,33 @@ impl Views {
         if !by_another {
             return Ok(None);
         }
+        self.handling(id).await
+    }
+
+    /// Notes that nobody handles a basket any more; with a name, only if it is the one who does.
+    /// Answers who does nevertheless.
+    ///
+    /// # Errors
+    /// [`ViewError`]; it may have been noted, and to note it again is safe.
+    pub async fn release_handling(&self, id: BasketId, by: &str) -> Result<Option<Handling>, ViewError> {
+        let mut query = doc! { "_id": id.to_string() };
+        if !by.is_empty() {
+            query.insert("by", by);
+        }
+        let command = doc! {
+            "delete": "handlings",
+            "deletes": [ { "q": query, "limit": 1 } ],
+            "writeConcern": durable(),
+        };
+        write_command(&self.database, "note that nobody handles a basket", command).await?;
+        self.handling(id).await
+    }
+
+    async fn handling(&self, id: BasketId) -> Result<Option<Handling>, ViewError> {
         let handlings: Collection<Stored> = self.database.collection("handlings");
         let find = handlings.find_one(doc! { "_id": id.to_string() });
         let found = within("read who handles a basket", async { find.await }).await?;
         Ok(found.and_then(Stored::handling).map(|(_, handling)| handling))
-    }
-
-    /// Notes that nobody handles a basket any more.
-    ///
-    /// # Errors
-    /// [`ViewError`]; it may have been noted, and to note it again is safe.
-    pub async fn release_handling(&self, id: BasketId) -> Result<(), ViewError> {
-        let command = doc! {
-            "delete": "handlings",
-            "deletes": [ { "q": { "_id": id.to_string() }, "limit": 1 } ],
-            "writeConcern": durable(),
-        };
-        write_command(&self.database, "note that nobody handles a basket", command).await?;
-        Ok(())
     }
 
     /// Who handles which basket of a shop, those included whose time is over for less than a minute or so.

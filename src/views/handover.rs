@@ -5,6 +5,8 @@
 //! so into the checkpoint of the version before. From then on nothing is written there any more, and who
 //! reads that checkpoint is sent on to the new version, also where it has not heard of the move yet.
 
+use std::time::Duration;
+
 use mongodb::bson::{Document, doc};
 use serde::Deserialize;
 
@@ -13,6 +15,9 @@ use super::{Checkpoint, ViewError, Views, durable, within, write_command};
 
 /// How long after a move of the pointer a partition may be read from the version before.
 const HANDOVER_SECONDS_MAX: i64 = 30;
+
+/// How often it is looked whether it is done.
+const HANDOVER_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where the pointer is, as far as this process has heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +155,21 @@ impl Views {
         };
         let answer = write_command(&self.database, "hand a partition over", command).await?;
         Ok(answer.get_i32("n").is_ok_and(|matched| matched == 1))
+    }
+
+    /// Waits until every partition is handed over to the active version, or may no longer be read from the one before.
+    ///
+    /// The pointer is not moved earlier: who has not heard of the move before would take the version that was skipped
+    /// for the one that has everything.
+    pub(super) async fn handed_over(&self) -> Result<(), ViewError> {
+        let mut told = false;
+        while self.is_handing_over(&self.projections().await?).await? {
+            if !std::mem::replace(&mut told, true) {
+                tracing::info!("waiting until every partition has gone over to the baskets of the move before");
+            }
+            tokio::time::sleep(HANDOVER_PAUSE).await;
+        }
+        Ok(())
     }
 
     async fn is_handing_over(&self, known: &Projections) -> Result<bool, ViewError> {

@@ -226,8 +226,9 @@ impl Views {
         Ok(())
     }
 
-    /// Moves the pointer to the version that was being filled.
+    /// Moves the pointer to the version that was being filled, when the move before is done.
     pub async fn switch(&self, from: Version, building: Version) -> Result<(), ViewError> {
+        self.handed_over().await?;
         let query = doc! { "_id": BASKETS, "active": from.to_string(), "building": building.to_string() };
         let set = vec![
             moved(from, building),
@@ -236,8 +237,9 @@ impl Views {
         self.move_pointer("switch to the new baskets", query, set, false).await
     }
 
-    /// Moves the pointer back to the version before, which is the one before from then on.
+    /// Moves the pointer back to the version before, which is the one before from then on, when the move before is done.
     pub async fn roll_back(&self, from: Version, to: Version) -> Result<(), ViewError> {
+        self.handed_over().await?;
         let query = doc! { "_id": BASKETS, "active": from.to_string(), "previous": to.to_string() };
         self.move_pointer("go back to the baskets before", query, vec![moved(from, to)], false)
             .await

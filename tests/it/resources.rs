@@ -520,7 +520,11 @@ async fn a_gateway_and_its_nats_may_die_and_come_back() {
     })
     .await;
     let again = ResClient::connect(&resgate.url()).await;
-    again.subscribe(&rid(&shop, "baskets")).await.unwrap();
+    // Whoever asks before the service is back is told that nobody is there.
+    wait_for("the service to be back", async || {
+        again.subscribe(&rid(&shop, "baskets")).await.ok()
+    })
+    .await;
     for _ in 0..20 {
         shoppers.act(&service).await;
     }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use ezout::core::event::{ABANDONMENT_TYPE, CORRECTION_TYPE};
 use ezout::http::contracts::{ASYNCAPI, OPENAPI};
 use futures::StreamExt as _;
 use reqwest::{Client, Method, Url};
@@ -249,6 +250,12 @@ async fn stored(stack: &Stack, stream: &str, (channel, name): (&str, &str), plac
     for place in places {
         let message = stream.get_raw_message(place).await.unwrap();
         let payload: Value = serde_json::from_slice(&message.payload).unwrap();
+        // What is no action says so.
+        let name = match message.headers.get("ce-type").map(async_nats::HeaderValue::as_str) {
+            Some(ABANDONMENT_TYPE) => "abandonment",
+            Some(CORRECTION_TYPE) => "correction",
+            _ => name,
+        };
         check::message(channel, name, &payload, Some(&message.headers));
         payloads.push(payload);
     }
