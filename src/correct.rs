@@ -141,7 +141,7 @@ struct There {
 }
 
 /// Appends a correction and answers how it is in the journal. One that is there already stays as it is, and where
-/// another event has its id it is refused.
+/// another event has its id, or it is larger than an event may be, it is refused.
 async fn append(parts: &Parts, correction: &Correction) -> Result<Result<There, Refusal>, CorrectError> {
     let (json, digest) = correction.canonical();
     let entry = Entry {
@@ -162,6 +162,13 @@ async fn append(parts: &Parts, correction: &Correction) -> Result<Result<There, 
             return Ok(Ok(There { sequence, changes }));
         }
         Err(AppendError::Conflict { sequence }) => sequence,
+        // Repeating it would not help, and what comes after it would wait for ever.
+        Err(AppendError::TooLarge) => {
+            return Ok(Err(Refusal {
+                code: "too_large",
+                reason: "its differences are larger than an event of the journal may be".to_owned(),
+            }));
+        }
         Err(error) => return Err(error.into()),
     };
     // Another attempt, which died, may have said it otherwise; what the journal has counts.

@@ -328,3 +328,19 @@ async fn too_many_edits_of_a_shop_are_taken_no_more_until_a_person_says_so() {
         assert_eq!(shop.events(session).await.len(), 3);
     }
 }
+
+#[tokio::test]
+async fn an_edit_that_is_larger_than_an_event_is_rejected_and_those_after_it_are_taken() {
+    let shop = Shop::open(&[]).await;
+    let (large, other) = (shop.visit().await, shop.visit().await);
+    let lots = (0..30_000).map(|number| doc! { "price": decimal(&format!("{number}.5")), "quantity": 1 });
+    let lots: Vec<Document> = lots.collect();
+    shop.edit(&large, doc! { "$set": { "lines.0.prices": lots, "lines.0.quantity": 30_000 } })
+        .await;
+    shop.edit(&other, doc! { "$set": { "lines.0.quantity": 1 } }).await;
+    let rejected = &shop.outcomes(&large, 1).await[0];
+    let code = rejected.get_document("rejection").unwrap().get_str("code").unwrap();
+    assert_eq!(code, "too_large");
+    assert_eq!(shop.outcomes(&other, 1).await[0].get_str("state").unwrap(), "published");
+    assert_eq!(shop.healed(&large).await["total"], json!(12.5));
+}
