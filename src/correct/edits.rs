@@ -138,6 +138,8 @@ impl Follower {
     }
 
     async fn scan(&mut self, scan: &Scan) -> Result<(), CorrectError> {
+        // A shop that is let go after this has everything compared once more.
+        self.hear_of_held().await?;
         let found = scan::run(&self.parts, scan, &self.held, &self.covered).await?;
         self.covered.extend(found);
         failpoint::hit("before_scan_noted");
@@ -145,21 +147,22 @@ impl Follower {
         Ok(())
     }
 
-    /// Hears of shops that a person lets go again, and compares everything once a day.
+    async fn hear_of_held(&mut self) -> Result<(), CorrectError> {
+        self.held = self.parts.views.held_shops().await?.into_iter().collect();
+        let count = i64::try_from(self.held.len()).unwrap_or(i64::MAX);
+        self.parts.metrics.held_shops.set(count);
+        Ok(())
+    }
+
+    /// Hears of shops that a person lets go again, and compares everything then and once a day.
     async fn look(&mut self) -> Result<(), CorrectError> {
         let views = self.parts.views.clone();
-        let held: BTreeSet<ShopId> = views.held_shops().await?.into_iter().collect();
-        let freed = self.held.difference(&held).count();
-        self.held = held;
-        self.parts
-            .metrics
-            .held_shops
-            .set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
+        self.hear_of_held().await?;
         let due = views
             .seconds_since_scan()
             .await?
             .is_none_or(|seconds| seconds >= SCAN_INTERVAL.whole_seconds());
-        if freed > 0 || due {
+        if due {
             self.recent.clear();
             let scan = views.begin_scan().await?;
             self.scan(&scan).await?;
