@@ -188,22 +188,21 @@ impl Follower {
             let before = views.image(edit.basket, right_before(edit.at)).await?;
             Ok::<_, ImageError>((before, views.image(edit.basket, edit.at).await?))
         };
-        let (before, after) = match images.await {
-            Ok(images) => images,
+        let images = match images.await {
+            Ok(images) => Some(images),
+            Err(ImageError::TooOld) => None,
             Err(ImageError::View(error)) => return Err(error.into()),
-            Err(ImageError::TooOld) => {
-                // The feed was away for long. The basket as it is now is compared with the journal instead.
-                let found = scan::basket(&self.parts, edit, &self.covered).await?;
-                self.covered.extend(found);
-                return Ok(());
-            }
         };
-        if before.as_ref().is_some_and(is_void) {
+        let before = images.as_ref().and_then(|(before, _)| before.as_ref());
+        if before.is_some_and(is_void) || self.is_too_many(edit).await? {
             return Ok(());
         }
-        if self.is_too_many(edit).await? {
+        let Some((before, after)) = images else {
+            // The feed was away for long. The basket as it is now is compared with the journal instead.
+            let found = scan::basket(&self.parts, edit, &self.covered).await?;
+            self.covered.extend(found);
             return Ok(());
-        }
+        };
         let fields = |image: Option<Image>| image.map(Whole::stored);
         let (before, after) = (fields(before), fields(after));
         let changes = difference(before.as_ref().map(Whole::fields), after.as_ref().map(Whole::fields));
