@@ -101,6 +101,9 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         if leads {
             renewed = asked;
         }
+        if leads && working.take_if(|(_, task)| task.is_finished()).is_some() {
+            tracing::error!("taking corrections ended by itself, and is begun again");
+        }
         if leads && working.is_none() {
             tracing::info!("this process takes corrections");
             let stop = CancellationToken::new();
