@@ -290,7 +290,7 @@ async fn a_basket_that_moves_on_before_the_correction_is_taken_has_it_rejected()
     }
     // The views do not know of this one, the journal does.
     drop(projector);
-    add(&api, &shop, &visit, 2, 6, 1).await;
+    let last = add(&api, &shop, &visit, 2, 6, 1).await;
     let corrector = stack.service("correct").await;
     let rejected = until(&api, &shop, &visit, stale["id"].as_str().unwrap(), "rejected").await;
     assert_eq!(rejected["rejection"]["code"], "moved_on");
@@ -304,6 +304,12 @@ async fn a_basket_that_moves_on_before_the_correction_is_taken_has_it_rejected()
     until(&api, &shop, &visit, fresh["id"].as_str().unwrap(), "published").await;
     let _projector = stack.service("project").await;
     until(&api, &shop, &visit, fresh["id"].as_str().unwrap(), "applied").await;
+    // By now the views know what changed.
+    let (status, problem) = ask(&api, &shop, &visit, &stale).await;
+    assert_eq!((status, &problem["code"]), (409, &json!("moved_on")), "{problem}");
+    assert!(problem["sequence"].as_u64().unwrap() >= last, "{problem}");
+    let changed = &problem["changed"];
+    assert_eq!((&changed["since"], &changed["events"]), (&json!(base), &json!(2)), "{problem}");
     for (series, value) in [
         ("ezout_corrections_total{source=\"api\"}", 1.0),
         ("ezout_corrections_total{source=\"database\"}", 0.0),
