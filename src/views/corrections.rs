@@ -293,7 +293,11 @@ impl StoredFiled {
         });
         let asked = self.asked.as_ref().map(StoredAsked::restore).transpose()?;
         let standing = match (self.state.as_str(), self.sequence, self.rejection) {
-            ("new", ..) if asked.is_some() => Standing::New,
+            ("new", ..) if asked.is_some() => {
+                // Whoever filed it by hand may say no more than who sends it.
+                Proposal::check_texts(&self.author, &self.reason)?;
+                Standing::New
+            }
             ("new", ..) => return Err("it asks for nothing".to_owned()),
             ("published", Some(sequence), _) => Standing::Published {
                 sequence: unsigned(sequence),

@@ -336,12 +336,17 @@ async fn what_somebody_files_by_hand_is_taken_or_rejected_with_the_reason() {
         }
     };
     let price: Decimal128 = "1.5".parse().unwrap();
-    let (good, bad, nowhere) = (session(), session(), session());
+    let (good, bad, nowhere, database) = (session(), session(), session(), session());
     let cheaper = doc! { "kind": "price", "product_id": 5_i64, "price": price };
     for one in [
         document(&good, &visit, cheaper.clone()),
         document(&bad, &visit, doc! { "kind": "price", "product_id": 5_i64 }),
-        document(&nowhere, &nowhere, cheaper),
+        document(&nowhere, &nowhere, cheaper.clone()),
+        {
+            let mut of_nobody = document(&database, &visit, cheaper);
+            of_nobody.insert("author", "Database");
+            of_nobody
+        },
     ] {
         filed.insert_one(one).await.unwrap();
     }
@@ -355,6 +360,7 @@ async fn what_somebody_files_by_hand_is_taken_or_rejected_with_the_reason() {
         .await
     };
     assert_eq!(state(&bad).await, "malformed");
+    assert_eq!(state(&database).await, "malformed");
     assert_eq!(state(&nowhere).await, "not_found");
     let name = format!("{shop}.{visit}");
     let listed = printed(&system.stack.ezout(&["corrections", "list", &name]).await);
