@@ -19,7 +19,7 @@ use crate::core::event::{ActionIdMeaning, Change, Correction, JournalEvent};
 use crate::core::id::BasketId;
 use crate::journal::{self, AppendError, Entry, Facts, Journal, ReadError};
 use crate::metrics::Metrics;
-use crate::refold::{Decoded, RefoldError};
+use crate::refold::{Decoded, Dropped, RefoldError};
 use crate::views::{EditsError, LeaseId, Refusal, Source, ViewError, Views};
 
 /// How long the lease outlives the last sign of life of its owner. Two owners for a moment do no harm: what both take is one event.
@@ -188,6 +188,15 @@ async fn append(parts: &Parts, correction: &Correction) -> Result<Result<There, 
         code: "conflict",
         reason: format!("event {sequence} of the journal has this id and is another one"),
     }))
+}
+
+/// Events of the journal of this epoch that a person has dropped.
+async fn dropped(views: &Views, epoch: &str) -> Result<Dropped, ViewError> {
+    let parked = views.list_parked(true, i64::MAX).await?;
+    let never = parked
+        .iter()
+        .filter(|event| event.epoch == epoch && event.state.never_counts());
+    Ok(never.map(|event| event.sequence).collect())
 }
 
 impl Parts {

@@ -19,8 +19,8 @@ use crate::core::event::Correction;
 use crate::core::failpoint;
 use crate::core::id::{BasketId, partition_of};
 use crate::core::retry::Backoff;
-use crate::refold::Decoded;
-use crate::views::{Filed, Malformed, Outcome, Refusal, Source};
+use crate::refold::{self, Decoded};
+use crate::views::{Filed, Malformed, Outcome, Refusal, Source, Views};
 
 /// How often it is looked whether another process has filed something.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -195,9 +195,15 @@ async fn basket_now(parts: &Parts, id: BasketId) -> Result<Option<Basket>, Corre
         Some(_) => return Err(CorrectError::Behind),
         None => 0,
     };
+    // What is in the document is wrong, or it is missing.
+    if views.count_refolds(&[id]).await? > 0 {
+        return Err(CorrectError::Behind);
+    }
     // Read after the checkpoint, so the basket can only be newer.
     let loaded = views.load(&[id], parts.action_id).await?.pop();
     let mut basket = match loaded.map(|loaded| loaded.basket) {
+        // Somebody has deleted it, and nobody has asked for it to be folded anew so far.
+        None if through > 0 && is_recorded(parts, &views, id, &epoch, through).await? => return Err(CorrectError::Behind),
         None => Basket::new(id, parts.action_id),
         Some(Ok((basket, _))) => basket,
         Some(Err(reason)) => return Err(CorrectError::Unreadable { id, reason }),
@@ -213,4 +219,18 @@ async fn basket_now(parts: &Parts, id: BasketId) -> Result<Option<Basket>, Corre
         }
     }
     Ok((basket.sequence() > 0).then_some(basket))
+}
+
+/// Whether the journal has events up to a place that make a basket of a session.
+async fn is_recorded(parts: &Parts, views: &Views, id: BasketId, epoch: &str, through: u64) -> Result<bool, CorrectError> {
+    let dropped = super::dropped(views, epoch).await?;
+    let mut basket = Basket::new(id, parts.action_id);
+    refold::events_of_shop(&parts.journal, id.shop, 0, through, |raw| {
+        let decoded = Decoded::of(&raw);
+        if decoded.basket == Some(id) && !dropped.contains(&raw.sequence) {
+            decoded.put_into(&mut basket);
+        }
+    })
+    .await?;
+    Ok(basket.sequence() > 0)
 }

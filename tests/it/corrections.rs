@@ -369,6 +369,33 @@ async fn what_somebody_files_by_hand_is_taken_or_rejected_with_the_reason() {
     assert!(untyped.unwrap_err().to_string().contains("Document failed validation"));
 }
 
+#[tokio::test]
+async fn a_correction_of_a_basket_that_somebody_deleted_waits_until_it_is_healed() {
+    let stack = Stack::start().await;
+    let projector = stack.service("project").await;
+    let api = stack.service("api").await;
+    let (shop, visit) = (session(), session());
+    let base = add(&api, &shop, &visit, 1, 5, 3).await;
+    api.basket(&shop, &visit, base).await;
+    let (id, other) = (session(), session());
+    let wanted = json!({ "id": id, "quantity": { "product_id": 5, "quantity": 2 } });
+    assert_eq!(ask(&api, &shop, &visit, &wanted).await.0, 202);
+    let baskets: Collection<Document> = stack.database().await.collection("baskets");
+    let key = format!("{shop}.{visit}");
+    baskets.delete_one(doc! { "_id": &key }).await.unwrap();
+    // Nobody follows edits, so that nobody has it healed.
+    let _corrector = stack.service_with("correct", &[("EZOUT_EDITS_PER_MINUTE", "0")]).await;
+    let healthy = add(&api, &shop, &other, 1, 5, 3).await;
+    api.basket(&shop, &other, healthy).await;
+    published(&api, &shop, &other, &json!({ "adjustment": { "by": 0.25 } })).await;
+    let filed: Collection<Document> = stack.database().await.collection("corrections");
+    let found = filed.find_one(doc! { "_id": &id }).await.unwrap().unwrap();
+    assert_eq!(found.get_str("state").unwrap(), "new", "{found}");
+    printed(&stack.ezout(&["rebuild", "--session", &key, "--switch"]).await);
+    until(&api, &shop, &visit, &id, "applied").await;
+    drop(projector);
+}
+
 /// The journal's events of a visit, folded without the views.
 async fn refolded(stack: &Stack, shop: &str, visit: &str) -> Basket {
     let stream = stack.jetstream().await.get_stream("CHECKOUT").await.unwrap();
