@@ -69,6 +69,13 @@ enum CorrectError {
     Unreadable { id: BasketId, reason: String },
 }
 
+impl CorrectError {
+    /// Whether others may do better: it is about this basket, not about a server.
+    const fn is_of_one_basket(&self) -> bool {
+        matches!(self, Self::Behind | Self::Slow | Self::Unreadable { .. })
+    }
+}
+
 impl From<ViewError> for CorrectError {
     fn from(error: ViewError) -> Self {
         Self::Edits(error.into())

@@ -412,12 +412,12 @@ impl Views {
         Ok(found.into_iter().filter_map(|found| restore(found).ok()).collect())
     }
 
-    /// The oldest corrections that nobody has taken, the oldest first.
-    pub async fn new_corrections(&self, limit: u16) -> Result<Vec<Result<Filed, Malformed>>, ViewError> {
+    /// The oldest corrections that nobody has taken, the oldest first, without the first of them.
+    pub async fn new_corrections(&self, without: u64, limit: u16) -> Result<Vec<Result<Filed, Malformed>>, ViewError> {
         let filed = self.filed_documents();
         let found: Vec<Document> = within("look for new corrections", async {
             let find = filed.find(doc! { "state": "new" }).sort(doc! { "created_at": 1 });
-            find.limit(limit.into()).await?.try_collect().await
+            find.skip(without).limit(limit.into()).await?.try_collect().await
         })
         .await?;
         Ok(found.into_iter().map(restore).collect())

@@ -98,9 +98,16 @@ pub fn difference(before: Option<&Document>, after: Option<&Document>) -> Result
     if edited.contains("total") || !changes.is_empty() {
         let total = |document: &Document| amount_of(document.get("total"), "total");
         let was = total(before)?;
-        let is = if edited.contains("total") { total(after)? } else { was + amount };
+        let is = if edited.contains("total") {
+            total(after)?
+        } else {
+            was + amount
+        };
         if is.is_negative() && is < was {
-            return refused("negative_total", format!("the total would be {is}, and it must not be below 0"));
+            return refused(
+                "negative_total",
+                format!("the total would be {is}, and it must not be below 0"),
+            );
         }
         let by = is - was - amount;
         if by != Money::ZERO {

@@ -335,8 +335,11 @@ async fn an_edit_that_is_larger_than_an_event_is_rejected_and_those_after_it_are
     let (large, other) = (shop.visit().await, shop.visit().await);
     let lots = (0..30_000).map(|number| doc! { "price": decimal(&format!("{number}.5")), "quantity": 1 });
     let lots: Vec<Document> = lots.collect();
-    shop.edit(&large, doc! { "$set": { "lines.0.prices": lots, "lines.0.quantity": 30_000 } })
-        .await;
+    shop.edit(
+        &large,
+        doc! { "$set": { "lines.0.prices": lots, "lines.0.quantity": 30_000 } },
+    )
+    .await;
     shop.edit(&other, doc! { "$set": { "lines.0.quantity": 1 } }).await;
     let rejected = &shop.outcomes(&large, 1).await[0];
     let code = rejected.get_document("rejection").unwrap().get_str("code").unwrap();
@@ -378,6 +381,9 @@ async fn a_held_shop_is_held_by_whoever_starts_and_let_go_while_nobody_follows()
     let resumed = shop.stack.ezout(&["corrections", "resume", &shop.name]).await;
     assert!(resumed.status.success(), "{resumed:?}");
     shop.service = shop.stack.service_with("serve", &environment).await;
-    assert_eq!(shop.outcomes(&sessions[1], 1).await[0].get_str("state").unwrap(), "published");
+    assert_eq!(
+        shop.outcomes(&sessions[1], 1).await[0].get_str("state").unwrap(),
+        "published"
+    );
     assert_eq!(shop.healed(&sessions[1]).await["total"], json!(5.5));
 }
