@@ -19,7 +19,7 @@ use crate::core::event::{ActionIdMeaning, Change, Correction, JournalEvent};
 use crate::core::id::BasketId;
 use crate::journal::{self, AppendError, Entry, Facts, Journal, ReadError};
 use crate::metrics::Metrics;
-use crate::refold::{Decoded, RefoldError};
+use crate::refold::{Decoded, Dropped, RefoldError};
 use crate::views::{EditsError, LeaseId, Refusal, Source, ViewError, Views};
 
 /// How long the lease outlives the last sign of life of its owner. Two owners for a moment do no harm: what both take is one event.
@@ -69,6 +69,13 @@ enum CorrectError {
     Unreadable { id: BasketId, reason: String },
 }
 
+impl CorrectError {
+    /// Whether others may do better: it is about this basket, not about a server.
+    const fn is_of_one_basket(&self) -> bool {
+        matches!(self, Self::Behind | Self::Slow | Self::Unreadable { .. })
+    }
+}
+
 impl From<ViewError> for CorrectError {
     fn from(error: ViewError) -> Self {
         Self::Edits(error.into())
@@ -100,6 +107,9 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         };
         if leads {
             renewed = asked;
+        }
+        if leads && working.take_if(|(_, task)| task.is_finished()).is_some() {
+            tracing::error!("taking corrections ended by itself, and is begun again");
         }
         if leads && working.is_none() {
             tracing::info!("this process takes corrections");
@@ -141,7 +151,7 @@ struct There {
 }
 
 /// Appends a correction and answers how it is in the journal. One that is there already stays as it is, and where
-/// another event has its id it is refused.
+/// another event has its id, or it is larger than an event may be, it is refused.
 async fn append(parts: &Parts, correction: &Correction) -> Result<Result<There, Refusal>, CorrectError> {
     let (json, digest) = correction.canonical();
     let entry = Entry {
@@ -162,6 +172,13 @@ async fn append(parts: &Parts, correction: &Correction) -> Result<Result<There, 
             return Ok(Ok(There { sequence, changes }));
         }
         Err(AppendError::Conflict { sequence }) => sequence,
+        // Repeating it would not help, and what comes after it would wait for ever.
+        Err(AppendError::TooLarge) => {
+            return Ok(Err(Refusal {
+                code: "too_large",
+                reason: "its differences are larger than an event of the journal may be".to_owned(),
+            }));
+        }
         Err(error) => return Err(error.into()),
     };
     // Another attempt, which died, may have said it otherwise; what the journal has counts.
@@ -178,6 +195,15 @@ async fn append(parts: &Parts, correction: &Correction) -> Result<Result<There, 
         code: "conflict",
         reason: format!("event {sequence} of the journal has this id and is another one"),
     }))
+}
+
+/// Events of the journal of this epoch that a person has dropped.
+async fn dropped(views: &Views, epoch: &str) -> Result<Dropped, ViewError> {
+    let parked = views.list_parked(true, i64::MAX).await?;
+    let never = parked
+        .iter()
+        .filter(|event| event.epoch == epoch && event.state.never_counts());
+    Ok(never.map(|event| event.sequence).collect())
 }
 
 impl Parts {

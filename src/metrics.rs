@@ -17,7 +17,7 @@ const SECONDS: &[f64] = &[
 const EVENTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
 
 /// Rules by which a correction is rejected: those of the API, then those of edits by hand.
-const REJECTIONS: [&str; 24] = [
+const REJECTIONS: [&str; 25] = [
     "moved_on",
     "basket_parked",
     "basket_full",
@@ -32,6 +32,7 @@ const REJECTIONS: [&str; 24] = [
     "already_undone",
     "not_found",
     "conflict",
+    "too_large",
     "malformed",
     "nothing",
     "inserted",

@@ -27,7 +27,7 @@ use crate::views::{
 /// Why, as far as can be known.
 const REASON: &str = "edited by hand in MongoDB";
 /// How long edits of a shop count towards its limit.
-const WINDOW: Duration = Duration::from_mins(1);
+const WINDOW_SECONDS: u32 = 60;
 /// How often everything is compared whether or not there is a reason to.
 const SCAN_INTERVAL: time::Duration = time::Duration::hours(24);
 /// Baskets of which it is remembered up to which moment their edits are taken.
@@ -76,7 +76,7 @@ struct Follower {
     parts: Parts,
     /// Edits of a shop in a minute, beyond which it is held.
     per_minute: usize,
-    recent: HashMap<ShopId, VecDeque<Instant>>,
+    recent: HashMap<ShopId, Recent>,
     held: BTreeSet<ShopId>,
     /// Up to which moment the edits of a basket are taken, where that is not only up to the place: several edits of one
     /// basket in one transaction are one, and what a comparison found is told again by the stream.
@@ -138,6 +138,8 @@ impl Follower {
     }
 
     async fn scan(&mut self, scan: &Scan) -> Result<(), CorrectError> {
+        // A shop that is let go after this has everything compared once more.
+        self.hear_of_held().await?;
         let found = scan::run(&self.parts, scan, &self.held, &self.covered).await?;
         self.covered.extend(found);
         failpoint::hit("before_scan_noted");
@@ -145,21 +147,22 @@ impl Follower {
         Ok(())
     }
 
-    /// Hears of shops that a person lets go again, and compares everything once a day.
+    async fn hear_of_held(&mut self) -> Result<(), CorrectError> {
+        self.held = self.parts.views.held_shops().await?.into_iter().collect();
+        let count = i64::try_from(self.held.len()).unwrap_or(i64::MAX);
+        self.parts.metrics.held_shops.set(count);
+        Ok(())
+    }
+
+    /// Hears of shops that a person lets go again, and compares everything then and once a day.
     async fn look(&mut self) -> Result<(), CorrectError> {
         let views = self.parts.views.clone();
-        let held: BTreeSet<ShopId> = views.held_shops().await?.into_iter().collect();
-        let freed = self.held.difference(&held).count();
-        self.held = held;
-        self.parts
-            .metrics
-            .held_shops
-            .set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
+        self.hear_of_held().await?;
         let due = views
             .seconds_since_scan()
             .await?
             .is_none_or(|seconds| seconds >= SCAN_INTERVAL.whole_seconds());
-        if freed > 0 || due {
+        if due {
             self.recent.clear();
             let scan = views.begin_scan().await?;
             self.scan(&scan).await?;
@@ -185,22 +188,21 @@ impl Follower {
             let before = views.image(edit.basket, right_before(edit.at)).await?;
             Ok::<_, ImageError>((before, views.image(edit.basket, edit.at).await?))
         };
-        let (before, after) = match images.await {
-            Ok(images) => images,
+        let images = match images.await {
+            Ok(images) => Some(images),
+            Err(ImageError::TooOld) => None,
             Err(ImageError::View(error)) => return Err(error.into()),
-            Err(ImageError::TooOld) => {
-                // The feed was away for long. The basket as it is now is compared with the journal instead.
-                let found = scan::basket(&self.parts, edit, &self.covered).await?;
-                self.covered.extend(found);
-                return Ok(());
-            }
         };
-        if before.as_ref().is_some_and(is_void) {
+        let before = images.as_ref().and_then(|(before, _)| before.as_ref());
+        if before.is_some_and(is_void) || self.is_too_many(edit).await? {
             return Ok(());
         }
-        if self.is_too_many(edit.basket.shop).await? {
+        let Some((before, after)) = images else {
+            // The feed was away for long. The basket as it is now is compared with the journal instead.
+            let found = scan::basket(&self.parts, edit, &self.covered).await?;
+            self.covered.extend(found);
             return Ok(());
-        }
+        };
         let fields = |image: Option<Image>| image.map(Whole::stored);
         let (before, after) = (fields(before), fields(after));
         let changes = difference(before.as_ref().map(Whole::fields), after.as_ref().map(Whole::fields));
@@ -250,13 +252,9 @@ impl Follower {
     }
 
     /// Counts an edit, and holds the shop where there are too many: a script must not become a flood of events.
-    async fn is_too_many(&mut self, shop: ShopId) -> Result<bool, CorrectError> {
-        let recent = self.recent.entry(shop).or_default();
-        while recent.front().is_some_and(|first| first.elapsed() > WINDOW) {
-            recent.pop_front();
-        }
-        if recent.len() < self.per_minute {
-            recent.push_back(Instant::now());
+    async fn is_too_many(&mut self, edit: &Edit) -> Result<bool, CorrectError> {
+        let shop = edit.basket.shop;
+        if self.recent.entry(shop).or_default().counts(edit, self.per_minute) {
             return Ok(false);
         }
         tracing::error!(
@@ -267,6 +265,32 @@ impl Follower {
         self.parts.views.hold_shop(shop).await?;
         self.held.insert(shop);
         Ok(true)
+    }
+}
+
+/// Edits of a shop that count towards its limit, each with the second of its moment.
+#[derive(Default)]
+struct Recent(VecDeque<(Uuid, u32)>);
+
+impl Recent {
+    /// Counts an edit, once however often it is taken, and answers whether it is within the limit.
+    fn counts(&mut self, edit: &Edit, limit: usize) -> bool {
+        let Self(recent) = self;
+        while recent
+            .front()
+            .is_some_and(|(_, second)| second.saturating_add(WINDOW_SECONDS) < edit.at.time)
+        {
+            recent.pop_front();
+        }
+        // What is taken again is among the last.
+        if recent.iter().rev().any(|(id, _)| *id == edit.id) {
+            return true;
+        }
+        let is_within = recent.len() < limit;
+        if is_within {
+            recent.push_back((edit.id, edit.at.time));
+        }
+        is_within
     }
 }
 
@@ -357,4 +381,30 @@ pub(super) async fn heal(
         through,
     };
     Ok(views.ask_refolds(&[refold]).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::views::{Moment, Version};
+
+    #[test]
+    fn an_edit_counts_once_and_for_a_minute_of_its_own_time() {
+        let basket = "123e4567-e89b-42d3-a456-426614174000.4e29b2d3-7c8a-446e-a4e1-d8e2a51c0e94";
+        let edit = |time| Edit {
+            id: Uuid::from_u128(u128::from(time)),
+            basket: BasketId::parse(basket).unwrap(),
+            version: Version::FIRST,
+            at: Moment { time, increment: 1 },
+        };
+        let mut recent = Recent::default();
+        // As often as the servers have it taken again.
+        assert!((0..5).all(|_| recent.counts(&edit(100), 2)));
+        assert!(recent.counts(&edit(110), 2));
+        assert!(!recent.counts(&edit(160), 2));
+        assert!(recent.counts(&edit(110), 2));
+        // The first has left by then, however soon that is told.
+        assert!(recent.counts(&edit(161), 2));
+        assert!(!recent.counts(&edit(162), 2));
+    }
 }

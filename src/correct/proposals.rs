@@ -6,10 +6,11 @@
 //! then taken again: differences that were noted stand, whatever the basket is by then, and a correction
 //! that is in the basket or in the journal is not appended once more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{CorrectError, Parts, There, journal_open};
@@ -19,8 +20,8 @@ use crate::core::event::Correction;
 use crate::core::failpoint;
 use crate::core::id::{BasketId, partition_of};
 use crate::core::retry::Backoff;
-use crate::refold::Decoded;
-use crate::views::{Filed, Malformed, Outcome, Refusal, Source};
+use crate::refold::{self, Decoded};
+use crate::views::{Filed, Malformed, Outcome, Refusal, Source, Views};
 
 /// How often it is looked whether another process has filed something.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -31,11 +32,18 @@ const SIDE_BY_SIDE: usize = 16;
 /// Events of a shop that may be in the journal and not in the views; with more, the views are waited for.
 const BEHIND_MAX: usize = 1_000;
 
+/// How long a basket whose corrections cannot be taken now is left alone.
+const HELD_UP: Duration = Duration::from_secs(1);
+
+/// Baskets whose corrections cannot be taken now, and when that was last tried.
+type HeldUp = HashMap<BasketId, Instant>;
+
 /// Takes what is filed until `stop`, through every failure of the servers.
 pub(super) async fn run(parts: Parts, stop: CancellationToken) {
     let mut backoff = Backoff::new(LOOK_INTERVAL, Duration::from_secs(1));
     let mut failing = false;
-    while let Some(outcome) = stop.run_until_cancelled(Box::pin(take_all(&parts))).await {
+    let mut held_up = HeldUp::new();
+    while let Some(outcome) = stop.run_until_cancelled(Box::pin(take_all(&parts, &mut held_up))).await {
         let pause = match outcome {
             Ok(taken) => {
                 backoff.reset();
@@ -59,31 +67,70 @@ pub(super) async fn run(parts: Parts, stop: CancellationToken) {
 }
 
 /// Takes what is filed, and answers how many that were. One that cannot be taken now holds up only those of its basket.
-async fn take_all(parts: &Parts) -> Result<usize, CorrectError> {
-    let new = parts.views.new_corrections(TAKEN_MAX).await?;
+async fn take_all(parts: &Parts, held_up: &mut HeldUp) -> Result<usize, CorrectError> {
     let waiting = &parts.metrics.waiting_corrections;
-    waiting.set(i64::try_from(new.len()).unwrap_or(i64::MAX));
-    let mut count = 0;
-    let mut by_basket: BTreeMap<BasketId, Vec<Filed>> = BTreeMap::new();
-    for filed in new {
-        match filed {
-            Ok(filed) => {
-                count += 1;
-                by_basket.entry(filed.basket).or_default().push(filed);
+    let (mut count, mut left) = (0, 0);
+    let mut still = HeldUp::new();
+    loop {
+        // What is taken is no longer new, and what is left is passed by.
+        let new = parts.views.new_corrections(left, TAKEN_MAX).await?;
+        let found = new.len();
+        let seen = left + u64::try_from(found).unwrap_or(u64::MAX);
+        waiting.set(i64::try_from(seen).unwrap_or(i64::MAX));
+        let mut by_basket: BTreeMap<BasketId, Vec<Filed>> = BTreeMap::new();
+        let mut done = 0;
+        for filed in new {
+            match filed {
+                Ok(filed) => by_basket.entry(filed.basket).or_default().push(filed),
+                Err(malformed) => done += usize::from(reject_malformed(parts, &malformed).await?),
             }
-            Err(malformed) => count += usize::from(reject_malformed(parts, &malformed).await?),
+        }
+        for id in by_basket.keys() {
+            if let Some(tried) = held_up.get(id).filter(|tried| tried.elapsed() < HELD_UP) {
+                still.insert(*id, *tried);
+            }
+        }
+        by_basket.retain(|id, _| !still.contains_key(id));
+        let taking = by_basket
+            .into_iter()
+            .map(|(id, of_one_basket)| async move { (id, take_in_order(parts, &of_one_basket).await) });
+        let taken: Vec<_> = stream::iter(taking).buffer_unordered(SIDE_BY_SIDE).collect().await;
+        for (id, (taken, outcome)) in taken {
+            done += taken;
+            match outcome {
+                Ok(()) => {
+                    if held_up.remove(&id).is_some() {
+                        tracing::info!(basket = %id, "corrections of basket {id} are taken again");
+                    }
+                }
+                Err(error) if error.is_of_one_basket() => {
+                    if held_up.insert(id, Instant::now()).is_none() {
+                        tracing::warn!(basket = %id, "corrections of basket {id} wait: {}", error_chain(&error));
+                    }
+                    still.insert(id, Instant::now());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        count += done;
+        left = seen.saturating_sub(u64::try_from(done).unwrap_or(u64::MAX));
+        if found < usize::from(TAKEN_MAX) {
+            break;
         }
     }
-    let taking = by_basket.into_values().map(|of_one_basket| async move {
-        for filed in of_one_basket {
-            take(parts, &filed).await?;
-        }
-        Ok(())
-    });
-    let taken: Vec<Result<(), CorrectError>> = stream::iter(taking).buffer_unordered(SIDE_BY_SIDE).collect().await;
-    taken.into_iter().collect::<Result<(), _>>()?;
-    waiting.set(0);
+    waiting.set(i64::try_from(left).unwrap_or(i64::MAX));
+    *held_up = still;
     Ok(count)
+}
+
+/// Takes the corrections of one basket up to the first that cannot be taken now, and answers how many that were.
+async fn take_in_order(parts: &Parts, filed: &[Filed]) -> (usize, Result<(), CorrectError>) {
+    for (count, filed) in filed.iter().enumerate() {
+        if let Err(error) = take(parts, filed).await {
+            return (count, Err(error));
+        }
+    }
+    (filed.len(), Ok(()))
 }
 
 /// Makes what is asked for one correction in the journal, or notes why it is none.
@@ -195,9 +242,17 @@ async fn basket_now(parts: &Parts, id: BasketId) -> Result<Option<Basket>, Corre
         Some(_) => return Err(CorrectError::Behind),
         None => 0,
     };
+    // What is in the document is wrong, or it is missing.
+    if views.count_refolds(&[id]).await? > 0 {
+        return Err(CorrectError::Behind);
+    }
     // Read after the checkpoint, so the basket can only be newer.
     let loaded = views.load(&[id], parts.action_id).await?.pop();
     let mut basket = match loaded.map(|loaded| loaded.basket) {
+        // Somebody has deleted it, and nobody has asked for it to be folded anew so far.
+        None if through > 0 && is_recorded(parts, &views, id, &epoch, through).await? => {
+            return Err(CorrectError::Behind);
+        }
         None => Basket::new(id, parts.action_id),
         Some(Ok((basket, _))) => basket,
         Some(Err(reason)) => return Err(CorrectError::Unreadable { id, reason }),
@@ -213,4 +268,24 @@ async fn basket_now(parts: &Parts, id: BasketId) -> Result<Option<Basket>, Corre
         }
     }
     Ok((basket.sequence() > 0).then_some(basket))
+}
+
+/// Whether the journal has events up to a place that make a basket of a session.
+async fn is_recorded(
+    parts: &Parts,
+    views: &Views,
+    id: BasketId,
+    epoch: &str,
+    through: u64,
+) -> Result<bool, CorrectError> {
+    let dropped = super::dropped(views, epoch).await?;
+    let mut basket = Basket::new(id, parts.action_id);
+    refold::events_of_shop(&parts.journal, id.shop, 0, through, |raw| {
+        let decoded = Decoded::of(&raw);
+        if decoded.basket == Some(id) && !dropped.contains(&raw.sequence) {
+            decoded.put_into(&mut basket);
+        }
+    })
+    .await?;
+    Ok(basket.sequence() > 0)
 }

@@ -18,7 +18,7 @@ use crate::core::basket::Basket;
 use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId, partition_of};
 use crate::journal::{Facts, RawEvent};
-use crate::refold::{self, Decoded, Dropped};
+use crate::refold::{self, Decoded};
 use crate::views::{Cover, Edit, ImageError, Scan, Views, Whole, difference};
 
 /// How often it is looked whether the views have come as far as the journal.
@@ -233,13 +233,7 @@ async fn fold(
     bases: &BTreeMap<BasketId, u64>,
 ) -> Result<HashMap<BasketId, Basket>, CorrectError> {
     let epoch = facts.epoch.to_string();
-    let dropped: Dropped = views
-        .list_parked(true, i64::MAX)
-        .await?
-        .iter()
-        .filter(|event| event.epoch == epoch && event.state.never_counts())
-        .map(|event| event.sequence)
-        .collect();
+    let dropped = super::dropped(views, &epoch).await?;
     let mut baskets: HashMap<BasketId, Basket> = bases
         .keys()
         .map(|id| (*id, Basket::new(*id, parts.action_id)))

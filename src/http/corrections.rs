@@ -24,7 +24,7 @@ use super::body::{self, MediaType};
 use super::past;
 use super::problem::{Code, Problem};
 use super::read::{PAUSE_FIRST, PAUSE_MAX, basket_of, no_event, reading, unread, views_of};
-use crate::core::basket::Refused;
+use crate::core::basket::{Refused, Since};
 use crate::core::event::{EventError, FieldError, Proposal, Proposed};
 use crate::core::failpoint;
 use crate::core::id::{BasketId, SessionId};
@@ -74,7 +74,7 @@ pub(super) async fn create(
         .await
     };
     match answer.await {
-        Ok(filed) => created(&filed),
+        Ok(filed) => created(&api, &filed).await,
         Err(problem) => problem.into_response(),
     }
 }
@@ -136,12 +136,20 @@ async fn outcome(views: &Views, id: Uuid, is_same: impl Fn(&Filed) -> bool) -> R
     }
 }
 
-fn created(filed: &Filed) -> Response {
+async fn created(api: &Api, filed: &Filed) -> Response {
     let mut response = match &filed.standing {
         Standing::Rejected { code, reason } => {
             let code = Code::ALL.iter().find(|known| known.word() == code);
             let code = code.copied().unwrap_or(Code::InvalidCorrection);
-            Problem::new(code, reason.clone()).into_response()
+            let problem = Problem::new(code, reason.clone());
+            let since = match code {
+                Code::MovedOn => since(api, filed).await,
+                _ => None,
+            };
+            match since {
+                Some(since) => told(problem, &since).into_response(),
+                None => problem.into_response(),
+            }
         }
         _ => (StatusCode::ACCEPTED, Json(FiledJson::of(filed, false))).into_response(),
     };
@@ -150,6 +158,16 @@ fn created(filed: &Filed) -> Response {
     let location = HeaderValue::try_from(location).expect("ids are a header's value");
     response.headers_mut().insert(LOCATION, location);
     response
+}
+
+/// What became otherwise in the basket since the author saw it, as far as the views tell.
+async fn since(api: &Api, filed: &Filed) -> Option<Since> {
+    let base = filed.base_sequence?;
+    past::load(api, filed.basket, None).await.ok()?.basket.since(base)
+}
+
+fn told(problem: Problem, since: &Since) -> Problem {
+    problem.with_sequence(since.sequence).with_changed(changed_json(since))
 }
 
 fn no_correction(error: EventError) -> Problem {
@@ -179,7 +197,7 @@ fn refusal(refused: &Refused) -> Problem {
         format!("{refused}; nothing was filed"),
     );
     match refused {
-        Refused::MovedOn(since) => problem.with_sequence(since.sequence).with_changed(changed_json(since)),
+        Refused::MovedOn(since) => told(problem, since),
         _ => problem,
     }
 }

@@ -104,6 +104,8 @@ codes! {
     NoCorrection = "no_correction", UNPROCESSABLE_ENTITY, "There is no such correction";
     /// The correction that is to be undone does not count any more. Undo what undid it to have it again.
     AlreadyUndone = "already_undone", UNPROCESSABLE_ENTITY, "The correction is undone already";
+    /// The correction makes more differences than one event of the journal can hold. Ask for less at a time.
+    TooLarge = "too_large", UNPROCESSABLE_ENTITY, "The correction is too large";
     /// A query parameter is not known here. Leave it out.
     UnknownParameter = "unknown_parameter", BAD_REQUEST, "A query parameter is unknown";
     /// A query parameter breaks its rule.

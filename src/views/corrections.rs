@@ -293,7 +293,11 @@ impl StoredFiled {
         });
         let asked = self.asked.as_ref().map(StoredAsked::restore).transpose()?;
         let standing = match (self.state.as_str(), self.sequence, self.rejection) {
-            ("new", ..) if asked.is_some() => Standing::New,
+            ("new", ..) if asked.is_some() => {
+                // Whoever filed it by hand may say no more than who sends it.
+                Proposal::check_texts(&self.author, &self.reason)?;
+                Standing::New
+            }
             ("new", ..) => return Err("it asks for nothing".to_owned()),
             ("published", Some(sequence), _) => Standing::Published {
                 sequence: unsigned(sequence),
@@ -408,12 +412,12 @@ impl Views {
         Ok(found.into_iter().filter_map(|found| restore(found).ok()).collect())
     }
 
-    /// The oldest corrections that nobody has taken, the oldest first.
-    pub async fn new_corrections(&self, limit: u16) -> Result<Vec<Result<Filed, Malformed>>, ViewError> {
+    /// The oldest corrections that nobody has taken, the oldest first, without the first of them.
+    pub async fn new_corrections(&self, without: u64, limit: u16) -> Result<Vec<Result<Filed, Malformed>>, ViewError> {
         let filed = self.filed_documents();
         let found: Vec<Document> = within("look for new corrections", async {
             let find = filed.find(doc! { "state": "new" }).sort(doc! { "created_at": 1 });
-            find.limit(limit.into()).await?.try_collect().await
+            find.skip(without).limit(limit.into()).await?.try_collect().await
         })
         .await?;
         Ok(found.into_iter().map(restore).collect())

@@ -95,9 +95,21 @@ pub fn difference(before: Option<&Document>, after: Option<&Document>) -> Result
             );
         }
     }
-    if edited.contains("total") {
+    if edited.contains("total") || !changes.is_empty() {
         let total = |document: &Document| amount_of(document.get("total"), "total");
-        let by = total(after)? - total(before)? - amount;
+        let was = total(before)?;
+        let is = if edited.contains("total") {
+            total(after)?
+        } else {
+            was + amount
+        };
+        if is.is_negative() && is < was {
+            return refused(
+                "negative_total",
+                format!("the total would be {is}, and it must not be below 0"),
+            );
+        }
+        let by = is - was - amount;
         if by != Money::ZERO {
             changes.push(Change::Total { by });
         }
@@ -426,6 +438,7 @@ mod tests {
         assert_eq!(code(|after| drop(after.insert("item_count", 7_i64))), "item_count");
         assert_eq!(code(|after| drop(after.insert("status", "abandoned"))), "status");
         assert_eq!(code(|after| drop(after.insert("total", "much"))), "money");
+        assert_eq!(code(|after| drop(after.insert("total", -0.01))), "negative_total");
         assert_eq!(code(|after| drop(line(after, 0).insert("quantity", -1))), "line");
         assert_eq!(code(|after| drop(line(after, 0).insert("quantity", 1.5))), "line");
         assert_eq!(

@@ -369,9 +369,11 @@ impl Views {
         Ok(found.as_ref().and_then(scan))
     }
 
-    /// Notes that all baskets were compared.
+    /// Notes that all baskets were compared, but those of a shop that was let go since that was begun.
     pub async fn note_scan(&self) -> Result<(), ViewError> {
-        let done = vec![doc! { "$set": { "scanned_at": "$$NOW" } }, doc! { "$unset": "scan" }];
+        let is_due = doc! { "$gte": ["$resumed", "$scan.moment"] };
+        let scanned_at = doc! { "$cond": [is_due, "$$REMOVE", "$$NOW"] };
+        let done = vec![doc! { "$set": { "scanned_at": scanned_at } }, doc! { "$unset": "scan" }];
         let command = doc! {
             "update": FEEDS,
             "updates": [ { "q": { "_id": PLACE }, "u": done, "upsert": true } ],
@@ -460,13 +462,22 @@ impl Views {
         Ok(found.iter().filter_map(shop).collect())
     }
 
-    /// Takes the edits of a shop again, and answers whether they were not taken before.
+    /// Takes the edits of a shop again, and answers whether they were not taken before. All baskets are due to be compared
+    /// then, whoever follows the edits by that time.
     pub async fn resume_shop(&self, shop: ShopId) -> Result<bool, ViewError> {
         let feeds: Collection<Document> = self.database.collection(FEEDS);
         let deleted = within("resume a shop", async {
             feeds.delete_one(doc! { "_id": format!("{HELD}{shop}") }).await
         })
         .await?;
+        // Also where it is not held: whoever let it go may have died before this.
+        let due = doc! { "$set": { "resumed": self.moment().await? }, "$unset": { "scanned_at": "" } };
+        let command = doc! {
+            "update": FEEDS,
+            "updates": [ { "q": { "_id": PLACE }, "u": due, "upsert": true } ],
+            "writeConcern": durable(),
+        };
+        write_command(&self.database, "have all baskets compared", command).await?;
         Ok(deleted.deleted_count > 0)
     }
 }

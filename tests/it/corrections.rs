@@ -290,7 +290,7 @@ async fn a_basket_that_moves_on_before_the_correction_is_taken_has_it_rejected()
     }
     // The views do not know of this one, the journal does.
     drop(projector);
-    add(&api, &shop, &visit, 2, 6, 1).await;
+    let last = add(&api, &shop, &visit, 2, 6, 1).await;
     let corrector = stack.service("correct").await;
     let rejected = until(&api, &shop, &visit, stale["id"].as_str().unwrap(), "rejected").await;
     assert_eq!(rejected["rejection"]["code"], "moved_on");
@@ -304,6 +304,16 @@ async fn a_basket_that_moves_on_before_the_correction_is_taken_has_it_rejected()
     until(&api, &shop, &visit, fresh["id"].as_str().unwrap(), "published").await;
     let _projector = stack.service("project").await;
     until(&api, &shop, &visit, fresh["id"].as_str().unwrap(), "applied").await;
+    // By now the views know what changed.
+    let (status, problem) = ask(&api, &shop, &visit, &stale).await;
+    assert_eq!((status, &problem["code"]), (409, &json!("moved_on")), "{problem}");
+    assert!(problem["sequence"].as_u64().unwrap() >= last, "{problem}");
+    let changed = &problem["changed"];
+    assert_eq!(
+        (&changed["since"], &changed["events"]),
+        (&json!(base), &json!(2)),
+        "{problem}"
+    );
     for (series, value) in [
         ("ezout_corrections_total{source=\"api\"}", 1.0),
         ("ezout_corrections_total{source=\"database\"}", 0.0),
@@ -330,12 +340,17 @@ async fn what_somebody_files_by_hand_is_taken_or_rejected_with_the_reason() {
         }
     };
     let price: Decimal128 = "1.5".parse().unwrap();
-    let (good, bad, nowhere) = (session(), session(), session());
+    let (good, bad, nowhere, database) = (session(), session(), session(), session());
     let cheaper = doc! { "kind": "price", "product_id": 5_i64, "price": price };
     for one in [
         document(&good, &visit, cheaper.clone()),
         document(&bad, &visit, doc! { "kind": "price", "product_id": 5_i64 }),
-        document(&nowhere, &nowhere, cheaper),
+        document(&nowhere, &nowhere, cheaper.clone()),
+        {
+            let mut of_nobody = document(&database, &visit, cheaper);
+            of_nobody.insert("author", "Database");
+            of_nobody
+        },
     ] {
         filed.insert_one(one).await.unwrap();
     }
@@ -349,12 +364,50 @@ async fn what_somebody_files_by_hand_is_taken_or_rejected_with_the_reason() {
         .await
     };
     assert_eq!(state(&bad).await, "malformed");
+    assert_eq!(state(&database).await, "malformed");
     assert_eq!(state(&nowhere).await, "not_found");
     let name = format!("{shop}.{visit}");
     let listed = printed(&system.stack.ezout(&["corrections", "list", &name]).await);
     assert!(listed.contains("by Ada (api), \"from a script\": event "), "{listed}");
     let untyped = filed.insert_one(doc! { "_id": session(), "state": "new" }).await;
     assert!(untyped.unwrap_err().to_string().contains("Document failed validation"));
+}
+
+#[tokio::test]
+async fn a_correction_of_a_basket_that_somebody_deleted_waits_until_it_is_healed() {
+    let stack = Stack::start().await;
+    let projector = stack.service("project").await;
+    let api = stack.service("api").await;
+    let (shop, visit) = (session(), session());
+    let base = add(&api, &shop, &visit, 1, 5, 3).await;
+    api.basket(&shop, &visit, base).await;
+    let (id, other) = (session(), session());
+    let wanted = json!({ "id": id, "quantity": { "product_id": 5, "quantity": 2 } });
+    assert_eq!(ask(&api, &shop, &visit, &wanted).await.0, 202);
+    let baskets: Collection<Document> = stack.database().await.collection("baskets");
+    let key = format!("{shop}.{visit}");
+    baskets.delete_one(doc! { "_id": &key }).await.unwrap();
+    // More of them than are looked at together.
+    let filed: Collection<Document> = stack.database().await.collection("corrections");
+    let price: Decimal128 = "1.5".parse().unwrap();
+    let more = (0..300).map(|_| {
+        doc! {
+            "_id": session(), "basket": &key, "shop_id": &shop, "session_id": &visit, "author": "Ada",
+            "reason": "from a script", "base_sequence": null, "source": "api", "created_at": DateTime::now(),
+            "state": "new", "asked": { "kind": "price", "product_id": 5_i64, "price": price },
+        }
+    });
+    filed.insert_many(more).await.unwrap();
+    // Nobody follows edits, so that nobody has it healed.
+    let _corrector = stack.service_with("correct", &[("EZOUT_EDITS_PER_MINUTE", "0")]).await;
+    let healthy = add(&api, &shop, &other, 1, 5, 3).await;
+    api.basket(&shop, &other, healthy).await;
+    published(&api, &shop, &other, &json!({ "adjustment": { "by": 0.25 } })).await;
+    let found = filed.find_one(doc! { "_id": &id }).await.unwrap().unwrap();
+    assert_eq!(found.get_str("state").unwrap(), "new", "{found}");
+    printed(&stack.ezout(&["rebuild", "--session", &key, "--switch"]).await);
+    until(&api, &shop, &visit, &id, "applied").await;
+    drop(projector);
 }
 
 /// The journal's events of a visit, folded without the views.
@@ -572,7 +625,7 @@ async fn an_index_alone_finds_what_is_new_and_what_is_of_a_basket() {
     let views = Views::start(&config, &TaskTracker::new(), stop.clone()).await.unwrap();
     let basket = BasketId::parse(&format!("{shop}.{visit}")).unwrap();
     assert_eq!(views.filed_of(basket, 50).await.unwrap().len(), 50);
-    assert_eq!(views.new_corrections(100).await.unwrap().len(), 7);
+    assert_eq!(views.new_corrections(0, 100).await.unwrap().len(), 7);
     stop.cancel();
     let profile = database.collection::<Document>("system.profile");
     for (limit, found, index) in [(50, 50, "by_basket_and_age"), (100, 7, "new_by_age")] {

@@ -328,3 +328,62 @@ async fn too_many_edits_of_a_shop_are_taken_no_more_until_a_person_says_so() {
         assert_eq!(shop.events(session).await.len(), 3);
     }
 }
+
+#[tokio::test]
+async fn an_edit_that_is_larger_than_an_event_is_rejected_and_those_after_it_are_taken() {
+    let shop = Shop::open(&[]).await;
+    let (large, other) = (shop.visit().await, shop.visit().await);
+    let lots = (0..30_000).map(|number| doc! { "price": decimal(&format!("{number}.5")), "quantity": 1 });
+    let lots: Vec<Document> = lots.collect();
+    shop.edit(
+        &large,
+        doc! { "$set": { "lines.0.prices": lots, "lines.0.quantity": 30_000 } },
+    )
+    .await;
+    shop.edit(&other, doc! { "$set": { "lines.0.quantity": 1 } }).await;
+    let rejected = &shop.outcomes(&large, 1).await[0];
+    let code = rejected.get_document("rejection").unwrap().get_str("code").unwrap();
+    assert_eq!(code, "too_large");
+    assert_eq!(shop.outcomes(&other, 1).await[0].get_str("state").unwrap(), "published");
+    assert_eq!(shop.healed(&large).await["total"], json!(12.5));
+}
+
+#[tokio::test]
+async fn a_held_shop_is_held_by_whoever_starts_and_let_go_while_nobody_follows() {
+    let environment = [("EZOUT_EDITS_PER_MINUTE", "1")];
+    let mut shop = Shop::open(&environment).await;
+    let sessions = [shop.visit().await, shop.visit().await];
+    for session in &sessions {
+        shop.edit(session, doc! { "$set": { "lines.0.quantity": 1 } }).await;
+    }
+    shop.outcomes(&sessions[0], 1).await;
+    let held = async |service: &Service| {
+        wait_for("the shop to be held", async || {
+            let held = service.metric("ezout_held_shops").await?;
+            (held > 0.5).then_some(())
+        })
+        .await;
+    };
+    held(&shop.service).await;
+    shop.service.stop().await;
+
+    // Whoever has lost the place compares all baskets first, but not those.
+    let feeds = shop.stack.database().await.collection::<Document>("feeds");
+    let lost = doc! { "$unset": { "token": "" } };
+    feeds.update_one(doc! { "_id": "edits" }, lost).await.unwrap();
+    shop.service = shop.stack.service_with("serve", &environment).await;
+    followed(&shop.stack).await;
+    held(&shop.service).await;
+    let taken = doc! { "session_id": &sessions[1] };
+    assert_eq!(shop.corrections.count_documents(taken.clone()).await.unwrap(), 0);
+    shop.service.stop().await;
+
+    let resumed = shop.stack.ezout(&["corrections", "resume", &shop.name]).await;
+    assert!(resumed.status.success(), "{resumed:?}");
+    shop.service = shop.stack.service_with("serve", &environment).await;
+    let outcome = &shop.outcomes(&sessions[1], 1).await[0];
+    // A process that has just begun may fold the basket anew before it reads the correction.
+    let sequence = outcome.get_i64("sequence").unwrap().try_into().unwrap();
+    shop.service.basket(&shop.name, &sessions[1], sequence).await;
+    assert_eq!(shop.healed(&sessions[1]).await["total"], json!(5.5));
+}

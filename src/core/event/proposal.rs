@@ -35,6 +35,18 @@ pub struct Proposed {
     pub proposal: Proposal,
 }
 
+impl Proposal {
+    /// Holds an author and a reason that came in another way to the rules of those that are sent.
+    ///
+    /// # Errors
+    /// The rule that one of them breaks, for a person.
+    pub fn check_texts(author: &str, reason: &str) -> Result<(), String> {
+        let told = |field: &'static str| move |fault: Fault| format!("its {field} {}", fault.detail);
+        check_author(author).map_err(told("author"))?;
+        check_text(reason, REASON_MAX).map_err(told("reason"))
+    }
+}
+
 impl Proposed {
     /// Reads a proposal from JSON. Every value has exactly its type, and unknown fields are refused.
     ///
@@ -123,21 +135,30 @@ fn read(fields: &mut Fields<'_>, kind: &str) -> Option<Asked> {
     }
 }
 
-/// Text that is not blank and has at most so many bytes.
 /// The name of a person, who cannot be the one to whom edits by hand are put down.
 fn author_name(value: &str) -> Result<String, Fault> {
-    let name = short_text(value, AUTHOR_MAX)?;
+    let name = Fields::text(value, Strictness::Strict)?;
+    check_author(&name).map(|()| name)
+}
+
+/// Text that is not blank and has at most so many bytes.
+fn short_text(value: &str, bytes_max: usize) -> Result<String, Fault> {
+    let text = Fields::text(value, Strictness::Strict)?;
+    check_text(&text, bytes_max).map(|()| text)
+}
+
+fn check_author(name: &str) -> Result<(), Fault> {
+    check_text(name, AUTHOR_MAX)?;
     if name.trim().eq_ignore_ascii_case(BY_HAND) {
         return Err(fault(
             "reserved",
             format!("must not be {BY_HAND:?}, which stands for edits by hand"),
         ));
     }
-    Ok(name)
+    Ok(())
 }
 
-fn short_text(value: &str, bytes_max: usize) -> Result<String, Fault> {
-    let text = Fields::text(value, Strictness::Strict)?;
+fn check_text(text: &str, bytes_max: usize) -> Result<(), Fault> {
     if text.trim().is_empty() {
         return Err(fault("blank", "must not be blank"));
     }
@@ -147,7 +168,7 @@ fn short_text(value: &str, bytes_max: usize) -> Result<String, Fault> {
             format!("must have at most {bytes_max} bytes in UTF-8, and has {}", text.len()),
         ));
     }
-    Ok(text)
+    Ok(())
 }
 
 fn whole(value: &str, strictness: Strictness, rule: &str) -> Result<u64, Fault> {
