@@ -156,7 +156,10 @@ fn outside_crates_stay_where_the_architecture_puts_them() {
         }
     }
     let named = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect();
-    places.insert("async_nats".to_owned(), named(&["journal", "nats", "resgate", "updates", "tools"]));
+    places.insert(
+        "async_nats".to_owned(),
+        named(&["journal", "nats", "resgate", "updates", "tools"]),
+    );
     places.insert("mongodb".to_owned(), named(&["views", "tools"]));
     for (name, allowed) in places {
         for (part, code) in &parts {
