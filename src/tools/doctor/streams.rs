@@ -194,7 +194,9 @@ fn replicas(check: &'static str, info: &Info) -> Vec<Finding> {
         findings.push(Finding::fail(check, format!("no server leads {name}"), next()));
     }
     for peer in &cluster.replicas {
-        if peer.offline || (!peer.current && peer.active > SILENT) {
+        // One that a new leader has never heard of has no time.
+        let is_silent = peer.active > SILENT || peer.active.is_zero();
+        if peer.offline || (!peer.current && is_silent) {
             let fact = format!(
                 "server {} keeps {name}, and has said nothing for {} s",
                 peer.name,
