@@ -19,14 +19,19 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// Files what the parameters ask for, and answers what became of it: its id, its state and, once it is in the journal,
 /// its place there, which is also given apart. Under an id that the caller chose it may be asked for again.
-pub(super) async fn correct(parts: Parts, basket: BasketId, request: &Request) -> (Option<u64>, Answer) {
+pub(super) async fn correct(
+    parts: Parts,
+    partition: u16,
+    basket: BasketId,
+    request: &Request,
+) -> (Option<u64>, Answer) {
     let body = request.body();
     let params = body.params.map_or("{}", |params| params.get());
     let proposed = match Proposed::parse(params.as_bytes()) {
         Ok(proposed) => proposed,
         Err(error) => return (None, Answer::Failure(broken(&error))),
     };
-    match file(&parts, basket, proposed, request.id()).await {
+    match file(&parts, partition, basket, proposed, request.id()).await {
         Ok(Ok(filed)) => {
             let sequence = match filed.standing {
                 Standing::Published { sequence, .. } => Some(sequence),
@@ -49,6 +54,7 @@ pub(super) async fn correct(parts: Parts, basket: BasketId, request: &Request) -
 /// Files a correction under its id, or under `otherwise`, which is the same however often the request comes.
 async fn file(
     parts: &Parts,
+    partition: u16,
     basket: BasketId,
     proposed: Proposed,
     otherwise: Uuid,
@@ -56,7 +62,7 @@ async fn file(
     let Proposed { id, proposal } = proposed;
     let id = id.unwrap_or(otherwise);
     if parts.views.filed(id).await?.is_none() {
-        if let Err(failure) = check(parts, basket, id, &proposal).await? {
+        if let Err(failure) = check(parts, partition, basket, id, &proposal).await? {
             return Ok(Err(failure));
         }
         parts.views.propose(id, basket, &proposal).await?;
@@ -80,11 +86,14 @@ async fn file(
 /// Refuses at once what cannot be, as far as the view tells.
 async fn check(
     parts: &Parts,
+    partition: u16,
     basket: BasketId,
     id: Uuid,
     proposal: &Proposal,
 ) -> Result<Result<(), Failure>, ViewError> {
-    let mut found = parts.views.load(&[basket], parts.action_id).await?;
+    // While a partition is handed over, the active version may lag behind what people see.
+    let (views, _) = parts.views.reading(partition).await?;
+    let mut found = views.load(&[basket], parts.action_id).await?;
     let Some(loaded) = found.pop() else {
         return Ok(Err(Failure::not_found()));
     };

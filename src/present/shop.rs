@@ -860,9 +860,10 @@ impl Presented {
         };
         if asked.request.method() == "correct" {
             ask_for_time(&self.parts.gateway, &asked.request).await;
-            let (parts, id, request) = (self.parts.clone(), self.basket_id(session), asked.request);
+            let (parts, partition) = (self.parts.clone(), self.partition);
+            let (id, request) = (self.basket_id(session), asked.request);
             return self.answers.push(Box::pin(async move {
-                let (sequence, answer) = correct(parts, id, &request).await;
+                let (sequence, answer) = correct(parts, partition, id, &request).await;
                 Read::Corrected(session, request, sequence, answer)
             }));
         }
