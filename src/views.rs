@@ -41,7 +41,7 @@ use crate::core::id::BasketId;
 
 pub use checkpoints::Checkpoint;
 pub use compare::{Keys, Ordered, Whole};
-pub use corrections::{Filed, Malformed, Noted, Outcome, Source, Standing};
+pub use corrections::{Filed, Malformed, NotSame, Noted, Outcome, Source, Standing};
 pub use document::{BasketView, CorrectionView, FoundView, Loaded};
 pub use edit::{Refusal, difference};
 pub use edits::{Cover, Edit, Edits, EditsError, EditsPlace, Image, ImageError, Moment, Scan, Told, right_before};

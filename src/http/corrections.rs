@@ -29,7 +29,7 @@ use crate::core::event::{EventError, FieldError, Proposal, Proposed};
 use crate::core::failpoint;
 use crate::core::id::{BasketId, SessionId};
 use crate::core::query::{Query, whole_number};
-use crate::views::{Filed, Standing, Views};
+use crate::views::{Filed, Standing};
 
 /// How long an answer waits for the correction to be in the journal, and before that for the basket to be as new as its author saw it.
 const WAIT_MAX: Duration = Duration::from_secs(2);
@@ -68,10 +68,9 @@ pub(super) async fn create(
             failpoint::hit("after_proposal");
         }
         // Under the id there may be another one, since before or since this moment.
-        outcome(views, id, |filed| {
-            filed.basket == basket && filed.proposal().as_ref() == Some(&proposal)
-        })
-        .await
+        let filed = views.outcome(id, basket, &proposal, WAIT_MAX).await;
+        let filed = filed.map_err(|error| unread(&error))?;
+        filed.map_err(|another| Problem::new(Code::Conflict, another.to_string()))
     };
     match answer.await {
         Ok(filed) => created(&api, &filed).await,
@@ -108,30 +107,6 @@ async fn check(api: &Api, basket: BasketId, id: Uuid, proposal: &Proposal) -> Re
             return Ok(());
         }
         tokio::time::sleep(pause).await;
-        pause = PAUSE_MAX.min(pause * 3 / 2);
-    }
-}
-
-/// Reads what became of a correction until it is no longer new, or the wait is over.
-async fn outcome(views: &Views, id: Uuid, is_same: impl Fn(&Filed) -> bool) -> Result<Filed, Problem> {
-    let deadline = Instant::now() + WAIT_MAX;
-    let mut pause = PAUSE_FIRST;
-    loop {
-        let found = views.filed(id).await.map_err(|error| unread(&error))?;
-        let Some(filed) = found else {
-            tracing::error!("the correction {id} was filed and is gone");
-            return Err(Problem::plain(Code::Internal));
-        };
-        if !is_same(&filed) {
-            let detail =
-                format!("another correction was filed under the id {id}; it stays, and this one was not filed");
-            return Err(Problem::new(Code::Conflict, detail));
-        }
-        let now = Instant::now();
-        if filed.standing != Standing::New || now >= deadline {
-            return Ok(filed);
-        }
-        tokio::time::sleep_until(deadline.min(now + pause)).await;
         pause = PAUSE_MAX.min(pause * 3 / 2);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Parts;
@@ -14,8 +13,6 @@ use crate::views::{Filed, Standing, ViewError};
 
 /// How long an answer waits for the correction to be in the journal.
 const WAIT_MAX: Duration = Duration::from_secs(2);
-/// How often it is looked what became of it.
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// Files what the parameters ask for, and answers what became of it: its id, its state and, once it is in the journal,
 /// its place there, which is also given apart. Under an id that the caller chose it may be asked for again.
@@ -67,20 +64,8 @@ async fn file(
         }
         parts.views.propose(id, basket, &proposal).await?;
     }
-    let deadline = Instant::now() + WAIT_MAX;
-    loop {
-        let filed = parts.views.filed(id).await?;
-        let is_same = |filed: &Filed| filed.basket == basket && filed.proposal().as_ref() == Some(&proposal);
-        let Some(filed) = filed.filter(is_same) else {
-            let detail =
-                format!("another correction was filed under the id {id}; it stays, and this one was not filed");
-            return Ok(Err(Failure::new("ezout.conflict", detail)));
-        };
-        if filed.standing != Standing::New || Instant::now() >= deadline {
-            return Ok(Ok(filed));
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
+    let filed = parts.views.outcome(id, basket, &proposal, WAIT_MAX).await?;
+    Ok(filed.map_err(|another| Failure::new("ezout.conflict", another.to_string())))
 }
 
 /// Refuses at once what cannot be, as far as the view tells.

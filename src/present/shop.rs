@@ -26,10 +26,9 @@ use super::route::Resource;
 use super::{OWNER_WAIT_TOLD, Parts};
 use crate::core::basket::Status;
 use crate::core::error_chain;
-use crate::core::event::rfc3339;
 use crate::core::id::{BasketId, SessionId, ShopId};
 use crate::core::query::QueryError;
-use crate::resgate::{Answer, Failure, Gateway, Kind, Request, ResourceEvent, Value};
+use crate::resgate::{Answer, Failure, Gateway, Kind, Request, ResourceEvent, Value, properties_json};
 use crate::views::{BasketView, Changed, HANDLER_MAX, Handling, Listing, Summary, ViewError, Views, Watching};
 
 /// Least time between two rounds of events.
@@ -923,26 +922,21 @@ impl Presented {
         self.handle_next();
         let answer = match read {
             Ok(Handled::By(handling)) => {
-                let until = rfc3339(handling.until);
-                let by = serde_json::to_string(&handling.by).expect("a text is JSON");
+                let json = handled_json(Some(&handling));
                 self.set_handling(session, Some(handling)).await;
-                Answer::Result(format!("{{\"handled_by\":{by},\"handled_until\":\"{until}\"}}"))
+                Answer::Result(json)
             }
             Ok(Handled::Released) => {
                 self.set_handling(session, None).await;
-                Answer::Result("{\"handled_by\":null,\"handled_until\":null}".to_owned())
+                Answer::Result(handled_json(None))
             }
-            Ok(Handled::ByAnother(handling)) => {
-                let by = serde_json::to_string(&handling.by).expect("a text is JSON");
-                let until = rfc3339(handling.until);
-                Answer::Failure(Failure {
-                    data: Some(format!("{{\"handled_by\":{by},\"handled_until\":\"{until}\"}}")),
-                    ..Failure::new(
-                        "ezout.handled",
-                        "somebody else handles this basket; send instead: true to take it over",
-                    )
-                })
-            }
+            Ok(Handled::ByAnother(handling)) => Answer::Failure(Failure {
+                data: Some(handled_json(Some(&handling))),
+                ..Failure::new(
+                    "ezout.handled",
+                    "somebody else handles this basket; send instead: true to take it over",
+                )
+            }),
             Ok(Handled::NoBasket) => Answer::Failure(Failure::not_found()),
             Err(error) => {
                 not_read(&error);
@@ -993,6 +987,11 @@ impl Basket {
             asked_at,
         }
     }
+}
+
+/// The properties that say who handles a basket, as JSON.
+fn handled_json(handling: Option<&Handling>) -> String {
+    properties_json(&model::handled(handling).into())
 }
 
 fn is_open(view: &BasketView) -> bool {

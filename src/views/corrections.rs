@@ -14,6 +14,7 @@ use mongodb::Collection;
 use mongodb::bson::{Bson, DateTime, Decimal128, Document, doc};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::document::{StoredChange, decimal, long, money, stored_change, time, unsigned};
@@ -24,6 +25,15 @@ use crate::core::id::BasketId;
 
 /// The collection.
 const CORRECTIONS: &str = "corrections";
+
+/// First and longest pause between two looks at what became of a correction.
+const OUTCOME_PAUSE_FIRST: Duration = Duration::from_millis(5);
+const OUTCOME_PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// Another correction was filed under this id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("another correction was filed under the id {0}; it stays, and this one was not filed")]
+pub struct NotSame(pub Uuid);
 
 /// Where a correction came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -370,6 +380,37 @@ impl Views {
     /// Waits until a correction is filed in this process, at most for so long. One that was filed while nobody waited counts.
     pub async fn proposed(&self, longest: Duration) {
         let _ = tokio::time::timeout(longest, self.proposed.notified()).await;
+    }
+
+    /// Waits until it is decided what becomes of a correction that was filed, at most for so long.
+    ///
+    /// # Errors
+    /// [`NotSame`] where another one was filed under its id; that one stays. [`ViewError::Unreadable`] where somebody has
+    /// taken it out of the collection.
+    pub async fn outcome(
+        &self,
+        id: Uuid,
+        basket: BasketId,
+        proposal: &Proposal,
+        longest: Duration,
+    ) -> Result<Result<Filed, NotSame>, ViewError> {
+        let deadline = Instant::now() + longest;
+        let mut pause = OUTCOME_PAUSE_FIRST;
+        loop {
+            let filed = self.filed(id).await?.ok_or_else(|| ViewError::Unreadable {
+                id: id.to_string(),
+                reason: "it was filed and is gone".to_owned(),
+            })?;
+            if filed.basket != basket || filed.proposal().as_ref() != Some(proposal) {
+                return Ok(Err(NotSame(id)));
+            }
+            let now = Instant::now();
+            if filed.standing != Standing::New || now >= deadline {
+                return Ok(Ok(filed));
+            }
+            tokio::time::sleep_until(deadline.min(now + pause)).await;
+            pause = OUTCOME_PAUSE_MAX.min(pause * 3 / 2);
+        }
     }
 
     /// Notes what became of an edit by hand, and answers whether that was not noted before.
