@@ -64,6 +64,7 @@ struct Parts {
     metrics: Arc<Metrics>,
     heartbeat: Duration,
     room: Arc<Semaphore>,
+    room_max: usize,
     catching_up: Arc<Semaphore>,
     shops: Mutex<HashMap<ShopId, Arc<Log>>>,
     tasks: TaskTracker,
@@ -80,12 +81,14 @@ impl Hub {
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
+        let room_max = config.viewers.min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Parts {
             feed,
             views,
             metrics,
             heartbeat: config.heartbeat,
-            room: Arc::new(Semaphore::new(config.viewers.min(Semaphore::MAX_PERMITS))),
+            room: Arc::new(Semaphore::new(room_max)),
+            room_max,
             catching_up: Arc::new(Semaphore::new(CATCHING_UP_MAX)),
             shops: Mutex::default(),
             tasks,
@@ -107,6 +110,11 @@ impl Hub {
             let piece = viewer.next().await?;
             Some((piece, viewer))
         }))
+    }
+
+    /// Viewers that are connected.
+    fn viewers(&self) -> usize {
+        self.0.room_max.saturating_sub(self.0.room.available_permits())
     }
 
     fn shops(&self) -> MutexGuard<'_, HashMap<ShopId, Arc<Log>>> {

@@ -34,6 +34,13 @@ const OLD_MAX: usize = 256;
 const OLD_EMPTY_MAX: u32 = 20;
 /// Baskets in one message of the snapshot.
 const PAGE_BASKETS: u16 = 100;
+/// Pieces a second that all viewers of a process together are sent, about, while they have everything.
+/// Each is a write and a wake-up: beyond some of them they would take the processors from the phones.
+const PIECES_PER_SECOND: u32 = 20_000;
+/// A shorter rest is none: timers know milliseconds.
+const REST_MIN: Duration = Duration::from_millis(2);
+/// Longer than this nobody rests, however many they are.
+const REST_MAX: Duration = Duration::from_millis(500);
 
 /// A viewer of a shop.
 pub(super) struct Viewer {
@@ -48,6 +55,8 @@ pub(super) struct Viewer {
     taken: VecDeque<Arc<Told>>,
     /// Versions of the baskets whose snapshot is newer than its place.
     ahead: Ahead,
+    /// When it was sent something last.
+    sent_at: Option<Instant>,
     // Given back when the viewer is gone.
     _seat: OwnedSemaphorePermit,
 }
@@ -116,6 +125,7 @@ impl Viewer {
             cursor: Cursor::at(after.unwrap_or(Place { place: 0, sequence: 0 })),
             taken: VecDeque::new(),
             ahead: Ahead::default(),
+            sent_at: None,
             hub: hub.clone(),
             shop,
             log,
@@ -130,6 +140,7 @@ impl Viewer {
         }
         let stop = self.hub.0.stop.clone();
         if let Some(piece) = stop.run_until_cancelled(self.piece()).await {
+            self.sent_at = Some(Instant::now());
             return Some(piece);
         }
         Some(self.leave(Goodbye::Stopping))
@@ -231,12 +242,31 @@ impl Viewer {
             }
             Taken::Lagging => Some(self.leave(Goodbye::Lagging)),
             Taken::Over(goodbye) => Some(self.leave(goodbye)),
-            Taken::Everything { newest, stale_since } => tokio::select! {
+            Taken::Everything { newest, stale_since } => {
+                if let Some(until) = self.rests_until() {
+                    tokio::time::sleep_until(until).await;
+                    return None;
+                }
+                self.wait(newest, stale_since).await
+            }
+        }
+    }
+
+    /// Until when a viewer that has everything is sent no more; nothing if that is over.
+    fn rests_until(&self) -> Option<Instant> {
+        let rest = rest_among(self.hub.viewers())?;
+        // Those who were woken by one update drift apart.
+        let until = self.sent_at? + rest.mul_f64(0.75 + fastrand::f64() / 2.0);
+        (until > Instant::now()).then_some(until)
+    }
+
+    /// Waits for something new, or for the next heartbeat.
+    async fn wait(&mut self, newest: Place, stale_since: Option<OffsetDateTime>) -> Option<Bytes> {
+        tokio::select! {
                 biased;
                 // The log's own end of waiting: its sender lives as long as the log, which is ours.
                 _ = self.changed.changed() => None,
                 _ = self.beat.tick() => Some(frame::heartbeat(newest, stale_since)),
-            },
         }
     }
 
@@ -261,6 +291,12 @@ impl Viewer {
         }
         piece.freeze()
     }
+}
+
+/// How long each of so many viewers rests between two pieces; nothing if they are few.
+fn rest_among(viewers: usize) -> Option<Duration> {
+    let rest = Duration::from_secs(1) * u32::try_from(viewers).unwrap_or(u32::MAX) / PIECES_PER_SECOND;
+    (rest >= REST_MIN).then(|| rest.min(REST_MAX))
 }
 
 impl Drop for Viewer {
@@ -350,4 +386,17 @@ async fn try_read_old(hub: &Hub, shop: ShopId, from: Place) -> Result<Result<Vec
         return Ok(Err(Missed));
     }
     Ok(Ok(old.iter().filter_map(Told::of).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_viewers_never_rest_and_a_crowd_shares_what_there_is() {
+        assert_eq!(rest_among(1), None);
+        assert_eq!(rest_among(39), None);
+        assert_eq!(rest_among(1_000), Some(Duration::from_millis(50)));
+        assert_eq!(rest_among(1_000_000), Some(REST_MAX));
+    }
 }

@@ -1,13 +1,16 @@
 //! Live updates: what a crowd of viewers sees, what it costs, and whether the phones notice.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
 use crate::Plan;
@@ -26,6 +29,9 @@ const SHOPS: u64 = 10;
 const RATE: u32 = 500;
 /// Connections that send them.
 const CONNECTIONS: u32 = 50;
+
+/// What a crowd says when it is up to date.
+const READY: &[u8; 6] = b"ready\n";
 
 /// When an event was sent, by its session and number.
 type Sent = Arc<Mutex<HashMap<(String, u64), Instant>>>;
@@ -52,12 +58,10 @@ pub(crate) async fn crowd(machine: &Machine, plan: &Plan, table: &mut Table) {
     let memory_before = resident_bytes(service.id(), false);
     let (sent, stop) = (Sent::default(), Arc::new(AtomicBool::new(false)));
     let mut viewers = JoinSet::new();
-    for n in 0..VIEWERS {
-        let mut stream = watch(service.http, n % SHOPS).await;
-        let stop = Arc::clone(&stop);
-        // One viewer of each shop looks at what it gets; the others only take it.
-        let looks = (VIEWERS / 2..VIEWERS / 2 + SHOPS).contains(&n);
-        let sent = looks.then(|| Arc::clone(&sent));
+    let mut crowd = Crowd::start(service.http).await;
+    for n in 0..SHOPS {
+        let mut stream = watch(service.http, n).await;
+        let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
         viewers.spawn(async move {
             let (mut buffer, mut text) = (vec![0; 16 * 1024], String::new());
             let mut seen = Vec::new();
@@ -67,7 +71,6 @@ pub(crate) async fn crowd(machine: &Machine, plan: &Plan, table: &mut Table) {
                 let length = length.expect("the stream goes on");
                 assert!(length > 0, "the service ended a stream");
                 let now = Instant::now();
-                let Some(sent) = &sent else { continue };
                 text.push_str(&String::from_utf8_lossy(&buffer[..length]));
                 while let Some(end) = text.find("\n\n") {
                     let event: String = text.drain(..end + 2).collect();
@@ -95,7 +98,9 @@ pub(crate) async fn crowd(machine: &Machine, plan: &Plan, table: &mut Table) {
         }
     }
     let missed = sent.lock().expect("no panic").len();
+    assert!(crowd.is_there(), "the crowd went away");
     assert_eq!(missed, 0, "updates that the viewers who look did not see");
+    drop(crowd);
     let coalesced = service.series("ezout_live_coalesced_updates_total").await;
     assert_eq!(coalesced, 0, "a viewer was too slow on this machine");
     table.add(&Row {
@@ -126,6 +131,52 @@ pub(crate) async fn crowd(machine: &Machine, plan: &Plan, table: &mut Table) {
         goal: Goal::None,
         used,
     });
+}
+
+/// All viewers but those that look at what they get: in a process of their own, which has the processors only
+/// when nobody else wants them. Elsewhere they would be on other machines.
+struct Crowd(Child);
+
+impl Crowd {
+    async fn start(address: SocketAddr) -> Self {
+        let program = std::env::current_exe().expect("the bench is a program");
+        let mut command = Command::new("chrt");
+        command
+            .args(["--idle", "0"])
+            .arg(program)
+            .args(["crowd", &address.to_string()]);
+        let mut crowd = command
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("chrt is there");
+        let mut said = [0; READY.len()];
+        let out = crowd.stdout.as_mut().expect("it is piped");
+        out.read_exact(&mut said).await.expect("the crowd is connected");
+        assert_eq!(said, *READY);
+        Self(crowd)
+    }
+
+    fn is_there(&mut self) -> bool {
+        self.0.try_wait().expect("it is a child").is_none()
+    }
+}
+
+/// What the process of a [`Crowd`] does until it is killed: it takes what it gets.
+pub(crate) async fn be_crowd(address: SocketAddr) {
+    let mut viewers = JoinSet::new();
+    for n in SHOPS..VIEWERS {
+        let mut stream = watch(address, n % SHOPS).await;
+        viewers.spawn(async move {
+            let mut buffer = vec![0; 16 * 1024];
+            while stream.read(&mut buffer).await.expect("the stream goes on") > 0 {}
+        });
+    }
+    let mut out = std::io::stdout();
+    out.write_all(READY).expect("somebody waits");
+    out.flush().expect("somebody waits");
+    let ended = viewers.join_next().await;
+    panic!("the service ended a stream: {ended:?}");
 }
 
 /// Sends events evenly for this time, each shop as many, and answers how long their answers took.

@@ -106,6 +106,11 @@ fn fraction(time: Duration, rounds: u32) -> Duration {
 #[tokio::main]
 async fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    if let [word, address] = words.as_slice()
+        && word == "crowd"
+    {
+        return live::be_crowd(address.parse().expect("after `crowd` comes an address")).await;
+    }
     let plan = Plan::from_words(&words);
     let machine = Machine::start().await;
     println!("{}", processors::machine());
