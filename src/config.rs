@@ -6,7 +6,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::core::event::ActionIdMeaning;
-use crate::{correct, http, journal, live, project, tools, views};
+use crate::{correct, http, journal, keys, live, project, tools, views};
 
 /// Checkout events from shoppers' phones: kept for ever, folded into baskets, live to merchants.
 #[derive(Debug, Parser)]
@@ -79,6 +79,8 @@ pub enum Command {
     Replay(tools::replay::Args),
     /// Print a shop's updates as they come.
     Tail(tools::tail::Args),
+    /// Make a token with the key pair of this machine, for a service that runs with `EZOUT_AUTH=dev`.
+    Token(tools::token::Args),
     /// Let simulated shoppers shop, and measure.
     Simulate(tools::simulate::Args),
 }
@@ -92,6 +94,9 @@ pub struct ServiceOptions {
     /// The journal's.
     #[command(flatten)]
     pub journal: journal::Config,
+    /// Those of access.
+    #[command(flatten)]
+    pub keys: keys::Config,
     /// The viewers'.
     #[command(flatten)]
     pub live: live::Config,

@@ -24,6 +24,7 @@ pub mod core;
 pub mod correct;
 pub mod http;
 pub mod journal;
+pub mod keys;
 pub mod live;
 pub mod metrics;
 pub mod nats;

@@ -45,6 +45,24 @@ const REJECTIONS: [&str; 25] = [
     "money",
 ];
 
+/// What becomes of a token that is checked: it is right, it was checked before, or it is refused for a reason.
+const TOKEN_CHECKS: [&str; 14] = [
+    "accepted",
+    "remembered",
+    "malformed",
+    "too_large",
+    "algorithm",
+    "unknown_key",
+    "signature",
+    "expired",
+    "not_yet_valid",
+    "issuer",
+    "audience",
+    "subject",
+    "custom_token",
+    "keys_unavailable",
+];
+
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])+ $field:ident: $kind:ident($($argument:tt)*) $name:literal;)+) => {
         /// The process's series, made once and shared.
@@ -187,6 +205,14 @@ metrics! {
     live_delay_seconds: histogram(SECONDS) "ezout_live_delay_seconds";
     /// Times that a reader of the updates opened its consumer again after an interruption.
     live_reader_reopens: counter() "ezout_live_reader_reopens_total";
+    /// Tokens that were checked, by what became of it: `accepted`, `remembered` where the same token was accepted before, or the reason to refuse it.
+    token_checks: counter_by("outcome" = TOKEN_CHECKS) "ezout_token_checks_total";
+    /// Times that the keys of tokens were fetched from their issuer, by what came of it.
+    key_fetches: counter_by("outcome" = ["fetched", "unreachable", "timed_out", "status", "too_large", "unreadable", "issuer"]) "ezout_key_fetches_total";
+    /// Keys with which tokens may be signed; while it is 0 no token can be checked.
+    keys: gauge() "ezout_keys";
+    /// When the keys were last fetched, in seconds since 1970; 0 if never, or if they are those of this machine.
+    keys_fetched: gauge() "ezout_keys_fetched_timestamp_seconds";
     /// Partitions that this process owns.
     leases_held: gauge() "ezout_leases_held";
     /// Changes of partition leases seen by this process.

@@ -11,6 +11,7 @@ pub mod replay;
 pub mod servers;
 pub mod simulate;
 pub mod tail;
+pub mod token;
 
 use std::io::Write as _;
 
