@@ -212,9 +212,17 @@ impl Keys {
             Mode::Dev => KeySet::fixed(dev::KeyPair::open(&config.dev_keys)?.public()),
             _ => KeySet::default(),
         };
+        let keys = Self::of(rules, set, metrics, source.is_some());
+        if let Some(source) = source {
+            let refresher = Refresher::new(Arc::clone(&keys.0), source, Client::new());
+            tasks.spawn(refresher.run(stop));
+        }
+        Ok(keys)
+    }
+
+    fn of(rules: Rules, set: KeySet, metrics: &Arc<Metrics>, fetches: bool) -> Self {
         metrics.keys.set(i64::try_from(set.len()).unwrap_or(i64::MAX));
-        let fetches = source.is_some();
-        let keys = Self(Arc::new(Inner {
+        Self(Arc::new(Inner {
             rules,
             set: RwLock::new(Arc::new(set)),
             flights: Flights::new(fetches),
@@ -222,12 +230,7 @@ impl Keys {
             metrics: Arc::clone(metrics),
             accepted: metrics.token_checks.with_label_values(&["accepted"]),
             recalled: metrics.token_checks.with_label_values(&["remembered"]),
-        }));
-        if let Some(source) = source {
-            let refresher = Refresher::new(Arc::clone(&keys.0), source, Client::new());
-            tasks.spawn(refresher.run(stop));
-        }
-        Ok(keys)
+        }))
     }
 
     /// Who says who a caller is. With [`Mode::Off`] nobody is asked, and no token is right.

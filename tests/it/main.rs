@@ -22,4 +22,5 @@ mod resources;
 mod servers;
 mod support;
 mod tidy;
+mod tokens;
 mod updates;
