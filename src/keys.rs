@@ -6,6 +6,7 @@
 //! ends, so a hot one costs a hash and a look-up. The algorithm is the configured one, never what the token says.
 
 mod claims;
+mod config;
 pub mod dev;
 mod fetch;
 mod json;
@@ -15,7 +16,6 @@ mod remembered;
 mod set;
 mod token;
 
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -25,14 +25,15 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::fetch::{Address, Client};
-use self::refresh::{Flights, Refresher, Source};
+use self::fetch::Client;
+use self::refresh::{Flights, Refresher};
 use self::remembered::Remembered;
 use self::set::KeySet;
 use self::token::Token;
 use crate::metrics::Metrics;
 
 pub use self::claims::Claims;
+pub use self::config::{Algorithm, Config, ConfigError, Mode};
 pub use self::refused::Refused;
 
 /// Longest token in bytes. It is measured before anything of it is read.
@@ -41,132 +42,8 @@ pub const TOKEN_BYTES_MAX: usize = 4 * 1024;
 pub const SKEW_MAX: time::Duration = time::Duration::seconds(60);
 /// How long keys serve beyond their age while no newer ones can be had.
 pub const OUTAGE_MAX: time::Duration = time::Duration::hours(24);
-/// Where Google publishes the keys of Firebase, as a JWK set.
-const FIREBASE_KEYS: &str = "https://www.googleapis.com/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com";
 /// Longest that a token waits for the keys that are being fetched. A little more than a fetch may take.
 const FETCH_PATIENCE: Duration = Duration::from_secs(12);
-
-/// Who says who a caller is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Mode {
-    /// Firebase Authentication.
-    Firebase,
-    /// An issuer that speaks OpenID Connect.
-    Oidc,
-    /// A key pair of this machine.
-    Dev,
-    /// Nobody.
-    Off,
-}
-
-impl Mode {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Firebase => "firebase",
-            Self::Oidc => "oidc",
-            Self::Dev => "dev",
-            Self::Off => "off",
-        }
-    }
-}
-
-/// How a token may be signed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
-pub enum Algorithm {
-    /// RSA with SHA-256.
-    #[value(name = "RS256")]
-    Rs256,
-    /// The curve P-256 with SHA-256.
-    #[value(name = "ES256")]
-    Es256,
-    /// The curve Ed25519.
-    #[value(name = "EdDSA")]
-    EdDsa,
-}
-
-/// Who is believed about who a caller is.
-#[derive(Debug, Clone, clap::Args)]
-#[group(skip)]
-pub struct Config {
-    /// Who says who a caller is: `firebase`, an issuer of `oidc`, the key pair of this machine (`dev`, with `ezout token`), or nobody (`off`): everybody may do everything
-    #[arg(long = "auth", env = "EZOUT_AUTH", value_enum, default_value_t = Mode::Off)]
-    pub mode: Mode,
-
-    /// The project of Firebase whose users may come. Needed by `firebase`
-    #[arg(long = "auth-project", env = "EZOUT_AUTH_PROJECT", value_name = "ID")]
-    pub project: Option<String>,
-
-    /// The issuer, exactly as it stands in its tokens; its keys are found by its discovery document. Needed by `oidc`
-    #[arg(long = "auth-issuer", env = "EZOUT_AUTH_ISSUER", value_name = "URL")]
-    pub issuer: Option<String>,
-
-    /// For whom the issuer's tokens must be, as one text. Needed by `oidc`
-    #[arg(long = "auth-audience", env = "EZOUT_AUTH_AUDIENCE", value_name = "TEXT")]
-    pub audience: Option<String>,
-
-    /// How the issuer of `oidc` signs, separated by commas. What a token says of itself is only compared with it
-    #[arg(
-        long = "auth-algorithms",
-        env = "EZOUT_AUTH_ALGORITHMS",
-        value_enum,
-        value_delimiter = ',',
-        default_value = "RS256"
-    )]
-    pub algorithms: Vec<Algorithm>,
-
-    /// The claim of `oidc` that holds role, shops and `shopper_id` in one object. Without it: they are claims of their own
-    #[arg(long = "auth-claim", env = "EZOUT_AUTH_CLAIM", value_name = "NAME")]
-    pub claim: Option<String>,
-
-    /// Where the public keys are, as a JWK set or a map of certificates; https, or http on this machine. Without it: at Google for `firebase`, where the discovery document says for `oidc`
-    #[arg(long = "auth-keys-url", env = "EZOUT_AUTH_KEYS_URL", value_name = "URL")]
-    pub keys_url: Option<String>,
-
-    /// Folder of the key pair of `dev`, which is made at its first use
-    #[arg(
-        long = "auth-dev-keys",
-        env = "EZOUT_AUTH_DEV_KEYS",
-        value_name = "FOLDER",
-        default_value = ".ezout/keys"
-    )]
-    pub dev_keys: PathBuf,
-}
-
-/// Why tokens cannot be checked as the options ask. Each says what to set.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// An option that the mode needs is not there.
-    #[error("EZOUT_AUTH={mode} needs {option}; set it to {what}")]
-    Missing {
-        /// The value of `EZOUT_AUTH`.
-        mode: &'static str,
-        /// The variable to set.
-        option: &'static str,
-        /// What belongs there.
-        what: &'static str,
-    },
-    /// An option means nothing in this mode, so somebody expects what would not happen.
-    #[error("{option} has no meaning with EZOUT_AUTH={mode}; take it away, or set EZOUT_AUTH to {fits}")]
-    Contradicting {
-        /// The value of `EZOUT_AUTH`.
-        mode: &'static str,
-        /// The variable that is too much.
-        option: &'static str,
-        /// The modes in which it means something.
-        fits: &'static str,
-    },
-    /// An option's value breaks its rule.
-    #[error("{option} {rule}")]
-    Invalid {
-        /// The variable.
-        option: &'static str,
-        /// What it must be.
-        rule: &'static str,
-    },
-    /// The key pair of this machine cannot be had.
-    #[error("EZOUT_AUTH_DEV_KEYS")]
-    Dev(#[from] dev::DevError),
-}
 
 /// What a token must say, whoever signed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -354,155 +231,6 @@ impl Rules {
             .copied()
             .find(|algorithm| algorithm.word() == token.algorithm())
     }
-}
-
-impl Config {
-    /// What the options ask for, and where the keys come from if not from this machine.
-    fn read(&self) -> Result<(Rules, Option<Source>), ConfigError> {
-        let mode = self.mode;
-        let only = |option, given: bool, fits, in_mode: bool| {
-            if given && !in_mode {
-                let mode = mode.word();
-                return Err(ConfigError::Contradicting { mode, option, fits });
-            }
-            Ok(())
-        };
-        let (firebase, oidc) = (mode == Mode::Firebase, mode == Mode::Oidc);
-        only("EZOUT_AUTH_PROJECT", self.project.is_some(), "firebase", firebase)?;
-        only("EZOUT_AUTH_ISSUER", self.issuer.is_some(), "oidc", oidc)?;
-        only("EZOUT_AUTH_AUDIENCE", self.audience.is_some(), "oidc", oidc)?;
-        only("EZOUT_AUTH_CLAIM", self.claim.is_some(), "oidc", oidc)?;
-        only(
-            "EZOUT_AUTH_ALGORITHMS",
-            self.algorithms != [Algorithm::Rs256],
-            "oidc",
-            oidc,
-        )?;
-        only(
-            "EZOUT_AUTH_KEYS_URL",
-            self.keys_url.is_some(),
-            "firebase or oidc",
-            firebase || oidc,
-        )?;
-        let keys_url = self
-            .keys_url
-            .as_deref()
-            .map(|url| address("EZOUT_AUTH_KEYS_URL", url))
-            .transpose()?;
-        Ok(match mode {
-            Mode::Firebase => {
-                let project = self.needed(
-                    "EZOUT_AUTH_PROJECT",
-                    self.project.as_deref(),
-                    "the id of your Firebase project",
-                )?;
-                if !project
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-.:".contains(&byte))
-                {
-                    return Err(ConfigError::Invalid {
-                        option: "EZOUT_AUTH_PROJECT",
-                        rule: "must be the id of a project, such as my-shop-1a2b, and no address or name",
-                    });
-                }
-                let rules = Rules {
-                    mode,
-                    issuer: format!("https://securetoken.google.com/{project}"),
-                    audience: project.to_owned(),
-                    algorithms: vec![Algorithm::Rs256],
-                    claim: None,
-                };
-                let keys = match keys_url {
-                    Some(address) => address,
-                    None => address("EZOUT_AUTH_KEYS_URL", FIREBASE_KEYS)?,
-                };
-                (rules, Some(Source::keys(keys, &[Algorithm::Rs256])))
-            }
-            Mode::Oidc => {
-                let issuer = self.needed(
-                    "EZOUT_AUTH_ISSUER",
-                    self.issuer.as_deref(),
-                    "the issuer's address as it stands in the claim iss",
-                )?;
-                let audience = self.needed(
-                    "EZOUT_AUTH_AUDIENCE",
-                    self.audience.as_deref(),
-                    "what stands in the claim aud of tokens for this service",
-                )?;
-                if self.algorithms.is_empty() {
-                    return Err(ConfigError::Invalid {
-                        option: "EZOUT_AUTH_ALGORITHMS",
-                        rule: "must name at least one of RS256, ES256, EdDSA",
-                    });
-                }
-                let source = match keys_url {
-                    Some(address) => Source::keys(address, &self.algorithms),
-                    None => Source::discovery(
-                        address(
-                            "EZOUT_AUTH_ISSUER",
-                            &format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/')),
-                        )?,
-                        issuer,
-                        &self.algorithms,
-                    ),
-                };
-                let rules = Rules {
-                    mode,
-                    issuer: issuer.to_owned(),
-                    audience: audience.to_owned(),
-                    algorithms: self.algorithms.clone(),
-                    claim: self.claim.clone(),
-                };
-                (rules, Some(source))
-            }
-            Mode::Dev | Mode::Off => {
-                let rules = Rules {
-                    mode,
-                    issuer: dev::ISSUER.to_owned(),
-                    audience: dev::AUDIENCE.to_owned(),
-                    algorithms: vec![Algorithm::EdDsa],
-                    claim: None,
-                };
-                (rules, None)
-            }
-        })
-    }
-
-    fn needed<'a>(
-        &self,
-        option: &'static str,
-        value: Option<&'a str>,
-        what: &'static str,
-    ) -> Result<&'a str, ConfigError> {
-        let mode = self.mode.word();
-        value
-            .map(str::trim)
-            .filter(|value| !value.is_empty())
-            .ok_or(ConfigError::Missing { mode, option, what })
-    }
-}
-
-impl Algorithm {
-    /// Its name in the header of a token and in a key.
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Rs256 => "RS256",
-            Self::Es256 => "ES256",
-            Self::EdDsa => "EdDSA",
-        }
-    }
-
-    const fn jsonwebtoken(self) -> jsonwebtoken::Algorithm {
-        match self {
-            Self::Rs256 => jsonwebtoken::Algorithm::RS256,
-            Self::Es256 => jsonwebtoken::Algorithm::ES256,
-            Self::EdDsa => jsonwebtoken::Algorithm::EdDSA,
-        }
-    }
-}
-
-fn address(option: &'static str, url: &str) -> Result<Address, ConfigError> {
-    Address::parse(url).map_err(|rule| ConfigError::Invalid { option, rule })
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -137,6 +137,7 @@ pub(super) fn is_custom_token(mode: Mode, token: &Token<'_>) -> bool {
     legacy || claims.get("aud").and_then(Value::as_str) == Some(CUSTOM_TOKEN_AUDIENCE)
 }
 
+#[derive(Clone, Copy)]
 enum Moment {
     Missing,
     Malformed,

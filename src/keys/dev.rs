@@ -3,6 +3,7 @@
 //! Its tokens go the same way as an issuer's. Whoever can read the file can be anybody, so it is for its owner alone,
 //! and for nothing but trying.
 
+use std::fmt;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -76,7 +77,6 @@ pub enum DevError {
 }
 
 /// The key pair of this machine.
-#[derive(Debug)]
 pub struct KeyPair {
     pair: Ed25519KeyPair,
     private: Vec<u8>,
@@ -162,6 +162,12 @@ impl KeyPair {
 
     fn name(&self) -> String {
         hex(&sha256(self.pair.public_key().as_ref())[..8])
+    }
+}
+
+impl fmt::Debug for KeyPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KeyPair").field(&self.name()).finish()
     }
 }
 

@@ -156,8 +156,12 @@ impl Flights {
         Some(landed)
     }
 
-    fn begin(&self) {
-        self.state().flying = true;
+    /// Begins a flight that is due. A token that caused the same one a moment ago has it, and causes no second.
+    async fn begin(&self) {
+        let caused = std::mem::replace(&mut self.state().flying, true);
+        if caused {
+            self.wanted.notified().await;
+        }
     }
 
     fn end(&self, closed: bool) {
@@ -229,7 +233,7 @@ impl Refresher {
             };
             self.keys.flights.end(false);
             tokio::select! {
-                () = tokio::time::sleep(pause) => self.keys.flights.begin(),
+                () = tokio::time::sleep(pause) => self.keys.flights.begin().await,
                 () = self.keys.flights.wanted.notified() => {}
             }
         }

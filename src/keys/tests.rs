@@ -1,5 +1,7 @@
 //! The rules one by one, on tokens that the library signs itself; that nothing panics; and options.
 
+use std::path::PathBuf;
+
 use jsonwebtoken::{EncodingKey, Header};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -233,7 +235,18 @@ fn options_that_do_not_fit_are_named_with_what_to_set() {
         audience: text("ezout"),
         ..config(Mode::Oidc)
     };
-    for fits in [config(Mode::Off), config(Mode::Dev), firebase.clone(), oidc.clone()] {
+    let blank = Config {
+        project: text(""),
+        keys_url: text(" "),
+        ..config(Mode::Off)
+    };
+    for fits in [
+        blank,
+        config(Mode::Off),
+        config(Mode::Dev),
+        firebase.clone(),
+        oidc.clone(),
+    ] {
         assert!(fits.read().is_ok(), "{fits:?}");
     }
     #[rustfmt::skip]

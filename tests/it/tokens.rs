@@ -11,14 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ezout::keys::{Algorithm, Claims, Config, Keys, Mode, OUTAGE_MAX, Refused};
 use ezout::metrics::Metrics;
 use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use tokio::net::TcpListener;
 use tokio::process::Command;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -36,8 +40,16 @@ const RIGHTS: &str = "https://ezout.example/rights";
 struct Made {
     sets: BTreeMap<String, Value>,
     tokens: BTreeMap<String, String>,
+    server: Server,
     #[serde(skip, default = "OffsetDateTime::now_utc")]
     now: OffsetDateTime,
+}
+
+/// What a server of TLS needs, in base64.
+#[derive(Deserialize)]
+struct Server {
+    certificate: String,
+    key: String,
 }
 
 impl Made {
@@ -420,8 +432,7 @@ async fn an_issuer_that_lies_at_the_start_is_asked_again_and_never_believed() {
         assert!(process.fetches(outcome) > 0, "lie {number} is no {outcome}");
         assert_eq!(process.fetches("fetched"), 0, "lie {number}");
         issuer.behave(made.set("old"));
-        let found = || async { (process.fetches("fetched") > 0).then_some(()) };
-        wait_for("the keys", async || found().await).await;
+        wait_for("the keys", async || (process.fetches("fetched") > 0).then_some(())).await;
         assert_eq!(process.word(made.token("good"), made.now).await, "accepted");
     });
     join_all(all).await;
@@ -533,6 +544,36 @@ async fn an_issuer_of_oidc_is_found_by_its_discovery_document() {
     let claims = process.verify(made.token("oidc EdDSA"), made.now).await.unwrap();
     assert_eq!(claims.role.as_deref(), Some("admin"));
     assert_eq!(process.word(made.token("oidc RS256"), made.now).await, "algorithm");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_no_authority_vouches_for_gives_no_keys() {
+    let Some(made) = Made::make(None).await else { return };
+    let [certificate, key] = [&made.server.certificate, &made.server.key].map(|text| STANDARD.decode(text).unwrap());
+    let tls = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from(certificate)],
+            PrivatePkcs8KeyDer::from(key).into(),
+        )
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let keys_url = format!("https://{}/keys", listener.local_addr().unwrap());
+    let process = Process::start(&Config {
+        project: Some(PROJECT.to_owned()),
+        keys_url: Some(keys_url),
+        ..config(Mode::Firebase)
+    });
+    let (stream, _) = listener.accept().await.unwrap();
+    let error = TlsAcceptor::from(Arc::new(tls)).accept(stream).await.unwrap_err();
+    // What the client says when it has read the certificate and knows nobody who signed it.
+    assert!(error.to_string().contains("UnknownCA"), "{error}");
+    wait_for("the failure", async || {
+        (process.fetches("unreachable") > 0).then_some(())
+    })
+    .await;
+    drop(listener);
+    assert_eq!(process.word(made.token("good"), made.now).await, "keys_unavailable");
 }
 
 #[tokio::test(flavor = "multi_thread")]

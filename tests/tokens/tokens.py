@@ -1,6 +1,7 @@
 """Makes the keys and the tokens of tests/it/tokens.rs, right ones and hostile ones, with a library that is not ours.
 
-    tokens.py NOW    prints one JSON object: `sets`, what key servers answer, and `tokens`, all by name
+    tokens.py NOW    prints one JSON object: `sets`, what key servers answer, and `tokens`, all by name; `server`, for TLS
+    tokens.py NOW ISSUER    also tokens of an issuer of OIDC
 
 NOW is the time of the tokens in seconds since 1970. What must become of each token stands in the test.
 """
@@ -9,6 +10,7 @@ import base64
 import datetime
 import hashlib
 import hmac
+import ipaddress
 import json
 import sys
 
@@ -57,6 +59,24 @@ def certificate(key):
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     signed = builder.sign(key, hashes.SHA256())
     return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def server():
+    """A certificate for this machine that no authority has signed, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    begin = datetime.datetime.fromtimestamp(NOW - 3600, datetime.timezone.utc)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(7).not_valid_before(begin).not_valid_after(begin + datetime.timedelta(days=2))
+    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    signed = builder.add_extension(here, critical=False).sign(key, hashes.SHA256())
+    private = key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return {
+        "certificate": base64.b64encode(signed.public_bytes(serialization.Encoding.DER)).decode(),
+        "key": base64.b64encode(private).decode(),
+    }
 
 
 def claims(**changes):
@@ -191,7 +211,7 @@ tokens = {
     "bent": bent(good),
     "signature of another token": ".".join([head, body, sign(claims(sub="other")).split(".")[2]]),
     "signature missing": head + "." + body + ".",
-    "signature cut": good[:-8],
+    "signature cut": good[:-6],
     "signature with padding": good + "==",
     "two parts": head + "." + body,
     "four parts": good + ".x",
@@ -257,4 +277,4 @@ sets = {
     "many": {"keys": [jwk(new, "new %d" % number) for number in range(101)]},
     "certificates": {"old": certificate(old), "new": certificate(new), "weak": certificate(weak)},
 }
-json.dump({"sets": sets, "tokens": tokens}, sys.stdout)
+json.dump({"sets": sets, "tokens": tokens, "server": server()}, sys.stdout)
