@@ -5,15 +5,17 @@ mod signals;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Access;
 use crate::config::ServiceOptions;
 use crate::correct;
 use crate::http::{self, Api, health};
 use crate::journal::Journal;
+use crate::keys::{Keys, Mode};
 use crate::live::Hub;
 use crate::metrics::Metrics;
 use crate::present;
@@ -78,6 +80,7 @@ pub async fn run(
         None
     };
 
+    check_open(&options, role)?;
     let metrics = Arc::new(Metrics::new());
     let tasks = TaskTracker::new();
     let (stop_journal, stop_admin) = (CancellationToken::new(), CancellationToken::new());
@@ -112,7 +115,8 @@ pub async fn run(
         stop_admin.clone(),
     ));
 
-    let presenter = start_presenting(&options, &journal, &views, &status, &metrics).await?;
+    let access = start_access(&options, &views, &metrics, &tasks, &stop_journal)?;
+    let presenter = start_presenting(&options, &journal, &views, &access, &status, &metrics).await?;
     let projector = role.projects().then(|| {
         let parts = Parts {
             journal: journal.clone(),
@@ -141,13 +145,9 @@ pub async fn run(
     let becoming_ready = announce(&journal, &views, ready);
     if let Some(listener) = api {
         let state = api_state(&options, &journal, &views, &metrics, &tasks, &stop).await?;
-        let serving = http::serve::serve(
-            listener,
-            http::router(state),
-            options.http.http_connections,
-            metrics.http_connections.clone(),
-            stop.clone(),
-        );
+        let router = http::router(state.with_access(access));
+        let (most, open) = (options.http.http_connections, metrics.http_connections.clone());
+        let serving = http::serve::serve(listener, router, most, open, stop.clone());
         tokio::join!(serving, stop.run_until_cancelled(becoming_ready));
     } else {
         stop.run_until_cancelled(becoming_ready).await;
@@ -175,6 +175,33 @@ pub async fn run(
     Ok(())
 }
 
+/// Refuses to let everybody do everything who can reach this machine.
+fn check_open(options: &ServiceOptions, role: Role) -> anyhow::Result<()> {
+    let address = options.http.http_addr;
+    if role.serves_http() && options.keys.mode() == Mode::Off && !address.ip().is_loopback() {
+        bail!(
+            "EZOUT_AUTH=off lets everybody do everything, and {address} can be reached from elsewhere; \
+             set EZOUT_AUTH to firebase, oidc or dev, or EZOUT_HTTP_ADDR to an address of this machine such as 127.0.0.1:8000"
+        );
+    }
+    Ok(())
+}
+
+/// Starts to know who callers are.
+fn start_access(
+    options: &ServiceOptions,
+    views: &Views,
+    metrics: &Arc<Metrics>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Access> {
+    let keys = Keys::start(&options.keys, metrics, tasks, stop.clone())?;
+    if keys.mode() == Mode::Off {
+        return Ok(Access::off());
+    }
+    Ok(Access::start(&options.access, keys, views.clone(), tasks, stop.clone()))
+}
+
 /// Starts taking corrections, and answers how to stop it.
 fn start_correcting(
     options: &ServiceOptions,
@@ -198,6 +225,7 @@ async fn start_presenting(
     options: &ServiceOptions,
     journal: &Journal,
     views: &Views,
+    access: &Access,
     status: &Status,
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<(JoinHandle<()>, CancellationToken)> {
@@ -205,6 +233,7 @@ async fn start_presenting(
     let parts = present::Parts {
         gateway: gateway.context("EZOUT_NATS_URL")?,
         views: views.clone(),
+        access: access.clone(),
         journal: journal.clone(),
         action_id: options.action_id,
         projects: status.owned(),

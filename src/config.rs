@@ -6,7 +6,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::core::event::ActionIdMeaning;
-use crate::{correct, http, journal, keys, live, project, tools, views};
+use crate::{access, correct, http, journal, keys, live, project, tools, views};
 
 /// Checkout events from shoppers' phones: kept for ever, folded into baskets, live to merchants.
 #[derive(Debug, Parser)]
@@ -97,6 +97,9 @@ pub struct ServiceOptions {
     /// Those of access.
     #[command(flatten)]
     pub keys: keys::Config,
+    /// Those of access.
+    #[command(flatten)]
+    pub access: access::Config,
     /// The viewers'.
     #[command(flatten)]
     pub live: live::Config,

@@ -10,6 +10,7 @@ pub mod event;
 pub mod failpoint;
 pub mod id;
 pub mod money;
+pub mod policy;
 pub mod query;
 pub mod retry;
 pub mod update;

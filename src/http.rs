@@ -7,6 +7,7 @@ mod append;
 mod body;
 pub mod contracts;
 mod corrections;
+mod door;
 pub mod health;
 mod history;
 mod list;
@@ -24,21 +25,25 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use axum::http::Method;
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{get, post};
 use prometheus::HistogramTimer;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use self::body::BodyMemory;
+use self::door::Route;
 use self::problem::{Code, Problem};
+use crate::access::Access;
 use crate::core::event::ActionIdMeaning;
 use crate::core::id::{ShopId, partition_of};
+use crate::core::policy::Verb;
 use crate::journal::{self, Journal};
 use crate::live::Hub;
 use crate::metrics::Metrics;
 use crate::views::Views;
 
 pub use self::append::{EVENT_BYTES_MAX, LINES_BYTES_MAX, LINES_MAX};
+pub use self::door::Door;
 
 /// Where the process listens.
 #[derive(Debug, Clone, clap::Args)]
@@ -68,6 +73,7 @@ struct Parts {
     journal: Journal,
     views: Option<Views>,
     live: Option<Hub>,
+    access: Access,
     meaning: ActionIdMeaning,
     metrics: Arc<Metrics>,
     /// Partitions of the journal when it was last seen; 0 before that.
@@ -82,6 +88,7 @@ impl Api {
             journal,
             views,
             live: None,
+            access: Access::off(),
             meaning,
             metrics,
             partitions: AtomicU16::new(0),
@@ -95,6 +102,18 @@ impl Api {
         let parts = Arc::get_mut(&mut self.0).expect("nobody has a clone before the routes are made");
         parts.live = Some(live);
         self
+    }
+
+    /// Asks callers who they are. Called before the routes are made; without it everybody may do everything.
+    #[must_use]
+    pub fn with_access(mut self, access: Access) -> Self {
+        let parts = Arc::get_mut(&mut self.0).expect("nobody has a clone before the routes are made");
+        parts.access = access;
+        self
+    }
+
+    fn access(&self) -> &Access {
+        &self.0.access
     }
 
     fn bodies(&self) -> &BodyMemory {
@@ -126,6 +145,17 @@ impl Api {
             .start_timer()
     }
 
+    /// Counts a caller who was not let in.
+    fn count_refusal(&self, reason: &str) {
+        self.0.metrics.refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a viewer who may not be one any more.
+    fn count_end(&self, reason: &str) {
+        self.0.metrics.refusals.with_label_values(&[reason]).inc();
+        self.0.metrics.access_ends.with_label_values(&["updates"]).inc();
+    }
+
     /// Counts an event by what became of it.
     fn count(&self, outcome: &str) {
         self.0.metrics.received_events.with_label_values(&[outcome]).inc();
@@ -142,36 +172,61 @@ impl Api {
     }
 }
 
+/// Every route, with what it takes to come through it.
+fn routes() -> Vec<Route> {
+    use Door::{Body, Open, Shop};
+    use Verb::{Append, Correct, Look, Replay};
+    vec![
+        Route::post("/publish/{shop_id}", Shop(Append), append::publish),
+        Route::post("/send", Body(Append), append::send),
+        Route::post("/v1/shops/{shop}/events", Shop(Append), append::events),
+        Route::get("/v1/shops/{shop}/baskets", Shop(Look), list::baskets),
+        Route::get("/v1/shops/{shop}/summary", Shop(Look), list::summary),
+        Route::get("/v1/shops/{shop}/sessions/{session}/basket", Shop(Look), read::basket),
+        Route::get("/v1/shops/{shop}/updates", Shop(Look), live::updates),
+        Route::get(
+            "/v1/shops/{shop}/sessions/{session}/events",
+            Shop(Replay),
+            history::events,
+        ),
+        Route::get("/v1/shops/{shop}/sessions/{session}/explain", Shop(Look), past::explain),
+        Route::post(
+            "/v1/shops/{shop}/sessions/{session}/corrections",
+            Shop(Correct),
+            corrections::create,
+        ),
+        Route::get(
+            "/v1/shops/{shop}/sessions/{session}/corrections",
+            Shop(Look),
+            corrections::list,
+        ),
+        Route::get(
+            "/v1/shops/{shop}/sessions/{session}/corrections/{correction}",
+            Shop(Look),
+            corrections::show,
+        ),
+        Route::get("/problems/{code}", Open, explain_problem),
+        Route::get("/", Open, index),
+        Route::get("/docs", Open, contracts::docs),
+        Route::get("/docs/{file}", Open, contracts::docs_file),
+        Route::get("/openapi.json", Open, contracts::openapi),
+        Route::get("/asyncapi.json", Open, contracts::asyncapi),
+    ]
+}
+
+/// Method and path of every route, and what it takes to come through it.
+pub fn doors() -> Vec<(Method, &'static str, Door)> {
+    let listed = |route: Route| (route.method, route.path, route.door);
+    routes().into_iter().map(listed).collect()
+}
+
 /// The routes of the HTTP API.
 pub fn router(api: Api) -> Router {
-    Router::new()
-        .route("/publish/{shop_id}", post(append::publish))
-        .route("/send", post(append::send))
-        .route("/v1/shops/{shop}/events", post(append::events))
-        .route("/v1/shops/{shop}/baskets", get(list::baskets))
-        .route("/v1/shops/{shop}/summary", get(list::summary))
-        .route("/v1/shops/{shop}/sessions/{session}/basket", get(read::basket))
-        .route("/v1/shops/{shop}/updates", get(live::updates))
-        .route("/v1/shops/{shop}/sessions/{session}/events", get(history::events))
-        .route("/v1/shops/{shop}/sessions/{session}/explain", get(past::explain))
-        .route(
-            "/v1/shops/{shop}/sessions/{session}/corrections",
-            post(corrections::create),
-        )
-        .route(
-            "/v1/shops/{shop}/sessions/{session}/corrections",
-            get(corrections::list),
-        )
-        .route(
-            "/v1/shops/{shop}/sessions/{session}/corrections/{correction}",
-            get(corrections::show),
-        )
-        .route("/problems/{code}", get(explain_problem))
-        .route("/", get(index))
-        .route("/docs", get(contracts::docs))
-        .route("/docs/{file}", get(contracts::docs_file))
-        .route("/openapi.json", get(contracts::openapi))
-        .route("/asyncapi.json", get(contracts::asyncapi))
+    let mut router = Router::new();
+    for route in routes() {
+        router = router.route(route.path, route.guarded(&api));
+    }
+    router
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_method)
         .layer(CatchPanicLayer::custom(after_panic))

@@ -85,7 +85,7 @@ impl Keys {
         stop: CancellationToken,
     ) -> Result<Self, ConfigError> {
         let (rules, source) = config.read()?;
-        let set = match config.mode {
+        let set = match config.mode() {
             Mode::Dev => KeySet::fixed(dev::KeyPair::open(&config.dev_keys)?.public()),
             _ => KeySet::default(),
         };

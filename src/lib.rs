@@ -9,6 +9,7 @@
 //!
 //! - `main`, [`app`], [`config`], [`tools`] compose;
 //! - [`http`], [`live`], [`project`], [`correct`], [`present`] are stages; of them only [`http`] calls another, to hand a viewer to [`live`];
+//! - [`access`] knows who is calling, for stages;
 //! - [`refold`] folds baskets anew from the journal, for stages and commands;
 //! - [`journal`], [`updates`], [`views`], [`resgate`], [`metrics`] are adapters, one outside system each; they never know one another;
 //! - [`nats`] is what the adapters of NATS build on: the connection, and streams read in order;
@@ -18,6 +19,7 @@
 //! basket once; only [`project`] writes baskets; the core never fails on stored data; any step may
 //! run twice.
 
+pub mod access;
 pub mod app;
 pub mod config;
 pub mod core;

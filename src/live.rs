@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::frame::Goodbye;
 use self::log::Log;
 use crate::core::duration::parse_duration;
 use crate::core::id::ShopId;
@@ -99,16 +100,25 @@ impl Hub {
     /// The updates of a shop as Server-Sent Events, from the one after `after`, or from a snapshot on.
     ///
     /// The stream begins at once, whether or not NATS and MongoDB are there, stays open while they are
-    /// away, and says so. It ends when the process stops, and where the viewer has to come back.
+    /// away, and says so. It ends when the process stops, where the viewer has to come back, and when `ended` says so.
     ///
     /// # Errors
     /// [`Full`] if as many viewers are connected as may be.
-    pub fn view(&self, shop: ShopId, after: Option<Place>) -> Result<impl Stream<Item = Bytes> + Send + use<>, Full> {
+    pub fn view<E>(
+        &self,
+        shop: ShopId,
+        after: Option<Place>,
+        ended: E,
+    ) -> Result<impl Stream<Item = Bytes> + Send + use<E>, Full>
+    where
+        E: Future<Output = Goodbye> + Send + 'static,
+    {
         let seat = Arc::clone(&self.0.room).try_acquire_owned().map_err(|_| Full)?;
         let viewer = viewer::Viewer::new(self, shop, after, seat);
-        Ok(futures::stream::unfold(viewer, async |mut viewer| {
-            let piece = viewer.next().await?;
-            Some((piece, viewer))
+        let seeing = (viewer, Box::pin(ended));
+        Ok(futures::stream::unfold(seeing, async |(mut viewer, mut ended)| {
+            let piece = viewer.next(ended.as_mut()).await?;
+            Some((piece, (viewer, ended)))
         }))
     }
 

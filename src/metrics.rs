@@ -63,6 +63,28 @@ const TOKEN_CHECKS: [&str; 14] = [
     "keys_unavailable",
 ];
 
+/// Why somebody is not let in: the token that is missing or does not count, or the right that is not there.
+const REFUSALS: [&str; 18] = [
+    "no_token",
+    "malformed",
+    "too_large",
+    "algorithm",
+    "unknown_key",
+    "signature",
+    "expired",
+    "not_yet_valid",
+    "issuer",
+    "audience",
+    "subject",
+    "custom_token",
+    "keys_unavailable",
+    "revoked",
+    "unavailable",
+    "role",
+    "shop",
+    "shopper",
+];
+
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])+ $field:ident: $kind:ident($($argument:tt)*) $name:literal;)+) => {
         /// The process's series, made once and shared.
@@ -179,6 +201,10 @@ metrics! {
     published_updates: counter() "ezout_published_updates_total";
     /// Updates that had been published before, seen on a take-over or after a retry.
     repeated_updates: counter() "ezout_repeated_updates_total";
+    /// Callers who were not let in, by reason: at a route, at a resource of Resgate, or while they were connected.
+    refusals: counter_by("reason" = REFUSALS) "ezout_refusals_total";
+    /// Connections of callers that were ended since they may not any more, by door.
+    access_ends: counter_by("door" = ["updates", "resgate"]) "ezout_access_ends_total";
     /// Requests of Resgate, by kind.
     res_requests: counter_by("kind" = ["access", "get", "call", "auth"]) "ezout_res_requests_total";
     /// Requests of Resgate that were passed on to the process that owns the shop.
@@ -196,7 +222,7 @@ metrics! {
     /// Viewers that began, by whether they could go on where they had been, or why they had to begin with a snapshot.
     live_joins: counter_by("outcome" = ["recovered", "new", "aged_out", "unknown_place"]) "ezout_live_joins_total";
     /// Viewers that were sent away to come back, by reason.
-    live_goodbyes: counter_by("reason" = ["stopping", "lagging", "lost"]) "ezout_live_goodbyes_total";
+    live_goodbyes: counter_by("reason" = ["stopping", "expired", "revoked", "denied", "lagging", "lost"]) "ezout_live_goodbyes_total";
     /// Updates that were handed to the connections of viewers, each viewer counted.
     live_sent_updates: counter() "ezout_live_sent_updates_total";
     /// Updates that a slow viewer was not sent since a newer one of the same basket was there.

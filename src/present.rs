@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Access;
 use crate::core::event::ActionIdMeaning;
 use crate::core::id::{ShopId, partition_of};
 use crate::core::retry::Backoff;
@@ -34,6 +35,7 @@ use crate::journal::{self, Journal};
 use crate::metrics::Metrics;
 use crate::resgate::{Answer, Failure, Gateway, Kind, Request, Untaken};
 use crate::views::{State, Views};
+use access::Guard;
 use route::{Resource, Route, SERVICE, route};
 use shop::Asked;
 
@@ -58,6 +60,8 @@ pub struct Parts {
     pub gateway: Gateway,
     /// Where the baskets are.
     pub views: Views,
+    /// Who may see and do what.
+    pub access: Access,
     /// What has all events.
     pub journal: Journal,
     /// What `action_id` means.
@@ -82,8 +86,10 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
         }
     };
     let tasks = TaskTracker::new();
+    let guard = Guard::new(parts.access.clone(), parts.gateway.clone(), Arc::clone(&parts.metrics));
     let presenter = Presenter(Arc::new(Inner {
         parts,
+        guard,
         partitions,
         owned: Mutex::default(),
         tasks: tasks.clone(),
@@ -91,6 +97,12 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
     }));
     let owning = presenter.clone();
     tasks.spawn(async move { owning.own().await });
+    let watching = presenter.clone();
+    tasks.spawn(async move {
+        // One process is enough to ask without a reason.
+        let leads = || watching.owned().contains_key(&0);
+        watching.0.stop.run_until_cancelled(watching.0.guard.watch(leads)).await;
+    });
     presenter.take_requests().await;
     tasks.close();
     tasks.wait().await;
@@ -103,6 +115,7 @@ struct Presenter(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     parts: Parts,
+    guard: Guard,
     partitions: u16,
     owned: Mutex<HashMap<u16, Owned>>,
     tasks: TaskTracker,
@@ -162,12 +175,20 @@ impl Presenter {
         metrics.res_requests.with_label_values(&[request.kind().word()]).inc();
         let found = route(request.name());
         match (request.kind(), found) {
-            (Kind::Access, _) => self.answer(&request, access::access(found)).await,
+            (Kind::Access, _) => self.answer(&request, self.0.guard.access(found, &request)).await,
             (Kind::Auth, Some(Route::Auth)) => {
-                let answer = access::auth(&self.0.parts.gateway, &request).await;
-                self.answer(&request, answer).await;
+                // A token may have to wait for its key, and no other request for that.
+                let presenter = self.clone();
+                self.0.tasks.spawn(async move {
+                    let answer = presenter.0.guard.auth(&request).await;
+                    presenter.answer(&request, answer).await;
+                });
             }
-            (Kind::Get | Kind::Call, Some(Route::Shop(shop, resource))) => self.deliver(shop, resource, request).await,
+            (Kind::Call, Some(Route::Shop(shop, resource))) => match self.0.guard.call(shop, resource, &request) {
+                Ok(()) => self.deliver(shop, resource, request).await,
+                Err(failure) => self.answer(&request, Answer::Failure(failure)).await,
+            },
+            (Kind::Get, Some(Route::Shop(shop, resource))) => self.deliver(shop, resource, request).await,
             (Kind::Get | Kind::Call | Kind::Auth, _) => {
                 self.answer(&request, Answer::Failure(Failure::not_found())).await;
             }

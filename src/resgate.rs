@@ -250,12 +250,35 @@ impl Gateway {
         sent.map_err(|error| GatewayError::of("a reset", error))
     }
 
+    /// Has gateways ask at `subject` about every connection whose token has one of these names, which are JSON.
+    ///
+    /// # Errors
+    /// [`GatewayError`]; then nobody is asked about.
+    pub async fn reset_tokens(&self, names: &[String], subject: &str) -> Result<(), GatewayError> {
+        let payload = format!("{{\"tids\":[{}],\"subject\":\"{subject}\"}}", names.join(","));
+        let client = self.connection.client();
+        let sent = client.publish("system.tokenReset", payload.into()).await;
+        sent.map_err(|error| GatewayError::of("a reset of tokens", error))
+    }
+
+    /// Has gateways ask again which access clients have to what matches.
+    ///
+    /// # Errors
+    /// [`GatewayError`]; then nobody is told.
+    pub async fn reset_access(&self, pattern: &str) -> Result<(), GatewayError> {
+        let payload = format!("{{\"access\":[\"{pattern}\"]}}");
+        let sent = self.connection.client().publish("system.reset", payload.into()).await;
+        sent.map_err(|error| GatewayError::of("a reset of access", error))
+    }
+
     /// Gives the client's connection a token, or takes the one that it has; to be called before the answer to its request.
+    /// By the name, which is JSON, the tokens of many connections can be asked for again.
     ///
     /// # Errors
     /// [`GatewayError`]; then it has the token that it had.
-    pub async fn give_token(&self, cid: &str, token: &str) -> Result<(), GatewayError> {
-        let payload = format!("{{\"token\":{token}}}");
+    pub async fn give_token(&self, cid: &str, token: &str, name: Option<&str>) -> Result<(), GatewayError> {
+        let name = name.map(|name| format!(",\"tid\":{name}")).unwrap_or_default();
+        let payload = format!("{{\"token\":{token}{name}}}");
         let sent = self
             .connection
             .client()

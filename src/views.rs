@@ -4,6 +4,7 @@
 //! them may be repeated after a crash. Writes of baskets are acknowledged by a majority and are in
 //! its journals. Nothing here decides anything about a basket; that is `core`'s.
 
+mod audit;
 mod checkpoints;
 mod compare;
 mod corrections;
@@ -18,6 +19,7 @@ mod migrate;
 mod parked;
 mod queries;
 mod refolds;
+mod rights;
 mod save;
 mod seal;
 mod shape;
@@ -39,6 +41,7 @@ use crate::core::error_chain;
 use crate::core::event::ActionIdMeaning;
 use crate::core::id::BasketId;
 
+pub use audit::{Deed, DeedsAfter, KeptDeed};
 pub use checkpoints::Checkpoint;
 pub use compare::{Keys, Ordered, Whole};
 pub use corrections::{Filed, Malformed, NotSame, Noted, Outcome, Source, Standing};
@@ -52,6 +55,7 @@ pub use migrate::{MigrateError, migrate, outstanding};
 pub use parked::{ParkedEvent, ParkedState, Which};
 pub use queries::{Cursor, Filter, Idle, Listing, Places, Summary, Totals};
 pub use refolds::{AskedRefold, Refold, WaitingRefold};
+pub use rights::{Member, Revoked, Rights, RightsChanges, parse_shops};
 pub use save::{Saved, Stored, Write};
 pub use seal::{is_sealed, is_void};
 pub use shape::Lack;

@@ -7,21 +7,25 @@
 use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use serde::Serialize;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Api;
 use super::body::{self, MediaType};
+use super::door;
 use super::problem::{Code, Problem};
+use crate::access::Identity;
 use crate::core::event::{Event, FieldError, Strictness};
 use crate::core::failpoint;
 use crate::core::id::ShopId;
+use crate::core::policy::{Object, Verb};
 use crate::journal::{Entry, Receipt};
 
 /// Largest event, in bytes as it is sent.
@@ -54,19 +58,33 @@ struct Stored {
 }
 
 /// `POST /publish/{shop_id}`, as the original service had it.
-pub(super) async fn publish(State(api): State<Api>, shop: ShopPath, request: Request) -> Response {
+pub(super) async fn publish(
+    State(api): State<Api>,
+    shop: ShopPath,
+    Extension(identity): Extension<Identity>,
+    request: Request,
+) -> Response {
     let _timer = api.timer("publish");
-    let received = async { receive_original(&api, Some(shop_of(shop)?), request).await };
+    let received = async { receive_original(&api, &identity, Some(shop_of(shop)?), request).await };
     original_answer(&api, received.await)
 }
 
 /// `POST /send`, as the original service had it: the shop is the one that the event names.
-pub(super) async fn send(State(api): State<Api>, request: Request) -> Response {
+pub(super) async fn send(
+    State(api): State<Api>,
+    Extension(identity): Extension<Identity>,
+    request: Request,
+) -> Response {
     let _timer = api.timer("send");
-    original_answer(&api, receive_original(&api, None, request).await)
+    original_answer(&api, receive_original(&api, &identity, None, request).await)
 }
 
-async fn receive_original(api: &Api, shop: Option<ShopId>, request: Request) -> Result<Stored, Problem> {
+async fn receive_original(
+    api: &Api,
+    identity: &Identity,
+    shop: Option<ShopId>,
+    request: Request,
+) -> Result<Stored, Problem> {
     body::refuse_encoding(request.headers())?;
     match body::media_type(request.headers()) {
         // Some clients of the original service state no type.
@@ -79,7 +97,7 @@ async fn receive_original(api: &Api, shop: Option<ShopId>, request: Request) -> 
         }
     }
     let body = body::read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE, api.bodies()).await?;
-    record(api, entry(api, shop, &body.bytes, Strictness::Original)?).await
+    record(api, entry(api, identity, shop, &body.bytes, Strictness::Original)?).await
 }
 
 fn original_answer(api: &Api, received: Result<Stored, Problem>) -> Response {
@@ -106,7 +124,12 @@ fn put_receipt(headers: &mut HeaderMap, receipt: Receipt) {
 }
 
 /// `POST /v1/shops/{shop}/events`: one event as JSON, or one on each line.
-pub(super) async fn events(State(api): State<Api>, shop: ShopPath, request: Request) -> Response {
+pub(super) async fn events(
+    State(api): State<Api>,
+    shop: ShopPath,
+    Extension(identity): Extension<Identity>,
+    request: Request,
+) -> Response {
     let _timer = api.timer("events");
     let refused = |problem: Problem| {
         api.count("refused");
@@ -118,11 +141,11 @@ pub(super) async fn events(State(api): State<Api>, shop: ShopPath, request: Requ
     });
     match accepted {
         Ok((shop, MediaType::Json)) => {
-            let received = receive_one(&api, shop, request).await;
+            let received = receive_one(&api, &identity, shop, request).await;
             api.count(outcome(&received));
             received.map_or_else(Problem::into_response, one_answer)
         }
-        Ok((shop, MediaType::Lines)) => match receive_lines(&api, shop, request).await {
+        Ok((shop, MediaType::Lines)) => match receive_lines(&api, &identity, shop, request).await {
             Ok(verdicts) => lines_answer(&verdicts),
             Err(problem) => refused(problem),
         },
@@ -134,9 +157,9 @@ pub(super) async fn events(State(api): State<Api>, shop: ShopPath, request: Requ
     }
 }
 
-async fn receive_one(api: &Api, shop: ShopId, request: Request) -> Result<Stored, Problem> {
+async fn receive_one(api: &Api, identity: &Identity, shop: ShopId, request: Request) -> Result<Stored, Problem> {
     let body = body::read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE, api.bodies()).await?;
-    record(api, entry(api, Some(shop), &body.bytes, Strictness::Strict)?).await
+    record(api, entry(api, identity, Some(shop), &body.bytes, Strictness::Strict)?).await
 }
 
 #[derive(Serialize)]
@@ -210,9 +233,14 @@ impl Verdict {
     }
 }
 
-async fn receive_lines(api: &Api, shop: ShopId, request: Request) -> Result<Vec<Verdict>, Problem> {
+async fn receive_lines(
+    api: &Api,
+    identity: &Identity,
+    shop: ShopId,
+    request: Request,
+) -> Result<Vec<Verdict>, Problem> {
     let body = body::read(request.into_body(), LINES_BYTES_MAX, LINES_DEADLINE, api.bodies()).await?;
-    let entries = parse_lines(api, shop, &body.bytes).await?;
+    let entries = parse_lines(api, identity, shop, &body.bytes).await?;
     // All lines are offered to the journal at once, so that they share a commit, and in the order in
     // which they stand: an ordered set polls its futures first in the order in which they came.
     let mut receiving: FuturesOrdered<_> = entries
@@ -236,7 +264,7 @@ async fn receive_lines(api: &Api, shop: ShopId, request: Request) -> Result<Vec<
 type NumberedEntry = (usize, Result<Entry, Problem>);
 
 /// The events of a body, each with the number of its line. Blank lines have a number and no event.
-async fn parse_lines(api: &Api, shop: ShopId, body: &[u8]) -> Result<Vec<NumberedEntry>, Problem> {
+async fn parse_lines(api: &Api, identity: &Identity, shop: ShopId, body: &[u8]) -> Result<Vec<NumberedEntry>, Problem> {
     let body = body.strip_suffix(b"\n").unwrap_or(body);
     let lines = || body.split(|&byte| byte == b'\n');
     if lines().nth(LINES_MAX).is_some() {
@@ -262,7 +290,7 @@ async fn parse_lines(api: &Api, shop: ShopId, body: &[u8]) -> Result<Vec<Numbere
                 format!("an event must have at most {EVENT_BYTES_MAX} bytes"),
             ))
         } else {
-            entry(api, Some(shop), line, Strictness::Strict)
+            entry(api, identity, Some(shop), line, Strictness::Strict)
         };
         entries.push((number, entry));
     }
@@ -306,7 +334,13 @@ pub(super) fn shop_of(path: ShopPath) -> Result<ShopId, Problem> {
 }
 
 /// Reads a body as an event of this shop (of any, if none is given), ready for the journal.
-fn entry(api: &Api, shop: Option<ShopId>, body: &[u8], strictness: Strictness) -> Result<Entry, Problem> {
+fn entry(
+    api: &Api,
+    identity: &Identity,
+    shop: Option<ShopId>,
+    body: &[u8],
+    strictness: Strictness,
+) -> Result<Entry, Problem> {
     let event = Event::parse(body, strictness)?;
     if let Some(shop) = shop.filter(|shop| *shop != event.shop) {
         let rule = FieldError {
@@ -316,6 +350,14 @@ fn entry(api: &Api, shop: Option<ShopId>, body: &[u8], strictness: Strictness) -
         };
         return Err(Problem::plain(Code::ShopMismatch).with_errors(vec![rule]));
     }
+    let now = OffsetDateTime::now_utc();
+    let access = api.access();
+    if shop.is_none() {
+        let decided = access.decide(identity, Verb::Append, Object::Shop(event.shop), now);
+        decided.map_err(|refusal| door::refused(api, &refusal))?;
+    }
+    let decided = access.decide_shopper(identity, event.shopper);
+    decided.map_err(|refusal| door::refused(api, &refusal))?;
     let id = event.identity(api.meaning());
     let (json, digest) = event.canonical();
     Ok(Entry {

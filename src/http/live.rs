@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
@@ -11,8 +11,11 @@ use futures::StreamExt as _;
 use super::Api;
 use super::append::shop_of;
 use super::problem::{Code, Problem};
+use crate::access::{Identity, Refusal};
+use crate::core::id::ShopId;
+use crate::core::policy::{Object, Verb};
 use crate::core::query::{Query, refused};
-use crate::live::Full;
+use crate::live::{Full, Goodbye};
 use crate::updates::Place;
 
 /// What an `EventSource` says by itself when it comes back.
@@ -29,17 +32,19 @@ pub(super) async fn updates(
     State(api): State<Api>,
     path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
+    Extension(identity): Extension<Identity>,
     headers: HeaderMap,
 ) -> Response {
     // The time until the stream begins; it goes on for as long as the viewer likes.
     let _timer = api.timer("updates");
-    begin(&api, path, query.as_deref(), &headers).unwrap_or_else(Problem::into_response)
+    begin(&api, path, query.as_deref(), identity, &headers).unwrap_or_else(Problem::into_response)
 }
 
 fn begin(
     api: &Api,
     path: Result<Path<String>, PathRejection>,
     query: Option<&str>,
+    identity: Identity,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let shop = shop_of(path)?;
@@ -53,7 +58,7 @@ fn begin(
         )
     })?;
     let stream = hub
-        .view(shop, after)
+        .view(shop, after, ended(api.clone(), identity, shop))
         .map_err(|Full| Problem::plain(Code::TooManyViewers).with_retry(FULL_SECONDS))?;
     let mut response = Body::from_stream(stream.map(Ok::<_, std::convert::Infallible>)).into_response();
     let headers = response.headers_mut();
@@ -61,6 +66,17 @@ fn begin(
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(NO_BUFFERING, HeaderValue::from_static("no"));
     Ok(response)
+}
+
+/// Returns when the viewer may no longer see the shop.
+async fn ended(api: Api, identity: Identity, shop: ShopId) -> Goodbye {
+    let refusal = api.access().ended(&identity, Verb::Look, Object::Shop(shop)).await;
+    api.count_end(refusal.word());
+    match refusal {
+        Refusal::Token(_) | Refusal::NoToken => Goodbye::Expired,
+        Refusal::Revoked => Goodbye::Revoked,
+        Refusal::Denied(_) | Refusal::Unavailable => Goodbye::Denied,
+    }
 }
 
 /// The value of `after`, where it is given.

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use axum::Json;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::ser::SerializeMap;
@@ -120,7 +120,19 @@ codes! {
     TooManyLines = "too_many_lines", PAYLOAD_TOO_LARGE, "The body has too many lines";
     /// The body is of a type, or packed in a way, that is not read here. `detail` says what is.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body's type is not read here";
-    /// Nothing is here.
+    /// The request has no token, and needs one. Send it as `Authorization: Bearer TOKEN`.
+    NoToken = "no_token", UNAUTHORIZED, "A token is needed";
+    /// The token is none that counts here. `detail` says why. Sign in again.
+    InvalidToken = "invalid_token", UNAUTHORIZED, "The token does not count";
+    /// The time of the token is over. Sign in again, or have it renewed.
+    TokenExpired = "token_expired", UNAUTHORIZED, "The token has expired";
+    /// The token, or everything that its owner signed in with before, was revoked. Sign in again.
+    TokenRevoked = "token_revoked", UNAUTHORIZED, "The token was revoked";
+    /// The token is right and its role, or its shopper, is not the one that may do this.
+    Forbidden = "forbidden", FORBIDDEN, "Not allowed";
+    /// The keys that tokens are checked with, or who may do what, cannot be had now. Ask again after Retry-After.
+    AccessUnavailable = "access_unavailable", SERVICE_UNAVAILABLE, "Tokens cannot be checked";
+    /// Nothing is here, or nothing that this caller may see.
     NotFound = "not_found", NOT_FOUND, "Not found";
     /// The path exists, the method does not. The Allow header names those that do.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed";
@@ -338,6 +350,14 @@ impl IntoResponse for Problem {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.code.status() == StatusCode::UNAUTHORIZED {
+            // RFC 6750, section 3: without a token no error is named.
+            let challenge = match self.code {
+                Code::NoToken => "Bearer realm=\"ezout\"",
+                _ => "Bearer realm=\"ezout\", error=\"invalid_token\"",
+            };
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         response
     }

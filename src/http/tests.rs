@@ -532,7 +532,7 @@ async fn the_type_of_a_problem_leads_to_its_explanation() {
 #[tokio::test]
 async fn a_panic_is_answered_without_what_it_said() {
     let router = Router::new()
-        .route("/", get(async || -> &'static str { panic!("secret") }))
+        .route("/", axum::routing::get(async || -> &'static str { panic!("secret") }))
         .layer(CatchPanicLayer::custom(after_panic));
     let answer = answer(router, Request::get("/").body(Body::empty()).unwrap()).await;
     check_problem(&answer, 500, "internal", "panic");

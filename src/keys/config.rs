@@ -51,9 +51,9 @@ pub enum Algorithm {
 #[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
 pub struct Config {
-    /// Who says who a caller is: `firebase`, an issuer of `oidc`, the key pair of this machine (`dev`, with `ezout token`), or nobody (`off`): everybody may do everything
-    #[arg(long = "auth", env = "EZOUT_AUTH", value_enum, default_value_t = Mode::Off)]
-    pub mode: Mode,
+    /// Who says who a caller is: `firebase`, an issuer of `oidc`, the key pair of this machine (`dev`, with `ezout token`), or nobody (`off`): everybody may do everything, and only from this machine. Without it: `off`, and `dev` with `ezout dev`
+    #[arg(long = "auth", env = "EZOUT_AUTH", value_enum)]
+    pub mode: Option<Mode>,
 
     /// The project of Firebase whose users may come. Needed by `firebase`
     #[arg(long = "auth-project", env = "EZOUT_AUTH_PROJECT", value_name = "ID")]
@@ -132,15 +132,20 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Who says who a caller is; nobody, where nothing is said about it.
+    pub fn mode(&self) -> Mode {
+        self.mode.unwrap_or(Mode::Off)
+    }
+
     /// What the options ask for, and where the keys come from if not from this machine.
     pub(super) fn read(&self) -> Result<(Rules, Option<Source>), ConfigError> {
         self.refuse_contradictions()?;
-        match self.mode {
+        match self.mode() {
             Mode::Firebase => self.firebase(),
             Mode::Oidc => self.oidc(),
             Mode::Dev | Mode::Off => {
                 let rules = Rules {
-                    mode: self.mode,
+                    mode: self.mode(),
                     issuer: dev::ISSUER.to_owned(),
                     audience: dev::AUDIENCE.to_owned(),
                     algorithms: vec![Algorithm::EdDsa],
@@ -152,7 +157,7 @@ impl Config {
     }
 
     fn refuse_contradictions(&self) -> Result<(), ConfigError> {
-        let (firebase, oidc) = (self.mode == Mode::Firebase, self.mode == Mode::Oidc);
+        let (firebase, oidc) = (self.mode() == Mode::Firebase, self.mode() == Mode::Oidc);
         let signs = self.algorithms != [Algorithm::Rs256];
         let given = |option: &Option<String>| said(option.as_ref()).is_some();
         let either = "firebase or oidc";
@@ -165,7 +170,7 @@ impl Config {
             ("EZOUT_AUTH_KEYS_URL", given(&self.keys_url), either, firebase || oidc),
         ] {
             if is_given && !is_fit {
-                let mode = self.mode.word();
+                let mode = self.mode().word();
                 return Err(ConfigError::Contradicting { mode, option, fits });
             }
         }
@@ -188,7 +193,7 @@ impl Config {
             });
         }
         let rules = Rules {
-            mode: self.mode,
+            mode: self.mode(),
             issuer: format!("https://securetoken.google.com/{project}"),
             audience: project.to_owned(),
             algorithms: vec![Algorithm::Rs256],
@@ -225,7 +230,7 @@ impl Config {
             Source::discovery(address("EZOUT_AUTH_ISSUER", &document)?, issuer, &self.algorithms)
         };
         let rules = Rules {
-            mode: self.mode,
+            mode: self.mode(),
             issuer: issuer.to_owned(),
             audience: audience.to_owned(),
             algorithms: self.algorithms.clone(),
@@ -240,7 +245,7 @@ impl Config {
         value: Option<&'a String>,
         what: &'static str,
     ) -> Result<&'a str, ConfigError> {
-        let mode = self.mode.word();
+        let mode = self.mode().word();
         said(value).ok_or(ConfigError::Missing { mode, option, what })
     }
 }

@@ -212,7 +212,7 @@ fn every_reason_to_refuse_is_counted_from_the_start_and_says_nothing_of_the_toke
 
 fn config(mode: Mode) -> Config {
     Config {
-        mode,
+        mode: Some(mode),
         project: None,
         issuer: None,
         audience: None,

@@ -21,11 +21,17 @@ use crate::updates::Place;
 /// Shortest pause before a client comes back, in milliseconds; up to as much again is added, so that not all come at once.
 const RETRY_MS: u64 = 500;
 
-/// Why a viewer is sent away. It may come back at once, with the last id that it had.
+/// Why a viewer is sent away. It may come back at once with the last id that it had, if need be with another token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Goodbye {
+pub enum Goodbye {
     /// The process stops.
     Stopping,
+    /// The time of the viewer's token is over; it may come back with a new one.
+    Expired,
+    /// The viewer's token, or whoever it is of, was revoked.
+    Revoked,
+    /// The viewer may no longer see the shop.
+    Denied,
     /// More baskets changed than can be given at once to one that is so far behind.
     Lagging,
     /// Updates may have been lost between the stream and us; coming back will tell.
@@ -37,6 +43,9 @@ impl Goodbye {
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Stopping => "stopping",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+            Self::Denied => "denied",
             Self::Lagging => "lagging",
             Self::Lost => "lost",
         }
@@ -44,7 +53,7 @@ impl Goodbye {
 
     const fn event(self) -> &'static str {
         match self {
-            Self::Stopping => "bye",
+            Self::Stopping | Self::Expired | Self::Revoked | Self::Denied => "bye",
             Self::Lagging => "lagging",
             Self::Lost => "lost",
         }

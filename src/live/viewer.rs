@@ -133,17 +133,22 @@ impl Viewer {
         }
     }
 
-    /// What is sent next; nothing after the end.
-    pub(super) async fn next(&mut self) -> Option<Bytes> {
+    /// What is sent next; nothing after the end, which `ended` may say that it is.
+    pub(super) async fn next(&mut self, ended: impl Future<Output = Goodbye>) -> Option<Bytes> {
         if matches!(self.phase, Phase::Over) {
             return None;
         }
         let stop = self.hub.0.stop.clone();
-        if let Some(piece) = stop.run_until_cancelled(self.piece()).await {
-            self.sent_at = Some(Instant::now());
-            return Some(piece);
-        }
-        Some(self.leave(Goodbye::Stopping))
+        let goodbye = tokio::select! {
+            biased;
+            () = stop.cancelled() => Goodbye::Stopping,
+            goodbye = ended => goodbye,
+            piece = self.piece() => {
+                self.sent_at = Some(Instant::now());
+                return Some(piece);
+            }
+        };
+        Some(self.leave(goodbye))
     }
 
     fn leave(&mut self, goodbye: Goodbye) -> Bytes {

@@ -1,41 +1,353 @@
-//! Who may see and do what, and who says who he is.
+//! Who may see and do what: a client says who it is once, and the gateway keeps what that came to.
 //!
-//! As long as `EZOUT_AUTH` is not there, everybody may get and call everything that exists, and whoever
-//! authenticates is told that nobody is asked.
+//! What a connection is given is the claims of its token, never the token. A gateway knows nothing of their
+//! time, so it is told to ask again about a connection when its time is over, when somebody was revoked, and
+//! now and then; and each call is looked at once more.
 
-use super::route::{Resource, Route};
-use crate::resgate::{Answer, Failure, Gateway, Request};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-/// The token of a client as long as nobody is asked who he is.
+use serde::Deserialize;
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+
+use super::route::{Resource, Route, SERVICE};
+use crate::access::{Access, Identity, Refusal};
+use crate::core::id::ShopId;
+use crate::core::policy::{Denied, Object, Verb};
+use crate::keys::Refused;
+use crate::metrics::Metrics;
+use crate::resgate::{Answer, Body, Failure, Gateway, Request};
+use crate::views::{Revoked, Rights};
+
+/// The token of a client where nobody is asked who he is.
 const ANYBODY: &str = "{\"role\":\"anybody\"}";
+/// The cookie that may have a token.
+const COOKIE: &str = "ezout_token";
+/// How often gateways are told to ask again about every access. Whoever lost a right, and was not told so, sees no more after that.
+const ASK_AGAIN: Duration = Duration::from_mins(1);
+/// Connections whose end is known ahead; beyond it [`ASK_AGAIN`] has to do.
+const ENDS_MAX: usize = 100_000;
+/// Names of tokens in one message.
+const NAMES_MAX: usize = 500;
 
-/// What a client may do with what a name stands for.
-pub(super) fn access(route: Option<Route>) -> Answer {
-    match route {
-        Some(Route::Shop(_, resource)) => Answer::Access {
-            call: Resource::methods(resource),
-        },
-        Some(Route::Auth) | None => Answer::Failure(Failure::not_found()),
+/// The one who asks clients who they are. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Guard(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    access: Access,
+    gateway: Gateway,
+    metrics: Arc<Metrics>,
+    /// When tokens end, and whose they are.
+    ends: Mutex<BTreeSet<(OffsetDateTime, String)>>,
+    sooner: Notify,
+}
+
+impl Guard {
+    pub(super) fn new(access: Access, gateway: Gateway, metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Inner {
+            access,
+            gateway,
+            metrics,
+            ends: Mutex::default(),
+            sooner: Notify::new(),
+        }))
+    }
+
+    /// What a client may do with what a name stands for.
+    pub(super) fn access(&self, route: Option<Route>, request: &Request) -> Answer {
+        let Some(Route::Shop(shop, resource)) = route else {
+            return Answer::Failure(Failure::not_found());
+        };
+        let decided = identity(&self.0.access, &request.body()).and_then(|identity| {
+            self.decide(&identity, Verb::Look, shop)?;
+            Ok(identity)
+        });
+        match decided {
+            Ok(identity) => {
+                let methods = resource.methods().iter().filter(|(_, verb)| {
+                    // What is not theirs is not offered, and that is no refusal.
+                    self.decide(&identity, *verb, shop).is_ok()
+                });
+                let methods: Vec<&str> = methods.map(|(method, _)| *method).collect();
+                Answer::Access {
+                    call: methods.join(","),
+                }
+            }
+            Err(refusal) => Answer::Failure(self.failure(&refusal, false)),
+        }
+    }
+
+    /// Looks once more at whoever calls: the answer about the access may be old.
+    pub(super) fn call(&self, shop: ShopId, resource: Resource, request: &Request) -> Result<(), Failure> {
+        let methods = resource.methods();
+        let Some((_, verb)) = methods.iter().find(|(method, _)| *method == request.method()) else {
+            // Whether there is such a method is for those to know who may see the resource.
+            return self.check(shop, Verb::Look, request);
+        };
+        self.check(shop, *verb, request)
+    }
+
+    fn check(&self, shop: ShopId, verb: Verb, request: &Request) -> Result<(), Failure> {
+        identity(&self.0.access, &request.body())
+            .and_then(|identity| self.decide(&identity, verb, shop))
+            .map_err(|refusal| self.failure(&refusal, false))
+    }
+
+    fn decide(&self, identity: &Identity, verb: Verb, shop: ShopId) -> Result<(), Refusal> {
+        let now = OffsetDateTime::now_utc();
+        self.0.access.decide(identity, verb, Object::Shop(shop), now)
+    }
+
+    /// Takes what a client says about who it is, and gives its connection what that comes to, or takes it away.
+    pub(super) async fn auth(&self, request: &Request) -> Answer {
+        let body = request.body();
+        let Some(cid) = body.cid.as_deref().filter(|cid| is_connection(cid)) else {
+            return Answer::Failure(Failure::invalid_params("the request names no connection"));
+        };
+        let said = match request.method() {
+            "jwt" => match body
+                .params
+                .map(|params| serde_json::from_str::<JwtParams>(params.get()))
+            {
+                Some(Ok(params)) => Some(params.jwt),
+                _ if !self.0.access.asks() => None,
+                _ => {
+                    let rule = "the parameters are {\"jwt\": the token}";
+                    return Answer::Failure(Failure::invalid_params(rule));
+                }
+            },
+            "header" => match bearer(&body) {
+                Ok(token) => token.or_else(|| cookie(&body)),
+                Err(refusal) => return Answer::Failure(self.failure(&refusal, body.is_http)),
+            },
+            "cookie" => cookie(&body),
+            "renew" => return self.renew(cid, &body).await,
+            "logout" => return self.give(cid, None).await,
+            _ => return Answer::Failure(Failure::method_not_found()),
+        };
+        match self.0.access.identify(said.as_deref(), OffsetDateTime::now_utc()).await {
+            Ok(identity) => {
+                if !body.is_http {
+                    self.note_end(&identity);
+                }
+                self.give(cid, Some(&identity)).await
+            }
+            // Without a token a client is nobody, which is no failure before it asks for something.
+            Err(Refusal::NoToken) => self.give(cid, None).await,
+            Err(refusal) => {
+                let failure = self.failure(&refusal, body.is_http);
+                match self.give(cid, None).await {
+                    Answer::Result(_) => Answer::Failure(failure),
+                    other => other,
+                }
+            }
+        }
+    }
+
+    /// Looks whether what a connection was given still counts, and takes it away if not.
+    async fn renew(&self, cid: &str, body: &Body<'_>) -> Answer {
+        let now = OffsetDateTime::now_utc();
+        let still = identity(&self.0.access, body).and_then(|identity| self.0.access.check(&identity, now));
+        match still {
+            Ok(()) => Answer::Result("null".to_owned()),
+            Err(refusal) => {
+                self.0.metrics.refusals.with_label_values(&[refusal.word()]).inc();
+                self.0.metrics.access_ends.with_label_values(&["resgate"]).inc();
+                self.give(cid, None).await
+            }
+        }
+    }
+
+    /// Gives a connection what it is known to be, or nothing.
+    async fn give(&self, cid: &str, identity: Option<&Identity>) -> Answer {
+        let (token, name) = match identity {
+            None | Some(Identity::Anonymous) => ("null".to_owned(), None),
+            Some(Identity::Anybody) => (ANYBODY.to_owned(), None),
+            Some(Identity::Known(known)) => (known.json(), Some(quoted(known.subject()))),
+        };
+        match self.0.gateway.give_token(cid, &token, name.as_deref()).await {
+            Ok(()) => Answer::Result("null".to_owned()),
+            Err(error) => {
+                tracing::debug!("{error}");
+                Answer::Failure(Failure::internal("the token could not be given; try again"))
+            }
+        }
+    }
+
+    /// What a client is told that may not. What belongs to another shop is told as what does not exist.
+    fn failure(&self, refusal: &Refusal, is_http: bool) -> Failure {
+        self.0.metrics.refusals.with_label_values(&[refusal.word()]).inc();
+        let code = match refusal {
+            Refusal::Denied(Denied::Shop) => return Failure::not_found(),
+            Refusal::Denied(Denied::Role | Denied::Shopper)
+            | Refusal::NoToken
+            | Refusal::Revoked
+            | Refusal::Token(Refused::Expired) => "system.accessDenied",
+            Refusal::Token(Refused::KeysUnavailable) | Refusal::Unavailable => "ezout.unavailable",
+            Refusal::Token(_) => "ezout.invalid_token",
+        };
+        Failure {
+            // Over HTTP the request ends here, and its status is that of the API.
+            status: is_http.then_some(if code == "ezout.unavailable" { 503 } else { 401 }),
+            ..Failure::new(code, refusal.to_string())
+        }
+    }
+
+    fn note_end(&self, identity: &Identity) {
+        if let (Some(at), Some(subject)) = (identity.expires_at(), identity.subject()) {
+            let mut ends = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            if ends.len() < ENDS_MAX {
+                ends.insert((at, subject.to_owned()));
+                drop(ends);
+                self.0.sooner.notify_one();
+            }
+        }
+    }
+
+    /// Those whose time is over, and how long it is until the next.
+    fn ended(&self, now: OffsetDateTime) -> (BTreeSet<String>, Option<Duration>) {
+        let mut ends = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ended = BTreeSet::new();
+        while let Some((at, subject)) = ends.pop_first() {
+            if at > now {
+                let left = Duration::try_from(at - now).unwrap_or_default();
+                ends.insert((at, subject));
+                return (ended, Some(left + Duration::from_millis(1)));
+            }
+            ended.insert(subject);
+        }
+        (ended, None)
+    }
+
+    /// Has gateways ask again about those whose time is over or whose rights are others, for ever. `leads` says whether it
+    /// is this process that tells them now and then without a reason.
+    pub(super) async fn watch(&self, leads: impl Fn() -> bool) {
+        if !self.0.access.asks() {
+            return std::future::pending().await;
+        }
+        let mut rights = self.0.access.changes();
+        let mut known = rights.borrow_and_update().clone();
+        let mut again = tokio::time::interval(ASK_AGAIN);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let (mut subjects, left) = self.ended(OffsetDateTime::now_utc());
+            let mut ask_all = false;
+            if subjects.is_empty() {
+                let next_end = async {
+                    match left {
+                        Some(left) => tokio::time::sleep(left).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = next_end => continue,
+                    () = self.0.sooner.notified() => continue,
+                    changed = rights.changed() => {
+                        if changed.is_err() {
+                            return std::future::pending().await;
+                        }
+                        let now = rights.borrow_and_update().clone();
+                        subjects = revoked_since(known.as_deref(), now.as_deref());
+                        known = now;
+                        ask_all = true;
+                    }
+                    _ = again.tick() => ask_all = leads(),
+                }
+            }
+            self.tell(&subjects, ask_all).await;
+        }
+    }
+
+    async fn tell(&self, subjects: &BTreeSet<String>, ask_all: bool) {
+        let gateway = &self.0.gateway;
+        let names: Vec<String> = subjects.iter().map(|subject| quoted(subject)).collect();
+        for names in names.chunks(NAMES_MAX) {
+            if let Err(error) = gateway.reset_tokens(names, &format!("auth.{SERVICE}.auth.renew")).await {
+                tracing::debug!("{error}");
+            }
+        }
+        if ask_all && let Err(error) = gateway.reset_access(&format!("{SERVICE}.>")).await {
+            tracing::debug!("{error}");
+        }
     }
 }
 
-/// Takes what a client says about who it is, and gives it its token, or takes that from it.
-pub(super) async fn auth(gateway: &Gateway, request: &Request) -> Answer {
-    let token = match request.method() {
-        "jwt" | "header" | "cookie" => ANYBODY,
-        "logout" => "null",
-        _ => return Answer::Failure(Failure::method_not_found()),
-    };
-    let Some(cid) = request.body().cid.filter(|cid| is_connection(cid)) else {
-        return Answer::Failure(Failure::invalid_params("the request names no connection"));
-    };
-    match gateway.give_token(&cid, token).await {
-        Ok(()) => Answer::Result("null".to_owned()),
-        Err(error) => {
-            tracing::debug!("{error}");
-            Answer::Failure(Failure::internal("the token could not be given; try again"))
-        }
+#[derive(Deserialize)]
+struct JwtParams {
+    jwt: String,
+}
+
+/// Who the gateway says that the client is: what it was given by us.
+fn identity(access: &Access, body: &Body<'_>) -> Result<Identity, Refusal> {
+    if !access.asks() {
+        return Ok(Identity::Anybody);
     }
+    match body.token.map(serde_json::value::RawValue::get) {
+        None | Some("null") => Err(Refusal::NoToken),
+        Some(token) => Identity::from_json(token),
+    }
+}
+
+/// The token of the header `Authorization`.
+fn bearer(body: &Body<'_>) -> Result<Option<String>, Refusal> {
+    let Some(values) = header(body, "authorization") else {
+        return Ok(None);
+    };
+    match values {
+        [value] => crate::access::bearer(value).map(|token| Some(token.to_owned())),
+        _ => Err(Refusal::Token(Refused::Malformed(
+            "there has to be one header Authorization",
+        ))),
+    }
+}
+
+/// The token of the cookie, unless a page of another origin uses it: a browser sends cookies along whoever asks it to.
+fn cookie(body: &Body<'_>) -> Option<String> {
+    let is_foreign = match header(body, "origin") {
+        None => false,
+        Some([origin]) => {
+            let host = origin.split_once("://").map(|(_, host)| host);
+            host.is_none() || host != body.host.as_deref()
+        }
+        Some(_) => true,
+    };
+    if is_foreign {
+        return None;
+    }
+    let cookies = header(body, "cookie")?;
+    let pairs = cookies.iter().flat_map(|line| line.split(';'));
+    let mut values = pairs.filter_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='));
+    values.next().map(str::to_owned)
+}
+
+fn header<'a>(body: &'a Body<'_>, name: &str) -> Option<&'a [String]> {
+    let found = body.header.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    found.map(|(_, values)| values.as_slice())
+}
+
+/// Subjects of whom tokens were revoked in between.
+fn revoked_since(before: Option<&Rights>, now: Option<&Rights>) -> BTreeSet<String> {
+    let Some(now) = now else {
+        return BTreeSet::new();
+    };
+    let is_new =
+        |revoked: &Revoked| before.is_none_or(|before| before.revoked.get(revoked) != now.revoked.get(revoked));
+    let revoked = now.revoked.keys().filter(|revoked| is_new(revoked));
+    revoked
+        .filter_map(|revoked| match revoked {
+            Revoked::Subject(subject) => Some(subject.clone()),
+            // Whose it is is not known: every access is asked about.
+            Revoked::Token(_) => None,
+        })
+        .collect()
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 /// Whether a text is the name of a connection as gateways make them. It becomes part of a subject, so nothing else may be in it.
@@ -60,5 +372,26 @@ mod tests {
         ] {
             assert!(!is_connection(other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_cookie_counts_only_for_pages_of_the_same_origin() {
+        let body = |origin: Option<&str>, cookie: &str| {
+            let mut body = Body {
+                host: Some("live.example:8080".to_owned()),
+                ..Body::default()
+            };
+            body.header.insert("Cookie".to_owned(), vec![cookie.to_owned()]);
+            if let Some(origin) = origin {
+                body.header.insert("Origin".to_owned(), vec![origin.to_owned()]);
+            }
+            super::cookie(&body)
+        };
+        let token = Some("a.b.c".to_owned());
+        assert_eq!(body(None, "x=1; ezout_token=a.b.c"), token);
+        assert_eq!(body(Some("https://live.example:8080"), "ezout_token=a.b.c; y=2"), token);
+        assert_eq!(body(Some("https://evil.example"), "ezout_token=a.b.c"), None);
+        assert_eq!(body(Some("null"), "ezout_token=a.b.c"), None);
+        assert_eq!(body(None, "ezout_token2=a.b.c"), None);
     }
 }

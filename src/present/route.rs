@@ -1,6 +1,7 @@
 //! The names of resources.
 
 use crate::core::id::{SessionId, ShopId};
+use crate::core::policy::Verb;
 
 /// The service's name, with which the names of all its resources begin.
 pub(super) const SERVICE: &str = "ezout";
@@ -41,11 +42,11 @@ impl Resource {
         }
     }
 
-    /// The methods that may be called, separated by commas.
-    pub(super) const fn methods(self) -> &'static str {
+    /// The methods that may be called, and by whom.
+    pub(super) const fn methods(self) -> &'static [(&'static str, Verb)] {
         match self {
-            Self::Basket(_) => "correct,handle",
-            Self::Baskets | Self::Summary | Self::Sessions | Self::Feed => "",
+            Self::Basket(_) => &[("correct", Verb::Correct), ("handle", Verb::Handle)],
+            Self::Baskets | Self::Summary | Self::Sessions | Self::Feed => &[],
         }
     }
 }

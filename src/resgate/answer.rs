@@ -34,6 +34,8 @@ pub struct Failure {
     pub message: String,
     /// What else helps, as JSON.
     pub data: Option<String>,
+    /// The status of the HTTP request that ends here, where there is one.
+    pub status: Option<u16>,
 }
 
 impl Failure {
@@ -43,6 +45,7 @@ impl Failure {
             code: code.into(),
             message: message.into(),
             data: None,
+            status: None,
         }
     }
 
@@ -89,7 +92,7 @@ pub enum Answer {
     /// Which access a client has: to get, and the methods that it may call.
     Access {
         /// Separated by commas.
-        call: &'static str,
+        call: String,
     },
     /// It is not done.
     Failure(Failure),
@@ -107,14 +110,18 @@ impl Answer {
                 format!("{{\"result\":{{\"collection\":[{}]{query}}}}}", values.join(","))
             }
             Self::Result(json) => format!("{{\"result\":{json}}}"),
-            Self::Access { call: "" } => "{\"result\":{\"get\":true}}".to_owned(),
+            Self::Access { call } if call.is_empty() => "{\"result\":{\"get\":true}}".to_owned(),
             Self::Access { call } => format!("{{\"result\":{{\"get\":true,\"call\":\"{call}\"}}}}"),
             Self::Failure(failure) => {
                 let data = failure.data.map(|data| format!(",\"data\":{data}")).unwrap_or_default();
                 let message = quoted(&failure.message);
+                let meta = failure
+                    .status
+                    .map(|status| format!(",\"meta\":{{\"status\":{status}}}"));
                 format!(
-                    "{{\"error\":{{\"code\":\"{}\",\"message\":{message}{data}}}}}",
-                    failure.code
+                    "{{\"error\":{{\"code\":\"{}\",\"message\":{message}{data}}}{}}}",
+                    failure.code,
+                    meta.unwrap_or_default()
                 )
             }
         }
@@ -165,9 +172,9 @@ mod tests {
                 r#"{"result":{"collection":[{"rid":"ezout.a"},{"data":{"b":2}}],"query":"limit=5"}}"#,
             ),
             (Answer::Result("null".to_owned()), r#"{"result":null}"#),
-            (Answer::Access { call: "" }, r#"{"result":{"get":true}}"#),
+            (Answer::Access { call: String::new() }, r#"{"result":{"get":true}}"#),
             (
-                Answer::Access { call: "a,b" },
+                Answer::Access { call: "a,b".to_owned() },
                 r#"{"result":{"get":true,"call":"a,b"}}"#,
             ),
             (

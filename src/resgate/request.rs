@@ -1,5 +1,7 @@
 //! Requests of gateways, as they come by NATS.
 
+use std::collections::HashMap;
+
 use async_nats::{Message, Subject};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -54,6 +56,17 @@ pub struct Body<'a> {
     pub params: Option<&'a RawValue>,
     /// Names the client's connection.
     pub cid: Option<String>,
+    /// What the client's connection was given.
+    #[serde(borrow)]
+    pub token: Option<&'a RawValue>,
+    /// Of the HTTP request, or of the one that the connection began with.
+    #[serde(default)]
+    pub header: HashMap<String, Vec<String>>,
+    /// Which host that request was sent to.
+    pub host: Option<String>,
+    /// Whether the connection is for one HTTP request only.
+    #[serde(default, rename = "isHttp")]
+    pub is_http: bool,
 }
 
 impl Request {

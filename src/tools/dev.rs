@@ -29,8 +29,10 @@ use super::servers::{
     ServersError, is_free,
 };
 use super::{say, simulate};
+use crate::access::Anonymous;
 use crate::app::{self, Role, StopSignals};
 use crate::config::ServiceOptions;
+use crate::keys::Mode;
 
 /// A server that ran this long had started well; what ends it later is a new problem.
 const RAN_WELL: Duration = Duration::from_mins(1);
@@ -91,7 +93,10 @@ impl Ready {
 /// # Errors
 /// When the data folder is in use, a port is taken, a server cannot be had or started, or the service fails.
 /// The message says what to do.
-pub async fn run(args: Args, service: ServiceOptions) -> anyhow::Result<()> {
+pub async fn run(args: Args, mut service: ServiceOptions) -> anyhow::Result<()> {
+    // Whoever tries it sees how it is with callers who are asked, and clients that know no tokens still send.
+    service.keys.mode.get_or_insert(Mode::Dev);
+    service.access.anonymous.get_or_insert(Anonymous::Append);
     let addresses = Addresses {
         nats_url: service.journal.nats_url.clone(),
         nats_monitor_url: service.journal.monitor_urls.join(","),

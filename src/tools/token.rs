@@ -19,7 +19,7 @@ pub struct Args {
     /// The role that its bearer has.
     #[arg(long, value_parser = ["shopper", "merchant", "support", "service", "admin"])]
     pub role: String,
-    /// A shop that it is for; once for each.
+    /// A shop that it is for, once for each; `*` for every shop.
     #[arg(long = "shop", value_name = "SHOP")]
     pub shops: Vec<String>,
     /// Who its bearer is, as the audit and corrections will name them.
@@ -38,7 +38,7 @@ pub struct Args {
 
 /// Prints the token, and nothing else, on stdout.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    if matches!(args.keys.mode, Mode::Firebase | Mode::Oidc) {
+    if matches!(args.keys.mode(), Mode::Firebase | Mode::Oidc) {
         bail!(
             "only the issuer makes tokens for a service with EZOUT_AUTH=firebase or oidc; to try it with tokens of this \
              machine set EZOUT_AUTH=dev, here and for the service"
@@ -52,6 +52,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         .shops
         .iter()
         .map(|shop| {
+            if shop == "*" {
+                return Ok(shop.clone());
+            }
             let id = ShopId::parse(shop).with_context(|| format!("--shop {shop:?}"))?;
             anyhow::Ok(id.to_string())
         })

@@ -127,7 +127,7 @@ impl Process {
 
 fn config(mode: Mode) -> Config {
     Config {
-        mode,
+        mode: Some(mode),
         project: None,
         issuer: None,
         audience: None,

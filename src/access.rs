@@ -1,0 +1,436 @@
+//! Who is calling, and whether they may: what every door asks.
+//!
+//! A token says who somebody is and what they may do; `members` adds to that, and `revocations` take it
+//! away. Both are in memory and follow MongoDB, so a question waits for nothing but, at times, a key. The
+//! answer itself is [`policy`]'s.
+//!
+//! While members and revocations could not be read yet, nobody is let in but those who append: an event is
+//! not to be lost because MongoDB is away. What was read once stays in force until it can be read again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::core::error_chain;
+use crate::core::id::ShopperId;
+use crate::core::policy::{self, Caller, Denied, Object, Role, Shops, Verb};
+use crate::core::retry::Backoff;
+use crate::keys::{Claims, Keys, Refused};
+use crate::views::{Revoked, Rights, ViewError, Views, parse_shops};
+
+/// Rights are read again after this, whether or not they were told to have changed.
+const READ_AGAIN: Duration = Duration::from_mins(1);
+
+/// What callers without a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Anonymous {
+    /// Nothing.
+    None,
+    /// Append what shoppers do, as everybody could with the original service.
+    Append,
+}
+
+/// How callers are let in.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+pub struct Config {
+    /// What callers without a token may do where callers are asked for one: `none`, or `append` what shoppers do, as the clients of the original service. Without it: `none`, and `append` with `ezout dev`.
+    #[arg(long = "auth-anonymous", env = "EZOUT_AUTH_ANONYMOUS", value_enum)]
+    pub anonymous: Option<Anonymous>,
+}
+
+/// Why somebody is not let in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no token.
+    #[error("a token is needed; send it as Authorization: Bearer TOKEN")]
+    NoToken,
+    /// The token is none that counts.
+    #[error(transparent)]
+    Token(#[from] Refused),
+    /// The token, or whoever it is of, was revoked.
+    #[error("the token was revoked; sign in again")]
+    Revoked,
+    /// Who may do what is not known yet.
+    #[error("who may do what cannot be read now; try again")]
+    Unavailable,
+    /// It is known who it is, and they may not.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+}
+
+impl Refusal {
+    /// Its word in metrics.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::NoToken => "no_token",
+            Self::Token(refused) => refused.word(),
+            Self::Revoked => "revoked",
+            Self::Unavailable => "unavailable",
+            Self::Denied(denied) => denied.word(),
+        }
+    }
+}
+
+/// Somebody who came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// Nobody is asked who they are.
+    Anybody,
+    /// Somebody without a token, where that is enough to append.
+    Anonymous,
+    /// Whoever the token says.
+    Known(Arc<Known>),
+}
+
+/// Whoever a token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    claims: Claims,
+    /// What they may do by the token alone.
+    caller: Caller,
+}
+
+/// What a gateway keeps of somebody, and gives back with each of their requests.
+#[derive(Serialize, Deserialize)]
+struct KeptClaims {
+    sub: String,
+    jti: String,
+    iat: i64,
+    auth_time: i64,
+    exp: i64,
+    role: Option<String>,
+    shops: Vec<String>,
+    shopper_id: Option<String>,
+    anonymous: bool,
+}
+
+impl Known {
+    /// Who it is, by the issuer.
+    pub fn subject(&self) -> &str {
+        &self.claims.subject
+    }
+
+    /// What [`Identity::from_json`] reads again.
+    pub fn json(&self) -> String {
+        let Claims {
+            subject,
+            token_id,
+            issued_at,
+            authenticated_at,
+            expires_at,
+            role,
+            shops,
+            shopper_id,
+            anonymous,
+        } = self.claims.clone();
+        let kept = KeptClaims {
+            sub: subject,
+            jti: token_id,
+            iat: issued_at.unix_timestamp(),
+            auth_time: authenticated_at.unix_timestamp(),
+            exp: expires_at.unix_timestamp(),
+            role,
+            shops,
+            shopper_id,
+            anonymous,
+        };
+        serde_json::to_string(&kept).expect("texts and numbers are JSON")
+    }
+
+    /// What a token gives a right to. Without a role it is that of a shopper, and a shopper without shops may be in any.
+    fn of(claims: Claims) -> Result<Self, Refusal> {
+        let unread = Refused::Malformed("its role, shops or shopper_id are none that there are");
+        let role = match claims.role.as_deref() {
+            // Somebody of whom Firebase did not ask who it is.
+            _ if claims.anonymous => Role::Shopper,
+            None => Role::Shopper,
+            Some(word) => Role::parse(word).ok_or(unread)?,
+        };
+        let shops = parse_shops(&claims.shops).ok_or(unread)?;
+        let shops = match (role, shops) {
+            (Role::Shopper, shops) if shops == Shops::NONE => Shops::All,
+            (_, shops) => shops,
+        };
+        let shopper = claims.shopper_id.as_deref().map(ShopperId::parse);
+        let caller = Caller {
+            role,
+            shops,
+            shopper: shopper.transpose().map_err(|_| unread)?,
+        };
+        Ok(Self { claims, caller })
+    }
+}
+
+impl Identity {
+    /// Whoever it was of whom [`Known::json`] was kept by somebody who is believed.
+    ///
+    /// # Errors
+    /// [`Refusal::Token`] if it is not what was kept.
+    pub fn from_json(json: &str) -> Result<Self, Refusal> {
+        let unread = Refused::Malformed("it was not given by this service");
+        let kept: KeptClaims = serde_json::from_str(json).map_err(|_| unread)?;
+        let time = |seconds| OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| unread);
+        let known = Known::of(Claims {
+            subject: kept.sub,
+            token_id: kept.jti,
+            issued_at: time(kept.iat)?,
+            authenticated_at: time(kept.auth_time)?,
+            expires_at: time(kept.exp)?,
+            role: kept.role,
+            shops: kept.shops,
+            shopper_id: kept.shopper_id,
+            anonymous: kept.anonymous,
+        })?;
+        Ok(Self::Known(Arc::new(known)))
+    }
+
+    /// Who it is, for people; nothing if that is not known.
+    pub fn subject(&self) -> Option<&str> {
+        match self {
+            Self::Known(known) => Some(&known.claims.subject),
+            Self::Anybody | Self::Anonymous => None,
+        }
+    }
+
+    /// Until when it counts; nothing if for ever.
+    pub fn expires_at(&self) -> Option<OffsetDateTime> {
+        match self {
+            Self::Known(known) => Some(known.claims.expires_at),
+            Self::Anybody | Self::Anonymous => None,
+        }
+    }
+}
+
+/// The token in the value of a header `Authorization`.
+///
+/// # Errors
+/// [`Refusal::Token`] where it is not `Bearer` and one token (RFC 6750, section 2.1).
+pub fn bearer(value: &str) -> Result<&str, Refusal> {
+    match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
+        _ => Err(Refusal::Token(Refused::Malformed(
+            "the header Authorization has to be Bearer and the token",
+        ))),
+    }
+}
+
+/// The one who decides; clones share it.
+#[derive(Debug, Clone)]
+pub struct Access(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    /// Nothing where nobody is asked.
+    keys: Option<Keys>,
+    anonymous: bool,
+    rights: watch::Receiver<Option<Arc<Rights>>>,
+}
+
+impl Access {
+    /// Lets everybody do everything.
+    pub fn off() -> Self {
+        Self(Arc::new(Parts {
+            keys: None,
+            anonymous: true,
+            rights: watch::channel(Some(Arc::default())).1,
+        }))
+    }
+
+    /// Starts to follow members and revocations, and returns at once, whether or not MongoDB is there.
+    pub fn start(config: &Config, keys: Keys, views: Views, tasks: &TaskTracker, stop: CancellationToken) -> Self {
+        let (sender, rights) = watch::channel(None);
+        tasks.spawn(async move {
+            stop.run_until_cancelled(follow(views, sender)).await;
+        });
+        Self(Arc::new(Parts {
+            keys: Some(keys),
+            anonymous: config.anonymous == Some(Anonymous::Append),
+            rights,
+        }))
+    }
+
+    /// Whether callers are asked who they are.
+    pub fn asks(&self) -> bool {
+        self.0.keys.is_some()
+    }
+
+    /// Who somebody with this token is.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the token does not count, or there has to be one.
+    pub async fn identify(&self, token: Option<&str>, now: OffsetDateTime) -> Result<Identity, Refusal> {
+        let Some(keys) = &self.0.keys else {
+            return Ok(Identity::Anybody);
+        };
+        let Some(token) = token else {
+            return if self.0.anonymous {
+                Ok(Identity::Anonymous)
+            } else {
+                Err(Refusal::NoToken)
+            };
+        };
+        let claims = keys.verify(token, now).await?;
+        self.check_claims(&claims, now)?;
+        Ok(Identity::Known(Arc::new(Known::of(claims)?)))
+    }
+
+    /// Whether somebody still is who they were.
+    ///
+    /// # Errors
+    /// [`Refusal`] where their token does not count any more.
+    pub fn check(&self, identity: &Identity, now: OffsetDateTime) -> Result<(), Refusal> {
+        match identity {
+            Identity::Known(known) => self.check_claims(&known.claims, now),
+            Identity::Anybody | Identity::Anonymous => Ok(()),
+        }
+    }
+
+    /// Whether somebody may do that now.
+    ///
+    /// # Errors
+    /// [`Refusal`]; it may be another one a moment later.
+    pub fn decide(&self, identity: &Identity, verb: Verb, object: Object, now: OffsetDateTime) -> Result<(), Refusal> {
+        match identity {
+            Identity::Anybody => Ok(()),
+            Identity::Anonymous => match policy::decide(&Caller::anonymous(), verb, object) {
+                Ok(()) => Ok(()),
+                // Another role would be of a token.
+                Err(_) => Err(Refusal::NoToken),
+            },
+            Identity::Known(known) => {
+                let Known { claims, caller } = &**known;
+                self.check_claims(claims, now)?;
+                let rights = self.rights();
+                if rights.is_none() && verb != Verb::Append {
+                    return Err(Refusal::Unavailable);
+                }
+                let member = rights.as_ref().and_then(|rights| rights.members.get(&claims.subject));
+                match member {
+                    None => policy::decide(caller, verb, object)?,
+                    Some(member) => {
+                        let caller = Caller {
+                            role: member.role,
+                            shops: caller.shops.clone().and(member.shops.clone()),
+                            shopper: caller.shopper,
+                        };
+                        policy::decide(&caller, verb, object)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether somebody who may append may do so for this shopper.
+    ///
+    /// # Errors
+    /// [`Refusal::Denied`].
+    pub fn decide_shopper(&self, identity: &Identity, shopper: ShopperId) -> Result<(), Refusal> {
+        match identity {
+            Identity::Anybody | Identity::Anonymous => Ok(()),
+            Identity::Known(known) => Ok(policy::decide_shopper(&known.caller, shopper)?),
+        }
+    }
+
+    /// Waits until somebody may no longer do what they may now, and says why. It never returns where nothing can end it.
+    pub async fn ended(&self, identity: &Identity, verb: Verb, object: Object) -> Refusal {
+        let mut rights = self.0.rights.clone();
+        loop {
+            rights.borrow_and_update();
+            let now = OffsetDateTime::now_utc();
+            match self.decide(identity, verb, object, now) {
+                Ok(()) => {}
+                Err(refusal) => return refusal,
+            }
+            let left = identity.expires_at().map(|until| until - now);
+            let expiry = async {
+                match left {
+                    // A moment late rather than early, so that it is over when it is looked at again.
+                    Some(left) => {
+                        let left = Duration::try_from(left).unwrap_or_default();
+                        tokio::time::sleep(left + Duration::from_millis(1)).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = expiry => {}
+                changed = rights.changed() => if changed.is_err() { std::future::pending::<()>().await },
+            }
+        }
+    }
+
+    /// Members and revocations; nothing before they were read for the first time.
+    fn rights(&self) -> Option<Arc<Rights>> {
+        self.0.rights.borrow().clone()
+    }
+
+    /// Tells whenever members or revocations may be others.
+    pub fn changes(&self) -> watch::Receiver<Option<Arc<Rights>>> {
+        self.0.rights.clone()
+    }
+
+    /// Whether a token still counts that was verified before.
+    fn check_claims(&self, claims: &Claims, now: OffsetDateTime) -> Result<(), Refusal> {
+        if claims.expires_at <= now {
+            return Err(Refusal::Token(Refused::Expired));
+        }
+        let rights = self.0.rights.borrow();
+        let Some(rights) = rights.as_ref().filter(|rights| !rights.revoked.is_empty()) else {
+            return Ok(());
+        };
+        let of_subject = rights.revoked.get(&Revoked::Subject(claims.subject.clone()));
+        if of_subject.is_some_and(|at| claims.authenticated_at <= *at)
+            || rights.revoked.contains_key(&Revoked::Token(claims.token_id.clone()))
+        {
+            return Err(Refusal::Revoked);
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the rights as they are in MongoDB.
+async fn follow(views: Views, rights: watch::Sender<Option<Arc<Rights>>>) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    let mut told = false;
+    loop {
+        match keep(&views, &rights, &mut backoff, &mut told).await {
+            Ok(never) => match never {},
+            Err(error) if std::mem::replace(&mut told, true) => tracing::debug!("{}", error_chain(&error)),
+            Err(error) => tracing::warn!(
+                "members and revocations cannot be followed, and those known stay in force: {}",
+                error_chain(&error)
+            ),
+        }
+        tokio::time::sleep(backoff.next_pause()).await;
+    }
+}
+
+async fn keep(
+    views: &Views,
+    rights: &watch::Sender<Option<Arc<Rights>>>,
+    backoff: &mut Backoff,
+    told: &mut bool,
+) -> Result<std::convert::Infallible, ViewError> {
+    let mut changes = views.rights_changes().await?;
+    loop {
+        let read = Arc::new(views.rights().await?);
+        let at = tokio::time::Instant::now();
+        backoff.reset();
+        *told = false;
+        rights.send_if_modified(|known| {
+            let is_other = known.as_ref() != Some(&read);
+            if is_other {
+                *known = Some(read);
+            }
+            is_other
+        });
+        while !changes.next().await? && at.elapsed() < READ_AGAIN {}
+    }
+}

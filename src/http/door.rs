@@ -1,0 +1,126 @@
+//! Doors: a route is made with what it takes to come through, and there is no other way to make one.
+//!
+//! A door looks at the token and at the shop in the path, before anything is read, so a caller who may
+//! not is answered the same and as fast whatever there is. What belongs to another shop is answered as
+//! what does not exist.
+
+use axum::extract::{RawPathParams, Request, State};
+use axum::handler::Handler;
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, Method};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use time::OffsetDateTime;
+
+use super::Api;
+use super::problem::{Code, Problem};
+use crate::access::{self, Identity, Refusal};
+use crate::core::id::ShopId;
+use crate::core::policy::{Denied, Object, Verb};
+use crate::keys::Refused;
+
+/// What it takes to come through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// Nothing.
+    Open,
+    /// To be allowed this in the shop that the path names.
+    Shop(Verb),
+    /// To be allowed this in the shop that the body names, which is asked when it is read.
+    Body(Verb),
+}
+
+/// A route: how it is reached, what that takes, and who answers.
+pub(super) struct Route {
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) door: Door,
+    answers: MethodRouter<Api>,
+}
+
+impl Route {
+    pub(super) fn get<T: 'static>(path: &'static str, door: Door, handler: impl Handler<T, Api>) -> Self {
+        Self {
+            method: Method::GET,
+            path,
+            door,
+            answers: on(MethodFilter::GET, handler),
+        }
+    }
+
+    pub(super) fn post<T: 'static>(path: &'static str, door: Door, handler: impl Handler<T, Api>) -> Self {
+        Self {
+            method: Method::POST,
+            path,
+            door,
+            answers: on(MethodFilter::POST, handler),
+        }
+    }
+
+    /// What answers, behind the door.
+    pub(super) fn guarded(self, api: &Api) -> MethodRouter<Api> {
+        let door = self.door;
+        if door == Door::Open {
+            return self.answers;
+        }
+        let guard = move |State(api): State<Api>, path: RawPathParams, request: Request, next: Next| async move {
+            pass(&api, door, &path, request, next).await
+        };
+        self.answers.layer(middleware::from_fn_with_state(api.clone(), guard))
+    }
+}
+
+async fn pass(api: &Api, door: Door, path: &RawPathParams, mut request: Request, next: Next) -> Response {
+    match enter(api, door, path, request.headers()).await {
+        Ok(identity) => {
+            request.extensions_mut().insert(identity);
+            next.run(request).await
+        }
+        Err(refusal) => refused(api, &refusal).into_response(),
+    }
+}
+
+async fn enter(api: &Api, door: Door, path: &RawPathParams, headers: &HeaderMap) -> Result<Identity, Refusal> {
+    let now = OffsetDateTime::now_utc();
+    let access = api.access();
+    let identity = access.identify(bearer(headers)?, now).await?;
+    let shop = path
+        .iter()
+        .find_map(|(name, value)| matches!(name, "shop" | "shop_id").then(|| ShopId::parse(value).ok()))
+        .flatten();
+    if let (Door::Shop(verb), Some(shop)) = (door, shop) {
+        access.decide(&identity, verb, Object::Shop(shop), now)?;
+    }
+    // A name that no shop can have is for the route to refuse.
+    Ok(identity)
+}
+
+/// The token of a request, where it has one.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    match value.to_str() {
+        Ok(value) if values.next().is_none() => access::bearer(value).map(Some),
+        _ => Err(Refusal::Token(Refused::Malformed(
+            "there has to be one header Authorization",
+        ))),
+    }
+}
+
+/// What somebody is answered who is not let in.
+pub(super) fn refused(api: &Api, refusal: &Refusal) -> Problem {
+    api.count_refusal(refusal.word());
+    let code = match refusal {
+        Refusal::NoToken => Code::NoToken,
+        Refusal::Token(Refused::KeysUnavailable) | Refusal::Unavailable => Code::AccessUnavailable,
+        Refusal::Token(Refused::Expired) => Code::TokenExpired,
+        Refusal::Token(_) => Code::InvalidToken,
+        Refusal::Revoked => Code::TokenRevoked,
+        Refusal::Denied(Denied::Role | Denied::Shopper) => Code::Forbidden,
+        Refusal::Denied(Denied::Shop) => return Problem::plain(Code::NotFound),
+    };
+    Problem::new(code, refusal.to_string())
+}

@@ -1,0 +1,159 @@
+//! Who did what, and what was refused: documents that are added and never changed.
+
+use futures::TryStreamExt;
+use mongodb::Collection;
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::{DateTime, Document, doc};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::document::time;
+use super::{ViewError, Views, durable, within, write_command};
+use crate::core::id::{SessionId, ShopId};
+
+const AUDIT: &str = "audit";
+
+/// Something that was done or refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deed {
+    /// Who: the subject of a token, or a name of the operating system's.
+    pub who: String,
+    /// What it takes to be allowed.
+    pub verb: &'static str,
+    /// What, in a word or two.
+    pub what: String,
+    /// What became of it: `done`, or why not.
+    pub outcome: String,
+    /// In which shop, if in one.
+    pub shop: Option<ShopId>,
+    /// With which session.
+    pub session: Option<SessionId>,
+}
+
+/// A deed as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptDeed {
+    /// Its id, by which those of one moment are ordered.
+    pub id: String,
+    /// When, by the server's clock.
+    pub at: OffsetDateTime,
+    /// Who.
+    pub who: String,
+    /// What it takes to be allowed.
+    pub verb: String,
+    /// What.
+    pub what: String,
+    /// What became of it.
+    pub outcome: String,
+    /// With which session.
+    pub session: Option<String>,
+}
+
+/// A place among the deeds of a shop: after this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeedsAfter {
+    at: DateTime,
+    id: ObjectId,
+}
+
+impl DeedsAfter {
+    /// Reads what [`KeptDeed::place`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (at, id) = text.split_once('-')?;
+        Some(Self {
+            at: DateTime::from_millis(at.parse().ok()?),
+            id: ObjectId::parse_str(id).ok()?,
+        })
+    }
+}
+
+impl KeptDeed {
+    /// Its place, to go on after it.
+    pub fn place(&self) -> String {
+        format!("{}-{}", self.at.unix_timestamp_nanos() / 1_000_000, self.id)
+    }
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    #[serde(rename = "_id")]
+    id: ObjectId,
+    at: DateTime,
+    who: String,
+    verb: String,
+    what: String,
+    outcome: String,
+    session_id: Option<String>,
+}
+
+impl Views {
+    /// Keeps a deed.
+    ///
+    /// # Errors
+    /// [`ViewError`]; it may be kept, and to keep it again makes two of it.
+    pub async fn keep_deed(&self, deed: &Deed) -> Result<(), ViewError> {
+        let mut set = doc! {
+            "at": "$$NOW", "who": literal(&deed.who), "verb": deed.verb,
+            "what": literal(&deed.what), "outcome": literal(&deed.outcome),
+        };
+        if let Some(shop) = deed.shop {
+            set.insert("shop_id", shop.to_string());
+        }
+        if let Some(session) = deed.session {
+            set.insert("session_id", session.to_string());
+        }
+        // An update that inserts, so that the time is the server's.
+        let command = doc! {
+            "update": AUDIT,
+            "updates": [ { "q": { "_id": ObjectId::new() }, "u": [ { "$set": set } ], "upsert": true } ],
+            "writeConcern": durable(),
+        };
+        write_command(&self.database, "keep who did what", command).await?;
+        Ok(())
+    }
+
+    /// The newest deeds in a shop, at most `limit`, after a place.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub async fn deeds(&self, shop: ShopId, after: Option<DeedsAfter>, limit: u16) -> Result<Vec<KeptDeed>, ViewError> {
+        let mut query = doc! { "shop_id": shop.to_string() };
+        if let Some(after) = after {
+            query.insert(
+                "$or",
+                vec![
+                    doc! { "at": { "$lt": after.at } },
+                    doc! { "at": after.at, "_id": { "$lt": after.id } },
+                ],
+            );
+        }
+        let deeds: Collection<Stored> = self.database.collection(AUDIT);
+        let found: Vec<Stored> = within("read who did what", async {
+            let find = deeds
+                .find(query)
+                .sort(doc! { "at": -1, "_id": -1 })
+                .limit(i64::from(limit));
+            find.await?.try_collect().await
+        })
+        .await?;
+        Ok(found
+            .into_iter()
+            .filter_map(|stored| {
+                Some(KeptDeed {
+                    id: stored.id.to_hex(),
+                    at: time(stored.at)?,
+                    who: stored.who,
+                    verb: stored.verb,
+                    what: stored.what,
+                    outcome: stored.outcome,
+                    session: stored.session_id,
+                })
+            })
+            .collect())
+    }
+}
+
+/// A text in a pipeline, where one that begins with `$` would be read as a field.
+fn literal(text: &str) -> Document {
+    doc! { "$literal": text }
+}

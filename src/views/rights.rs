@@ -1,0 +1,242 @@
+//! Who may do what beyond what their token says, and which tokens count no more.
+//!
+//! Both are small and read as a whole: a process keeps them in memory, and the server tells when they changed.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use mongodb::bson::{DateTime, Document, doc};
+use mongodb::change_stream::ChangeStream;
+use mongodb::{Collection, change_stream::event::ChangeStreamEvent};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::document::time;
+use super::{COMMAND_TIMEOUT, ViewError, Views, durable, within, write_command};
+use crate::core::id::ShopId;
+use crate::core::policy::{Role, Shops};
+
+const MEMBERS: &str = "members";
+const REVOCATIONS: &str = "revocations";
+/// How long the server waits for a change before it answers that there is none.
+const WAIT: Duration = Duration::from_secs(5);
+/// Stands for every shop.
+const EVERY_SHOP: &str = "*";
+
+/// What a member may do, in addition to what their token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// What they are; it replaces the role of the token.
+    pub role: Role,
+    /// Where; it is added to the shops of the token.
+    pub shops: Shops,
+}
+
+/// What counts no more.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Revoked {
+    /// Every token of a subject who signed in before.
+    Subject(String),
+    /// One token.
+    Token(String),
+}
+
+impl Revoked {
+    fn id(&self) -> String {
+        match self {
+            Self::Subject(subject) => format!("subject:{subject}"),
+            Self::Token(id) => format!("token:{id}"),
+        }
+    }
+
+    fn parse(id: &str) -> Option<Self> {
+        let (kind, name) = id.split_once(':')?;
+        match kind {
+            "subject" => Some(Self::Subject(name.to_owned())),
+            "token" => Some(Self::Token(name.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+/// All members and all revocations, as of a moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rights {
+    /// By their subject.
+    pub members: HashMap<String, Member>,
+    /// And since when.
+    pub revoked: HashMap<Revoked, OffsetDateTime>,
+}
+
+/// Tells that rights have changed.
+#[derive(Debug)]
+pub struct RightsChanges(ChangeStream<ChangeStreamEvent<Document>>);
+
+impl RightsChanges {
+    /// Returns whether anything changed within some seconds.
+    ///
+    /// # Errors
+    /// [`ViewError`]; then follow anew, and read everything again.
+    pub async fn next(&mut self) -> Result<bool, ViewError> {
+        let operation = "follow rights";
+        let next = tokio::time::timeout(COMMAND_TIMEOUT + WAIT, self.0.next_if_any()).await;
+        match next {
+            Ok(Ok(Some(_))) => Ok(true),
+            Ok(Ok(None)) if self.0.is_alive() => Ok(false),
+            Ok(Ok(None)) => Err(ViewError::Refused {
+                operation,
+                reason: "the stream of changes has ended".to_owned(),
+            }),
+            Ok(Err(source)) => Err(ViewError::Unavailable { operation, source }),
+            Err(_) => Err(ViewError::TimedOut { operation }),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct StoredMember {
+    #[serde(rename = "_id")]
+    subject: String,
+    role: String,
+    shops: Vec<String>,
+}
+
+impl StoredMember {
+    fn member(self) -> Option<(String, Member)> {
+        let member = Member {
+            role: Role::parse(&self.role)?,
+            shops: parse_shops(&self.shops)?,
+        };
+        Some((self.subject, member))
+    }
+}
+
+#[derive(Deserialize)]
+struct StoredRevocation {
+    #[serde(rename = "_id")]
+    id: String,
+    at: DateTime,
+}
+
+/// The shops that texts name, of which `*` is every shop; nothing if one of them names none.
+pub fn parse_shops(texts: &[impl AsRef<str>]) -> Option<Shops> {
+    let mut shops = BTreeSet::new();
+    for text in texts {
+        match text.as_ref() {
+            EVERY_SHOP => return Some(Shops::All),
+            text => shops.insert(ShopId::parse(text).ok()?),
+        };
+    }
+    Some(Shops::Only(shops))
+}
+
+fn shop_texts(shops: &Shops) -> Vec<String> {
+    match shops {
+        Shops::All => vec![EVERY_SHOP.to_owned()],
+        Shops::Only(shops) => shops.iter().map(ToString::to_string).collect(),
+    }
+}
+
+impl Views {
+    /// All members and revocations.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub async fn rights(&self) -> Result<Rights, ViewError> {
+        let members: Collection<StoredMember> = self.database.collection(MEMBERS);
+        let members: Vec<StoredMember> = within("read the members", async {
+            members.find(doc! {}).await?.try_collect().await
+        })
+        .await?;
+        let revocations: Collection<StoredRevocation> = self.database.collection(REVOCATIONS);
+        let revocations: Vec<StoredRevocation> = within("read the revocations", async {
+            revocations.find(doc! {}).await?.try_collect().await
+        })
+        .await?;
+        Ok(Rights {
+            members: members.into_iter().filter_map(StoredMember::member).collect(),
+            revoked: revocations
+                .into_iter()
+                .filter_map(|stored| Some((Revoked::parse(&stored.id)?, time(stored.at)?)))
+                .collect(),
+        })
+    }
+
+    /// Follows changes of rights from now on. What [`Views::rights`] answers afterwards has everything before.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub async fn rights_changes(&self) -> Result<RightsChanges, ViewError> {
+        let of_these = doc! { "$match": { "ns.coll": { "$in": [MEMBERS, REVOCATIONS] } } };
+        let watch = self.database.watch().pipeline([of_these]).max_await_time(WAIT);
+        let stream = within("follow rights", async { watch.await }).await?;
+        Ok(RightsChanges(stream))
+    }
+
+    /// Adds a member, or replaces what they were.
+    ///
+    /// # Errors
+    /// [`ViewError`]; it may have been done, and to do it again is safe.
+    pub async fn set_member(&self, subject: &str, member: &Member) -> Result<(), ViewError> {
+        let set = doc! { "role": member.role.word(), "shops": shop_texts(&member.shops), "changed_at": "$$NOW" };
+        let command = doc! {
+            "update": MEMBERS,
+            "updates": [ { "q": { "_id": subject }, "u": [ { "$set": set } ], "upsert": true } ],
+            "writeConcern": durable(),
+        };
+        write_command(&self.database, "note a member", command).await?;
+        Ok(())
+    }
+
+    /// Removes a member; answers whether there was one.
+    ///
+    /// # Errors
+    /// [`ViewError`]; it may have been done, and to do it again is safe.
+    pub async fn remove_member(&self, subject: &str) -> Result<bool, ViewError> {
+        let command = doc! {
+            "delete": MEMBERS,
+            "deletes": [ { "q": { "_id": subject }, "limit": 1 } ],
+            "writeConcern": durable(),
+        };
+        let answer = write_command(&self.database, "remove a member", command).await?;
+        Ok(answer.get_i32("n").is_ok_and(|n| n > 0))
+    }
+
+    /// Lets tokens count no more: from this moment on, by the server's clock.
+    ///
+    /// # Errors
+    /// [`ViewError`]; it may have been done, and to do it again is safe.
+    pub async fn revoke(&self, revoked: &Revoked) -> Result<(), ViewError> {
+        let command = doc! {
+            "update": REVOCATIONS,
+            "updates": [ { "q": { "_id": revoked.id() }, "u": [ { "$set": { "at": "$$NOW" } } ], "upsert": true } ],
+            "writeConcern": durable(),
+        };
+        write_command(&self.database, "revoke", command).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shops_are_read_whole_or_not_at_all() {
+        let one = "123e4567-e89b-42d3-a456-426614174000";
+        let shop = ShopId::parse(one).unwrap();
+        assert_eq!(parse_shops(&[one]), Some(Shops::Only(BTreeSet::from([shop]))));
+        assert_eq!(parse_shops(&[one, "*"]), Some(Shops::All));
+        assert_eq!(parse_shops(&[] as &[&str]), Some(Shops::NONE));
+        assert_eq!(parse_shops(&[one, "shop"]), None);
+    }
+
+    #[test]
+    fn what_is_revoked_is_named_so_that_it_can_be_read_again() {
+        for revoked in [Revoked::Subject("a:b".to_owned()), Revoked::Token("c".to_owned())] {
+            assert_eq!(Revoked::parse(&revoked.id()), Some(revoked));
+        }
+        assert_eq!(Revoked::parse("else:a"), None);
+    }
+}
