@@ -131,13 +131,13 @@ impl Flights {
         let Ok(_place) = self.places.try_acquire() else {
             return;
         };
-        let Some(mut landed) = self.board() else {
+        let Some(mut landed) = self.board(Instant::now()) else {
             return;
         };
         let _ = tokio::time::timeout(patience, landed.changed()).await;
     }
 
-    fn board(&self) -> Option<watch::Receiver<()>> {
+    fn board(&self, now: Instant) -> Option<watch::Receiver<()>> {
         let mut state = self.state();
         if state.closed {
             return None;
@@ -145,12 +145,12 @@ impl Flights {
         // Made under the lock, so the landing of the flight that is under way cannot be missed.
         let landed = self.landed.subscribe();
         if !state.flying {
-            let early = |at: Instant| at.elapsed() < DEMAND_PAUSE;
+            let early = |at: Instant| now.duration_since(at) < DEMAND_PAUSE;
             if state.demanded_at.is_some_and(early) {
                 return None;
             }
             state.flying = true;
-            state.demanded_at = Some(Instant::now());
+            state.demanded_at = Some(now);
             self.wanted.notify_one();
         }
         Some(landed)
@@ -280,5 +280,32 @@ impl Refresher {
     async fn get(&self, address: &Address) -> Result<Document, RefreshError> {
         let got = self.client.get(address).await;
         got.map_err(|error| RefreshError::Fetch(address.server().to_owned(), error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_cause_one_flight_in_thirty_seconds_and_share_one_that_is_under_way() {
+        let flights = Flights::new(true);
+        let begin = Instant::now();
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        // The first one, which no token has caused, is shared and does not count.
+        let mut first = flights.board(begin).unwrap();
+        assert!(!first.has_changed().unwrap());
+        flights.end(false);
+        assert!(first.has_changed().unwrap());
+        first.mark_unchanged();
+        let second = flights.board(after(1)).unwrap();
+        assert!(flights.board(after(2)).is_some(), "it is under way");
+        flights.end(false);
+        assert!(second.has_changed().unwrap());
+        assert!(flights.board(after(2)).is_none());
+        assert!(flights.board(after(30)).is_none());
+        assert!(flights.board(after(31)).is_some());
+        flights.end(true);
+        assert!(flights.board(after(99)).is_none(), "nobody flies any more");
     }
 }
