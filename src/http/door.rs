@@ -4,6 +4,7 @@
 //! not is answered the same and as fast whatever there is. What belongs to another shop is answered as
 //! what does not exist.
 
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::handler::Handler;
 use axum::http::header::AUTHORIZATION;
@@ -64,15 +65,19 @@ impl Route {
         if door == Door::Open {
             return self.answers;
         }
-        let guard = move |State(api): State<Api>, path: RawPathParams, request: Request, next: Next| async move {
-            pass(&api, door, &path, request, next).await
+        let guard = move |State(api): State<Api>, path: ShopPath, request: Request, next: Next| async move {
+            pass(&api, door, path, request, next).await
         };
         self.answers.layer(middleware::from_fn_with_state(api.clone(), guard))
     }
 }
 
-async fn pass(api: &Api, door: Door, path: &RawPathParams, mut request: Request, next: Next) -> Response {
-    match enter(api, door, path, request.headers()).await {
+/// What a path names, unless it is no text.
+type ShopPath = Result<RawPathParams, RawPathParamsRejection>;
+
+async fn pass(api: &Api, door: Door, path: ShopPath, mut request: Request, next: Next) -> Response {
+    let shop = path.ok().and_then(|path| shop_of(&path));
+    match enter(api, door, shop, request.headers()).await {
         Ok(identity) => {
             request.extensions_mut().insert(identity);
             next.run(request).await
@@ -81,19 +86,21 @@ async fn pass(api: &Api, door: Door, path: &RawPathParams, mut request: Request,
     }
 }
 
-async fn enter(api: &Api, door: Door, path: &RawPathParams, headers: &HeaderMap) -> Result<Identity, Refusal> {
+async fn enter(api: &Api, door: Door, shop: Option<ShopId>, headers: &HeaderMap) -> Result<Identity, Refusal> {
     let now = OffsetDateTime::now_utc();
     let access = api.access();
     let identity = access.identify(bearer(headers)?, now).await?;
-    let shop = path
-        .iter()
-        .find_map(|(name, value)| matches!(name, "shop" | "shop_id").then(|| ShopId::parse(value).ok()))
-        .flatten();
     if let (Door::Shop(verb), Some(shop)) = (door, shop) {
         access.decide(&identity, verb, Object::Shop(shop), now)?;
     }
     // A name that no shop can have is for the route to refuse.
     Ok(identity)
+}
+
+/// The shop that a path names, if it can be one.
+fn shop_of(path: &RawPathParams) -> Option<ShopId> {
+    let (_, shop) = path.iter().find(|(name, _)| matches!(*name, "shop" | "shop_id"))?;
+    ShopId::parse(shop).ok()
 }
 
 /// The token of a request, where it has one.
