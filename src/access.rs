@@ -7,12 +7,14 @@
 //! While members and revocations could not be read yet, nobody is let in but those who append: an event is
 //! not to be lost because MongoDB is away. What was read once stays in force until it can be read again.
 
+mod refused;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +23,8 @@ use crate::core::id::ShopperId;
 use crate::core::policy::{self, Caller, Denied, Object, Role, Shops, Verb};
 use crate::core::retry::Backoff;
 use crate::keys::{Claims, Keys, Refused};
-use crate::views::{Revoked, Rights, ViewError, Views, parse_shops};
+use crate::metrics::Metrics;
+use crate::views::{Deed, Revoked, Rights, ViewError, Views, parse_shops};
 
 /// Rights are read again after this, whether or not they were told to have changed.
 const READ_AGAIN: Duration = Duration::from_mins(1);
@@ -227,29 +230,52 @@ pub struct Access(Arc<Parts>);
 #[derive(Debug)]
 struct Parts {
     /// Nothing where nobody is asked.
-    keys: Option<Keys>,
+    asking: Option<Asking>,
     anonymous: bool,
     rights: watch::Receiver<Option<Arc<Rights>>>,
+}
+
+/// What it takes to ask somebody.
+#[derive(Debug)]
+struct Asking {
+    keys: Keys,
+    views: Views,
+    refused: mpsc::Sender<Deed>,
+    metrics: Arc<Metrics>,
 }
 
 impl Access {
     /// Lets everybody do everything.
     pub fn off() -> Self {
         Self(Arc::new(Parts {
-            keys: None,
+            asking: None,
             anonymous: true,
             rights: watch::channel(Some(Arc::default())).1,
         }))
     }
 
     /// Starts to follow members and revocations, and returns at once, whether or not MongoDB is there.
-    pub fn start(config: &Config, keys: Keys, views: Views, tasks: &TaskTracker, stop: CancellationToken) -> Self {
+    pub fn start(
+        config: &Config,
+        keys: Keys,
+        views: Views,
+        metrics: Arc<Metrics>,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
         let (sender, rights) = watch::channel(None);
-        tasks.spawn(async move {
-            stop.run_until_cancelled(follow(views, sender)).await;
-        });
+        let (refused, deeds) = mpsc::channel(refused::WAITING_MAX);
+        let (follows, notes) = (follow(views.clone(), sender), refused::note_all(views.clone(), deeds));
+        let ended = stop.clone();
+        tasks.spawn(async move { ended.run_until_cancelled(follows).await });
+        tasks.spawn(async move { stop.run_until_cancelled(notes).await });
         Self(Arc::new(Parts {
-            keys: Some(keys),
+            asking: Some(Asking {
+                keys,
+                views,
+                refused,
+                metrics,
+            }),
             anonymous: config.anonymous == Some(Anonymous::Append),
             rights,
         }))
@@ -257,7 +283,7 @@ impl Access {
 
     /// Whether callers are asked who they are.
     pub fn asks(&self) -> bool {
-        self.0.keys.is_some()
+        self.0.asking.is_some()
     }
 
     /// Who somebody with this token is.
@@ -265,7 +291,7 @@ impl Access {
     /// # Errors
     /// [`Refusal`] where the token does not count, or there has to be one.
     pub async fn identify(&self, token: Option<&str>, now: OffsetDateTime) -> Result<Identity, Refusal> {
-        let Some(keys) = &self.0.keys else {
+        let Some(Asking { keys, .. }) = &self.0.asking else {
             return Ok(Identity::Anybody);
         };
         let Some(token) = token else {
@@ -335,6 +361,35 @@ impl Access {
         match identity {
             Identity::Anybody | Identity::Anonymous => Ok(()),
             Identity::Known(known) => Ok(policy::decide_shopper(&known.caller, shopper)?),
+        }
+    }
+
+    /// Notes that somebody asks for this, before it is done; where nobody is asked there is nobody to note.
+    ///
+    /// # Errors
+    /// [`ViewError`]; then it should not be done.
+    pub async fn note(&self, identity: &Identity, deed: Deed) -> Result<(), ViewError> {
+        match (&self.0.asking, identity.subject()) {
+            (Some(asking), Some(subject)) => asking.views.keep_deed(&deed.by(subject)).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that somebody was not let do something, as far as there is room; who is not known is only counted.
+    pub fn note_refused(&self, identity: &Identity, verb: Verb, object: Object, refusal: &Refusal) {
+        let (Some(asking), Some(subject), Refusal::Denied(_)) = (&self.0.asking, identity.subject(), refusal) else {
+            return;
+        };
+        let deed = match object {
+            Object::Shop(shop) => Deed::in_shop(verb, verb.word().to_owned(), shop),
+            Object::System => Deed::of_system(verb, verb.word().to_owned()),
+        };
+        if asking
+            .refused
+            .try_send(deed.by(subject).refused(refusal.word()))
+            .is_err()
+        {
+            asking.metrics.audit_left_out.inc();
         }
     }
 

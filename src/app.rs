@@ -199,7 +199,14 @@ fn start_access(
     if keys.mode() == Mode::Off {
         return Ok(Access::off());
     }
-    Ok(Access::start(&options.access, keys, views.clone(), tasks, stop.clone()))
+    Ok(Access::start(
+        &options.access,
+        keys,
+        views.clone(),
+        Arc::clone(metrics),
+        tasks,
+        stop.clone(),
+    ))
 }
 
 /// Starts taking corrections, and answers how to stop it.

@@ -69,6 +69,10 @@ pub enum Command {
     Migrate(tools::migrate::Args),
     /// Check a deployment from outside in, and print the next command for each finding.
     Doctor(tools::doctor::Args),
+    /// Say what people may do beyond what their token says.
+    Member(tools::member::Args),
+    /// Let tokens count no more.
+    Revoke(tools::revoke::Args),
     /// Look at events that could not be applied, and decide about them.
     Parked(tools::parked::Args),
     /// Look at shops whose edits by hand are held, and take them again.

@@ -4,6 +4,7 @@
 //! wrong is answered as a problem of [`problem`], also what no route is reached for.
 
 mod append;
+mod audit;
 mod body;
 pub mod contracts;
 mod corrections;
@@ -175,7 +176,7 @@ impl Api {
 /// Every route, with what it takes to come through it.
 fn routes() -> Vec<Route> {
     use Door::{Body, Open, Shop};
-    use Verb::{Append, Correct, Look, Replay};
+    use Verb::{Append, Correct, Look, Operate, Replay};
     vec![
         Route::post("/publish/{shop_id}", Shop(Append), append::publish),
         Route::post("/send", Body(Append), append::send),
@@ -205,6 +206,7 @@ fn routes() -> Vec<Route> {
             Shop(Look),
             corrections::show,
         ),
+        Route::get("/v1/shops/{shop}/audit", Shop(Operate), audit::list),
         Route::get("/problems/{code}", Open, explain_problem),
         Route::get("/", Open, index),
         Route::get("/docs", Open, contracts::docs),

@@ -233,6 +233,18 @@ impl Rules {
     }
 }
 
+/// The name of a token of which nothing was checked, to say that it counts no more.
+///
+/// # Errors
+/// [`Refused::Malformed`] if it is no token.
+pub fn token_id(text: &str) -> Result<String, Refused> {
+    if text.len() > TOKEN_BYTES_MAX {
+        return Err(Refused::TooLarge);
+    }
+    let token = Token::read(text)?;
+    Ok(claims::token_id(&token.payload()?, token.signed()))
+}
+
 fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, bytes).as_ref());

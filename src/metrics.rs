@@ -135,7 +135,7 @@ metrics! {
     /// The version of this program, in the label; always 1.
     build_info: info("version" = env!("CARGO_PKG_VERSION")) "ezout_build_info";
     /// Time from a request's arrival to its answer, by route.
-    http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "baskets", "summary", "history", "explain", "corrections", "updates", "other"]) "ezout_http_request_seconds";
+    http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "baskets", "summary", "history", "explain", "corrections", "updates", "audit", "other"]) "ezout_http_request_seconds";
     /// Events that came by HTTP, by what became of them.
     received_events: counter_by("outcome" = ["recorded", "duplicate", "conflict", "refused", "overloaded", "unavailable", "unknown"]) "ezout_received_events_total";
     /// Connections to the second address that are open.
@@ -203,6 +203,8 @@ metrics! {
     repeated_updates: counter() "ezout_repeated_updates_total";
     /// Callers who were not let in, by reason: at a route, at a resource of Resgate, or while they were connected.
     refusals: counter_by("reason" = REFUSALS) "ezout_refusals_total";
+    /// Refusals that are not in the audit, since too many came at once.
+    audit_left_out: counter() "ezout_audit_left_out_total";
     /// Connections of callers that were ended since they may not any more, by door.
     access_ends: counter_by("door" = ["updates", "resgate"]) "ezout_access_ends_total";
     /// Requests of Resgate, by kind.

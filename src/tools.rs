@@ -1,13 +1,16 @@
 //! The commands beside the service, one file each, and the servers that some of them start.
 
 pub mod corrections;
+mod deed;
 pub mod dev;
 pub mod doctor;
+pub mod member;
 pub mod migrate;
 pub mod parked;
 mod past;
 pub mod rebuild;
 pub mod replay;
+pub mod revoke;
 pub mod servers;
 pub mod simulate;
 pub mod tail;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::{Extension, Path, RawQuery, Request, State};
 use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -24,12 +24,14 @@ use super::body::{self, MediaType};
 use super::past;
 use super::problem::{Code, Problem};
 use super::read::{PAUSE_FIRST, PAUSE_MAX, basket_of, no_event, reading, unread, views_of};
+use crate::access::Identity;
 use crate::core::basket::{Refused, Since};
 use crate::core::event::{EventError, FieldError, Proposal, Proposed};
 use crate::core::failpoint;
 use crate::core::id::{BasketId, SessionId};
+use crate::core::policy::Verb;
 use crate::core::query::{Query, whole_number};
-use crate::views::{Filed, Standing};
+use crate::views::{Deed, Filed, Standing};
 
 /// How long an answer waits for the correction to be in the journal, and before that for the basket to be as new as its author saw it.
 const WAIT_MAX: Duration = Duration::from_secs(2);
@@ -41,6 +43,7 @@ const LIMIT_MAX: u16 = 200;
 pub(super) async fn create(
     State(api): State<Api>,
     path: Result<Path<(String, String)>, PathRejection>,
+    Extension(identity): Extension<Identity>,
     request: Request,
 ) -> Response {
     let _timer = api.timer("corrections");
@@ -52,8 +55,11 @@ pub(super) async fn create(
             return Err(Problem::new(Code::UnsupportedMediaType, rule));
         }
         let body = body::read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE, api.bodies()).await?;
-        let Proposed { id, proposal } = Proposed::parse(&body.bytes).map_err(no_correction)?;
+        let Proposed { id, mut proposal } = Proposed::parse(&body.bytes).map_err(no_correction)?;
         drop(body);
+        if let Some(subject) = identity.subject() {
+            proposal = proposal.signed(subject);
+        }
         let views = views_of(&api)?;
         let known = match id {
             Some(id) => views.filed(id).await.map_err(|error| unread(&error))?,
@@ -62,6 +68,10 @@ pub(super) async fn create(
         let id = id.unwrap_or_else(Uuid::new_v4);
         if known.is_none() {
             check(&api, basket, id, &proposal).await?;
+            let deed =
+                Deed::in_shop(Verb::Correct, format!("correction {id}"), basket.shop).with_session(basket.session);
+            let noting = api.access().note(&identity, deed);
+            noting.await.map_err(|error| unread(&error))?;
             failpoint::hit("before_proposal");
             let filing = views.propose(id, basket, &proposal);
             filing.await.map_err(|error| unread(&error))?;

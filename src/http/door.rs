@@ -91,7 +91,9 @@ async fn enter(api: &Api, door: Door, shop: Option<ShopId>, headers: &HeaderMap)
     let access = api.access();
     let identity = access.identify(bearer(headers)?, now).await?;
     if let (Door::Shop(verb), Some(shop)) = (door, shop) {
-        access.decide(&identity, verb, Object::Shop(shop), now)?;
+        let object = Object::Shop(shop);
+        let decided = access.decide(&identity, verb, object, now);
+        decided.inspect_err(|refusal| access.note_refused(&identity, verb, object, refusal))?;
     }
     // A name that no shop can have is for the route to refuse.
     Ok(identity)

@@ -83,13 +83,7 @@ impl Claims {
             return Err(Refused::NotYetValid);
         }
 
-        let token_id = match text("jti") {
-            Some(jti) if !jti.is_empty() && jti.len() <= JTI_BYTES_MAX && !jti.chars().any(char::is_control) => {
-                jti.to_owned()
-            }
-            // Not of the whole token: some signatures can be written in two ways by whoever has one of them.
-            _ => hex(&sha256(signed.as_bytes())[..16]),
-        };
+        let token_id = token_id(claims, signed);
         let rights = match &rules.claim {
             Some(name) => match claims.get(name) {
                 None | Some(Value::Null) => None,
@@ -120,6 +114,17 @@ impl Claims {
             read.shops = shops(rights)?;
         }
         Ok(read)
+    }
+}
+
+/// The name of a token: its `jti`, or one made from what is signed.
+pub(super) fn token_id(claims: &Map<String, Value>, signed: &str) -> String {
+    match claims.get("jti").and_then(Value::as_str) {
+        Some(jti) if !jti.is_empty() && jti.len() <= JTI_BYTES_MAX && !jti.chars().any(char::is_control) => {
+            jti.to_owned()
+        }
+        // Not of the whole token: some signatures can be written in two ways by whoever has one of them.
+        _ => hex(&sha256(signed.as_bytes())[..16]),
     }
 }
 

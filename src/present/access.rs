@@ -93,7 +93,11 @@ impl Guard {
 
     fn check(&self, shop: ShopId, verb: Verb, request: &Request) -> Result<(), Failure> {
         identity(&self.0.access, &request.body())
-            .and_then(|identity| self.decide(&identity, verb, shop))
+            .and_then(|identity| {
+                let decided = self.decide(&identity, verb, shop);
+                let access = &self.0.access;
+                decided.inspect_err(|refusal| access.note_refused(&identity, verb, Object::Shop(shop), refusal))
+            })
             .map_err(|refusal| self.failure(&refusal, false))
     }
 
@@ -282,7 +286,7 @@ struct JwtParams {
 }
 
 /// Who the gateway says that the client is: what it was given by us.
-fn identity(access: &Access, body: &Body<'_>) -> Result<Identity, Refusal> {
+pub(super) fn identity(access: &Access, body: &Body<'_>) -> Result<Identity, Refusal> {
     if !access.asks() {
         return Ok(Identity::Anybody);
     }

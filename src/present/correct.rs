@@ -5,11 +5,13 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::Parts;
+use crate::access::Identity;
 use crate::core::basket::{Basket, Refused};
 use crate::core::event::{EventError, Proposal, Proposed};
 use crate::core::id::BasketId;
+use crate::core::policy::Verb;
 use crate::resgate::{Answer, Failure, Request};
-use crate::views::{Filed, Standing, ViewError};
+use crate::views::{Deed, Filed, Standing, ViewError};
 
 /// How long an answer waits for the correction to be in the journal.
 const WAIT_MAX: Duration = Duration::from_secs(2);
@@ -24,11 +26,15 @@ pub(super) async fn correct(
 ) -> (Option<u64>, Answer) {
     let body = request.body();
     let params = body.params.map_or("{}", |params| params.get());
-    let proposed = match Proposed::parse(params.as_bytes()) {
+    let mut proposed = match Proposed::parse(params.as_bytes()) {
         Ok(proposed) => proposed,
         Err(error) => return (None, Answer::Failure(broken(&error))),
     };
-    match file(&parts, partition, basket, proposed, request.id()).await {
+    let identity = super::access::identity(&parts.access, &body).unwrap_or(Identity::Anonymous);
+    if let Some(subject) = identity.subject() {
+        proposed.proposal = proposed.proposal.signed(subject);
+    }
+    match file(&parts, partition, basket, proposed, &identity, request.id()).await {
         Ok(Ok(filed)) => {
             let sequence = match filed.standing {
                 Standing::Published { sequence, .. } => Some(sequence),
@@ -54,6 +60,7 @@ async fn file(
     partition: u16,
     basket: BasketId,
     proposed: Proposed,
+    identity: &Identity,
     otherwise: Uuid,
 ) -> Result<Result<Filed, Failure>, ViewError> {
     let Proposed { id, proposal } = proposed;
@@ -62,6 +69,8 @@ async fn file(
         if let Err(failure) = check(parts, partition, basket, id, &proposal).await? {
             return Ok(Err(failure));
         }
+        let deed = Deed::in_shop(Verb::Correct, format!("correction {id}"), basket.shop).with_session(basket.session);
+        parts.access.note(identity, deed).await?;
         parts.views.propose(id, basket, &proposal).await?;
     }
     let filed = parts.views.outcome(id, basket, &proposal, WAIT_MAX).await?;

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use super::document::time;
 use super::{ViewError, Views, durable, within, write_command};
 use crate::core::id::{SessionId, ShopId};
+use crate::core::policy::Verb;
 
 const AUDIT: &str = "audit";
 
@@ -22,12 +23,55 @@ pub struct Deed {
     pub verb: &'static str,
     /// What, in a word or two.
     pub what: String,
-    /// What became of it: `done`, or why not.
+    /// What became of it at the door: `asked`, or `refused` and why.
     pub outcome: String,
     /// In which shop, if in one.
     pub shop: Option<ShopId>,
     /// With which session.
     pub session: Option<SessionId>,
+}
+
+impl Deed {
+    /// Something that was asked for in a shop, by somebody who is still to be named.
+    pub fn in_shop(verb: Verb, what: String, shop: ShopId) -> Self {
+        Self {
+            shop: Some(shop),
+            ..Self::of_system(verb, what)
+        }
+    }
+
+    /// Something that was asked for and is about no shop.
+    pub fn of_system(verb: Verb, what: String) -> Self {
+        Self {
+            who: String::new(),
+            verb: verb.word(),
+            what,
+            outcome: "asked".to_owned(),
+            shop: None,
+            session: None,
+        }
+    }
+
+    /// With this session.
+    #[must_use]
+    pub fn with_session(mut self, session: SessionId) -> Self {
+        self.session = Some(session);
+        self
+    }
+
+    /// By this one.
+    #[must_use]
+    pub fn by(mut self, who: &str) -> Self {
+        who.clone_into(&mut self.who);
+        self
+    }
+
+    /// Which was not let happen, for this reason.
+    #[must_use]
+    pub fn refused(mut self, reason: &str) -> Self {
+        self.outcome = format!("refused: {reason}");
+        self
+    }
 }
 
 /// A deed as it is kept.

@@ -90,6 +90,28 @@ impl Proposed {
     }
 }
 
+impl Proposal {
+    /// Says who really asks, after the name that they give themselves: anybody can write any name, and nobody another's subject.
+    #[must_use]
+    pub fn signed(mut self, subject: &str) -> Self {
+        if self.author == subject {
+            return self;
+        }
+        let signature = format!(" ({subject})");
+        let room = AUTHOR_MAX.saturating_sub(signature.len());
+        if room == 0 {
+            // The subject says it all.
+            self.author = subject.chars().take(AUTHOR_MAX / 4).collect();
+            return self;
+        }
+        while self.author.len() > room {
+            self.author.pop();
+        }
+        self.author.push_str(&signature);
+        self
+    }
+}
+
 /// Reads what is asked for under this name.
 fn read(fields: &mut Fields<'_>, kind: &str) -> Option<Asked> {
     match kind {
@@ -198,6 +220,28 @@ mod tests {
     fn check(rest: &str, asked: &Asked) {
         let proposed = parse(rest).unwrap();
         assert_eq!(&proposed.proposal.asked, asked, "{rest}");
+    }
+
+    #[test]
+    fn a_signature_says_who_it_is_whatever_name_they_give_themselves() {
+        let signed = |author: &str, subject: &str| {
+            let body = format!(
+                "{{\"author\":\"{author}\",\"reason\":\"r\",\"undo\":{{\"correction_id\":\"{}\"}}}}",
+                Uuid::nil()
+            );
+            Proposed::parse(body.as_bytes())
+                .unwrap()
+                .proposal
+                .signed(subject)
+                .author
+        };
+        assert_eq!(signed("Ada", "u-1"), "Ada (u-1)");
+        assert_eq!(signed("u-1", "u-1"), "u-1");
+        for (author, subject) in [("é".repeat(50), "u-1".to_owned()), ("Ada".to_owned(), "é".repeat(128))] {
+            let author = signed(&author, &subject);
+            assert!(author.len() <= AUTHOR_MAX, "{author}");
+            assert!(Proposal::check_texts(&author, "r").is_ok());
+        }
     }
 
     #[test]
