@@ -4,10 +4,12 @@
 //! the messages of a stream exactly once and in order, through lost connections and restarts of the
 //! server. What the messages mean is the business of `journal` and `updates`, which build on this.
 
+mod address;
 mod link;
 mod read;
 mod settings;
 
+pub use self::address::Address;
 pub use self::link::{Connection, Link, LinkError, Status};
 pub use self::read::{Plan, ReadError, Reader, Start, StoredMessage, get, get_many};
 pub use self::settings::{Difference, amended, differences};

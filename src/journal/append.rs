@@ -348,7 +348,11 @@ impl Writer {
         self.metrics
             .journal_batch_events
             .observe(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
-        let id = format!("{}-{}", self.inbox.trim_start_matches("_INBOX."), self.token + 1);
+        let id = format!(
+            "{}-{}",
+            self.inbox.rsplit('.').next().unwrap_or_default(),
+            self.token + 1
+        );
         let flight = Flight::Batch {
             id: id.clone(),
             events,

@@ -19,6 +19,8 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 /// It begins here, at the first time: the server's own memory of duplicates, and a minute for clocks that differ.
 const CATCH_UP_WINDOW: Duration = Duration::from_mins(6);
 
+/// The events of all shops.
+const ALL: &str = "checkout.*.*";
 /// Events read at a time.
 const READ_EVENTS: usize = 1_000;
 
@@ -52,9 +54,9 @@ async fn read(link: &Link, metrics: &Arc<Metrics>, from: Option<u64>) -> Result<
         Some(from) => Start::After(from.max(to.saturating_sub(known::reach()))),
         None => Start::Since(OffsetDateTime::now_utc() - CATCH_UP_WINDOW),
     };
-    let mut reader = Reader::open(link, metrics, Plan::headers(start)).await?;
+    let mut reader = Reader::open(link, metrics, Plan::headers(ALL.to_owned(), start)).await?;
     if reader.pending_at_open() > known::reach() {
-        reader = Reader::open(link, metrics, Plan::headers(earliest)).await?;
+        reader = Reader::open(link, metrics, Plan::headers(ALL.to_owned(), earliest)).await?;
     }
     if reader.pending_at_open() == 0 {
         return Ok(JournalEnd { events, to });

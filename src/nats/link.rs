@@ -4,9 +4,11 @@
 
 use std::time::Duration;
 
+use async_nats::Event;
 use async_nats::jetstream::{self, context::ContextBuilder};
-use async_nats::{ConnectOptions, Event, ServerAddr};
 use tokio::sync::watch;
+
+use super::Address;
 
 /// Longest pause before the next attempt to connect.
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -18,7 +20,7 @@ const CONNECTION_QUEUE: usize = 8192;
 /// Why there can be no connection, ever.
 #[derive(Debug, thiserror::Error)]
 #[error("EZOUT_NATS_URL is not a list of NATS addresses")]
-pub struct LinkError(#[source] Box<dyn std::error::Error + Send + Sync>);
+pub struct LinkError(#[source] pub(super) Box<dyn std::error::Error + Send + Sync>);
 
 /// Whether there is a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,12 +45,9 @@ impl Connection {
     /// [`LinkError`] if `urls` is no list of addresses.
     pub async fn start(urls: &str, name: &str) -> Result<Self, LinkError> {
         let (sender, status) = watch::channel(Status::default());
-        let servers: Vec<ServerAddr> = urls
-            .split(',')
-            .map(|url| url.trim().parse::<ServerAddr>())
-            .collect::<Result<_, _>>()
-            .map_err(|error| LinkError(error.into()))?;
-        let client = ConnectOptions::new()
+        let address = Address::parse(urls)?;
+        let client = address
+            .options()
             .name(name)
             .retry_on_initial_connect()
             .connection_timeout(Duration::from_secs(2))
@@ -77,7 +76,7 @@ impl Connection {
                 }
                 std::future::ready(())
             })
-            .connect(servers)
+            .connect(address.servers())
             .await
             .map_err(|error| LinkError(error.into()))?;
         Ok(Self { client, status })

@@ -21,6 +21,7 @@ use futures::{FutureExt, StreamExt};
 use prometheus::IntCounter;
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::link::{Link, Status};
 use crate::core::event::rfc3339;
@@ -167,7 +168,6 @@ pub async fn get_many(
 /// What a reader reads.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Nothing for the whole stream.
     subject: String,
     start: Start,
     headers_only: bool,
@@ -201,10 +201,10 @@ impl Plan {
         }
     }
 
-    /// Headers of all messages, without their bodies.
-    pub fn headers(start: Start) -> Self {
+    /// Headers of the messages of a subject, without their bodies.
+    pub fn headers(subject: String, start: Start) -> Self {
         Self {
-            subject: String::new(),
+            subject,
             start,
             headers_only: true,
         }
@@ -352,6 +352,8 @@ impl Consumer {
             Start::Since(start_time) => DeliverPolicy::ByStartTime { start_time },
         };
         let config = pull::Config {
+            // With a name the filter stands in the subject of the request, where the server can compare it with what a user may read.
+            name: Some(Uuid::new_v4().simple().to_string()),
             deliver_policy,
             ack_policy: AckPolicy::None,
             filter_subject: plan.subject.clone(),

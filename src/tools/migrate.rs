@@ -5,7 +5,7 @@ use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{self, Context, ErrorCode};
 
-use crate::nats::{Difference, amended, differences};
+use crate::nats::{Address, Difference, amended, differences};
 use crate::tools::say;
 use crate::views::{self, Views};
 use crate::{journal, updates};
@@ -42,8 +42,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         say("every migration is applied already");
     }
     if args.streams {
-        let urls: Vec<&str> = args.journal.nats_url.split(',').map(str::trim).collect();
-        let client = async_nats::connect(urls).await.context("cannot connect to NATS")?;
+        let address = Address::parse(&args.journal.nats_url)?;
+        let client = address
+            .connect("ezout migrate")
+            .await
+            .context("cannot connect to NATS")?;
         let context = jetstream::new(client);
         let replicas = args.journal.replicas;
         let journal = amend(&context, &journal::settings(replicas), false).await;

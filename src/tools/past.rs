@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::journal::{self, Facts, Journal};
 use crate::metrics::Metrics;
+use crate::nats::Address;
 use crate::views::{self, Views};
 
 /// How long the servers may take to answer for the first time.
@@ -21,7 +22,8 @@ pub(super) async fn open_journal(
     tasks: &TaskTracker,
     stop: CancellationToken,
 ) -> anyhow::Result<(Journal, Facts)> {
-    let client = async_nats::connect(&config.nats_url)
+    let client = Address::parse(&config.nats_url)?
+        .connect("ezout")
         .await
         .context("cannot connect to NATS; is `ezout dev` running?")?;
     jetstream::new(client)

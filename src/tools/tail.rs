@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use futures::StreamExt as _;
 
 use crate::core::id::ShopId;
+use crate::nats::Address;
 use crate::tools::say;
 
 /// Options of `ezout tail`.
@@ -30,7 +31,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         ),
         None => "updates.store.*".to_owned(),
     };
-    let client = async_nats::connect(args.nats_url.split(',').collect::<Vec<_>>())
+    let client = Address::parse(&args.nats_url)?
+        .connect("ezout tail")
         .await
         .context("cannot connect to NATS; is `ezout dev` running?")?;
     let mut updates = client.subscribe(subject).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::account::Account;
 use async_nats::jetstream::stream::Info;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, ServerAddr};
+use async_nats::{Client, ServerAddr};
 use indicatif::HumanBytes;
 use time::OffsetDateTime;
 
@@ -16,6 +16,7 @@ use super::{Args, LIMIT, bounded};
 use crate::core::address::without_password;
 use crate::core::error_chain;
 use crate::journal::{self, Server, ServerFault, Servers};
+use crate::nats::Address;
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -60,23 +61,23 @@ fn name(server: &Server) -> &str {
 pub(super) async fn connect(args: &Args, servers: &Servers) -> (Finding, Option<Client>) {
     const CHECK: &str = "nats";
     let shown = without_password(&args.journal.nats_url);
-    let addresses: Result<Vec<ServerAddr>, _> =
-        args.journal.nats_url.split(',').map(|url| url.trim().parse()).collect();
-    let addresses = match addresses {
-        Ok(addresses) => addresses,
+    let address = match Address::parse(&args.journal.nats_url) {
+        Ok(address) => address,
         Err(error) => {
+            let error = error_chain(&error);
             let fact = format!("{shown} is no list of NATS addresses: {error}");
             return (Finding::fail(CHECK, fact, "ezout doctor --help".to_owned()), None);
         }
     };
     let start = match servers.known.first() {
         Some(server) => Commands::nats_server(server),
-        None => Commands::nats_server(&unknown(args, &addresses)),
+        None => Commands::nats_server(&unknown(args, &address.servers())),
     };
-    let connecting = ConnectOptions::new()
+    let connecting = address
+        .options()
         .name("ezout doctor")
         .connection_timeout(CONNECT_TIMEOUT)
-        .connect(addresses);
+        .connect(address.servers());
     let reason = match tokio::time::timeout(LIMIT, connecting).await {
         Ok(Ok(client)) => {
             let info = client.server_info();
