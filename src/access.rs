@@ -9,6 +9,7 @@
 
 mod refused;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -351,6 +352,51 @@ impl Access {
                 Ok(())
             }
         }
+    }
+
+    /// In which shops somebody may do that now, one at least.
+    ///
+    /// # Errors
+    /// [`Refusal`] where in none.
+    pub fn shops(&self, identity: &Identity, verb: Verb, now: OffsetDateTime) -> Result<Shops, Refusal> {
+        let Identity::Known(known) = identity else {
+            return self.decide(identity, verb, Object::System, now).map(|()| Shops::All);
+        };
+        let rights = self.rights();
+        let member = rights
+            .as_ref()
+            .and_then(|rights| rights.members.get(&known.claims.subject));
+        let named = member.map_or(Shops::NONE, |member| member.shops.clone());
+        let Shops::Only(named) = known.caller.shops.clone().and(named) else {
+            return self.decide(identity, verb, Object::System, now).map(|()| Shops::All);
+        };
+        // Of each it is decided as at any other door.
+        let mut refusal = Refusal::Denied(Denied::Shop);
+        let mut shops = BTreeSet::new();
+        for shop in named {
+            match self.decide(identity, verb, Object::Shop(shop), now) {
+                Ok(()) => {
+                    shops.insert(shop);
+                }
+                Err(refused) => refusal = refused,
+            }
+        }
+        if shops.is_empty() {
+            return Err(refusal);
+        }
+        Ok(Shops::Only(shops))
+    }
+
+    /// When somebody's token was revoked; nothing if it was not.
+    pub fn revoked_at(&self, identity: &Identity) -> Option<OffsetDateTime> {
+        let Identity::Known(known) = identity else {
+            return None;
+        };
+        let rights = self.rights()?;
+        let Claims { subject, token_id, .. } = &known.claims;
+        let of_subject = rights.revoked.get(&Revoked::Subject(subject.clone()));
+        let of_token = rights.revoked.get(&Revoked::Token(token_id.clone()));
+        of_subject.max(of_token).copied()
     }
 
     /// Whether somebody who may append may do so for this shopper.

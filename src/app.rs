@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
+use crate::admit;
 use crate::config::ServiceOptions;
 use crate::correct;
 use crate::http::{self, Api, health};
@@ -18,6 +20,7 @@ use crate::journal::Journal;
 use crate::keys::{Keys, Mode};
 use crate::live::Hub;
 use crate::metrics::Metrics;
+use crate::nats::{self, Address, Callout, Issuer, Tried, User};
 use crate::present;
 use crate::project::{self, Parts, Status};
 use crate::resgate::Gateway;
@@ -106,6 +109,7 @@ pub async fn run(
     if role.projects() {
         checks.push(projector_check(status.clone()));
     }
+    checks.extend(rights_check(&options, &journal, &tasks, &stop_journal)?);
     let admin_router = health::router(Arc::clone(&metrics), checks);
     tasks.spawn(http::serve::serve(
         admin,
@@ -142,6 +146,12 @@ pub async fn run(
         .corrects()
         .then(|| start_correcting(&options, &journal, &views, &metrics));
 
+    let door = if role.serves_http() {
+        open_door(&options, &access, &metrics).await?
+    } else {
+        None
+    };
+
     let becoming_ready = announce(&journal, &views, ready);
     if let Some(listener) = api {
         let state = api_state(&options, &journal, &views, &metrics, &tasks, &stop).await?;
@@ -155,6 +165,10 @@ pub async fn run(
     }
 
     tracing::info!("stopping");
+    if let Some((door, stop_door)) = door {
+        stop_door.cancel();
+        door.await.context("the door of NATS ended in disorder")?;
+    }
     if let Some((corrector, stop_corrector)) = corrector {
         stop_corrector.cancel();
         corrector.await.context("the corrector ended in disorder")?;
@@ -207,6 +221,61 @@ fn start_access(
         tasks,
         stop.clone(),
     ))
+}
+
+/// Lets watchers in who connect to NATS themselves, where that is asked for, and answers how to stop it.
+async fn open_door(
+    options: &ServiceOptions,
+    access: &Access,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Option<(JoinHandle<()>, CancellationToken)>> {
+    let Some(url) = &options.admit.door_url else {
+        return Ok(None);
+    };
+    if !access.asks() {
+        bail!("EZOUT_NATS_DOOR_URL lets watchers in by their token, and with EZOUT_AUTH=off nobody is asked for one");
+    }
+    let seed = options.admit.issuer_seed.as_deref();
+    let seed = seed.context("EZOUT_NATS_DOOR_URL needs EZOUT_NATS_ISSUER_SEED")?;
+    let parts = admit::Parts {
+        callout: Callout::start(url, Issuer::read(seed)?)
+            .await
+            .context("EZOUT_NATS_DOOR_URL")?,
+        access: access.clone(),
+        metrics: Arc::clone(metrics),
+    };
+    let stop = CancellationToken::new();
+    Ok(Some((tokio::spawn(admit::run(parts, stop.clone())), stop)))
+}
+
+/// Tries what the user of this process must not do, where it has one of ours; its part in readiness.
+fn rights_check(
+    options: &ServiceOptions,
+    journal: &Journal,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<health::Check>> {
+    let address = Address::parse(&options.journal.nats_url).context("EZOUT_NATS_URL")?;
+    let Some(user) = address.user().and_then(User::of) else {
+        return Ok(None);
+    };
+    let (tell, tried) = watch::channel(Tried::default());
+    let (status, stop) = (journal.link().status(), stop.clone());
+    tasks.spawn(async move {
+        let trying = nats::keep_trying(address, user, status, tell);
+        stop.run_until_cancelled(trying).await
+    });
+    Ok(Some(health::Check::new("rights", move || {
+        let name = user.name();
+        match &*tried.borrow() {
+            Tried::Refused => Ok(()),
+            Tried::NotYet => Err(vec![format!("what the NATS user {name} must not do was not tried yet")]),
+            Tried::Allowed(found) => Err(found
+                .iter()
+                .map(|found| format!("the NATS user {name} may {found}; start nats-server with nats/users.conf"))
+                .collect()),
+        }
+    })))
 }
 
 /// Starts taking corrections, and answers how to stop it.

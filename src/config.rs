@@ -6,7 +6,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::core::event::ActionIdMeaning;
-use crate::{access, correct, http, journal, keys, live, project, tools, views};
+use crate::{access, admit, correct, http, journal, keys, live, project, tools, views};
 
 /// Checkout events from shoppers' phones: kept for ever, folded into baskets, live to merchants.
 #[derive(Debug, Parser)]
@@ -104,6 +104,9 @@ pub struct ServiceOptions {
     /// Those of access.
     #[command(flatten)]
     pub access: access::Config,
+    /// Those of watchers who connect to NATS themselves.
+    #[command(flatten)]
+    pub admit: admit::Config,
     /// The viewers'.
     #[command(flatten)]
     pub live: live::Config,

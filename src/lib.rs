@@ -8,11 +8,11 @@
 //! The layers, of which each imports only those under it (a test keeps that true):
 //!
 //! - `main`, [`app`], [`config`], [`tools`] compose;
-//! - [`http`], [`live`], [`project`], [`correct`], [`present`] are stages; of them only [`http`] calls another, to hand a viewer to [`live`];
+//! - [`http`], [`live`], [`project`], [`correct`], [`present`], [`admit`] are stages; of them only [`http`] calls another, to hand a viewer to [`live`];
 //! - [`access`] knows who is calling, for stages;
 //! - [`refold`] folds baskets anew from the journal, for stages and commands;
 //! - [`journal`], [`updates`], [`views`], [`resgate`], [`metrics`] are adapters, one outside system each; they never know one another;
-//! - [`nats`] is what the adapters of NATS build on: the connection, and streams read in order;
+//! - [`nats`] is what the adapters of NATS build on: the connection, streams read in order, users and how one comes in;
 //! - [`core`] is pure: no I/O, no clock.
 //!
 //! What always holds: the journal is the only truth; an acknowledged event is in it once and in its
@@ -20,6 +20,7 @@
 //! run twice.
 
 pub mod access;
+pub mod admit;
 pub mod app;
 pub mod config;
 pub mod core;

@@ -206,7 +206,11 @@ metrics! {
     /// Refusals that are not in the audit, since too many came at once.
     audit_left_out: counter() "ezout_audit_left_out_total";
     /// Connections of callers that were ended since they may not any more, by door.
-    access_ends: counter_by("door" = ["updates", "resgate"]) "ezout_access_ends_total";
+    access_ends: counter_by("door" = ["updates", "resgate", "nats"]) "ezout_access_ends_total";
+    /// Watchers that this process has let in, who are connected to NATS themselves.
+    nats_watchers: gauge() "ezout_nats_watchers";
+    /// Time from a revocation, or from when this process knew that a right had ended, to the end of the watcher's connection to NATS.
+    nats_watcher_end_seconds: histogram(SECONDS) "ezout_nats_watcher_end_seconds";
     /// Requests of Resgate, by kind.
     res_requests: counter_by("kind" = ["access", "get", "call", "auth"]) "ezout_res_requests_total";
     /// Requests of Resgate that were passed on to the process that owns the shop.

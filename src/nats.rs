@@ -5,11 +5,15 @@
 //! server. What the messages mean is the business of `journal` and `updates`, which build on this.
 
 mod address;
+mod callout;
 mod link;
 mod read;
 mod settings;
+mod users;
 
 pub use self::address::Address;
+pub use self::callout::{Admission, Caller, Callout, Issuer, NoIssuer, Seat};
 pub use self::link::{Connection, Link, LinkError, Status};
 pub use self::read::{Plan, ReadError, Reader, Start, StoredMessage, get, get_many};
 pub use self::settings::{Difference, amended, differences};
+pub use self::users::{Act, RIGHTS, Right, Tried, User, keep_trying, not_refused};

@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::servers::{
-    Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, ResgateOptions, ResgateServer,
+    Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, NatsUsers, ResgateOptions, ResgateServer,
     ServersError, is_free,
 };
 use super::{say, simulate};
@@ -33,6 +33,7 @@ use crate::access::Anonymous;
 use crate::app::{self, Role, StopSignals};
 use crate::config::ServiceOptions;
 use crate::keys::Mode;
+use crate::nats::User;
 
 /// A server that ran this long had started well; what ends it later is a new problem.
 const RAN_WELL: Duration = Duration::from_mins(1);
@@ -56,6 +57,9 @@ pub struct Args {
         default_value = "127.0.0.1:8080"
     )]
     pub resgate_addr: SocketAddr,
+    /// Port for NATS clients that speak `WebSocket`, for this machine only. Without it: none is opened.
+    #[arg(long, env = "EZOUT_NATS_WEBSOCKET_PORT", value_name = "PORT")]
+    pub nats_websocket_port: Option<u16>,
     /// The servers' programs.
     #[command(flatten)]
     pub binaries: BinaryOptions,
@@ -104,6 +108,7 @@ pub async fn run(args: Args, mut service: ServiceOptions) -> anyhow::Result<()> 
         http: service.http.http_addr,
         admin: service.http.admin_addr,
     };
+    connect_as_users(&args, &mut service)?;
     let shoppers = args
         .demo
         .then(|| simulate::Args::demo(format!("http://{}", addresses.http)));
@@ -118,6 +123,18 @@ pub async fn run(args: Args, mut service: ServiceOptions) -> anyhow::Result<()> 
         tokio::try_join!(service, shopping).map(|_| ())
     })
     .await
+}
+
+/// Has the service come to NATS as its own users, as in production, and let watchers in where callers are asked.
+fn connect_as_users(args: &Args, service: &mut ServiceOptions) -> anyhow::Result<()> {
+    let users = NatsUsers::open(&args.data.join("nats"))?;
+    let url = service.journal.nats_url.clone();
+    service.journal.nats_url = users.url(&url, User::Serve);
+    if service.keys.mode() != Mode::Off {
+        service.admit.door_url.get_or_insert(users.url(&url, User::Door));
+        service.admit.issuer_seed.get_or_insert(users.issuer_seed());
+    }
+    Ok(())
 }
 
 /// Runs everything until Ctrl-C, SIGTERM or SIGHUP, or until the service ends by itself.
@@ -139,9 +156,15 @@ where
     let resgate = binaries.resgate.is_some().then_some(args.resgate_addr);
     let (nats, monitor, mongod) = ports::check(addresses, resgate)?;
     let logs = args.data.join("logs");
+    let users = NatsUsers::open(&args.data.join("nats"))?;
+    let nats_url_of_resgate = users.url(&addresses.nats_url, User::Resgate);
     let nats = NatsOptions {
         port: Some(nats),
         monitor_port: Some(monitor),
+        users: Some(users),
+        // The commands find it without a password, as everything else on this machine.
+        operator_without_password: true,
+        websocket_port: args.nats_websocket_port,
         log: logs.join("nats-server.log"),
         ..NatsOptions::in_folder(&args.data.join("nats"))
     };
@@ -154,7 +177,7 @@ where
     let resgate = ResgateOptions {
         addr: resgate,
         log: logs.join("resgate.log"),
-        ..ResgateOptions::in_folder(&args.data.join("resgate"), addresses.nats_url.clone())
+        ..ResgateOptions::in_folder(&args.data.join("resgate"), nats_url_of_resgate)
     };
 
     let started = select! {

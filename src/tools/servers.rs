@@ -8,11 +8,14 @@ mod child;
 mod mongod;
 mod nats;
 mod resgate;
+mod users;
 
 use std::{
     fmt::Write as _,
-    io,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
     net::{Ipv4Addr, TcpStream},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU16, Ordering},
@@ -22,6 +25,7 @@ use std::{
 pub use mongod::{Mongod, MongodOptions};
 pub use nats::{ClusterMember, NatsOptions, NatsServer};
 pub use resgate::{ResgateOptions, ResgateServer};
+pub use users::NatsUsers;
 
 /// Where to find the servers' programs; what is not named is looked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -180,6 +184,20 @@ fn fetched(name: &str) -> Option<PathBuf> {
             let candidate = folder.join(".servers/bin").join(name);
             candidate.is_file().then_some(candidate)
         })
+}
+
+/// Writes a file that only its owner may read, in a folder that is made where it is missing.
+fn put_private(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    // One that is there already keeps the rights that it was made with.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 /// The next free port on loopback; never the same one twice in a process.

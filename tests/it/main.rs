@@ -15,6 +15,7 @@ mod journal;
 mod live;
 mod looking;
 mod migrate;
+mod nats_users;
 mod project;
 mod readme;
 mod rebuild;

@@ -330,6 +330,7 @@ async fn the_other_side_runs_dev() {
         demo: false,
         data: data.into(),
         resgate_addr,
+        nats_websocket_port: None,
         binaries: BinaryOptions::from_environment(),
     };
     let serve = async |ready: dev::Ready, cancel: tokio_util::sync::CancellationToken| {

@@ -16,7 +16,10 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use ezout::tools::servers::{Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, free_port};
+use ezout::nats::User;
+use ezout::tools::servers::{
+    Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, NatsUsers, free_port,
+};
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 use tokio::process::{Child, Command};
@@ -59,13 +62,28 @@ impl Stack {
 
     /// Starts both, with another mongod than usual.
     pub async fn start_with(adjust: impl FnOnce(&mut MongodOptions)) -> Self {
+        Self::start_as(adjust, |_| {}).await
+    }
+
+    /// Starts both with the users of `nats/users.conf`; each role, Resgate and the commands then come as their own.
+    pub async fn start_with_users(adjust: impl FnOnce(&mut NatsOptions)) -> Self {
+        let with_users = |nats: &mut NatsOptions| {
+            nats.users = Some(NatsUsers::open(&nats.data).expect("passwords"));
+            adjust(nats);
+        };
+        Self::start_as(|_| {}, with_users).await
+    }
+
+    async fn start_as(adjust: impl FnOnce(&mut MongodOptions), adjust_nats: impl FnOnce(&mut NatsOptions)) -> Self {
         let data = tempfile::Builder::new()
             .prefix("ezout-it-")
             .tempdir()
             .expect("a folder for the servers' data");
         let folder = data.path().to_owned();
         let binaries = binaries();
-        let nats = NatsServer::start(&binaries.nats_server, NatsOptions::in_folder(&folder.join("nats")));
+        let mut nats = NatsOptions::in_folder(&folder.join("nats"));
+        adjust_nats(&mut nats);
+        let nats = NatsServer::start(&binaries.nats_server, nats);
         let mut options = MongodOptions::in_folder(&folder.join("mongod"));
         adjust(&mut options);
         let mongod = Mongod::start(&binaries.mongod, options);
@@ -105,7 +123,10 @@ impl Stack {
     /// Starts a role without waiting for it.
     pub fn launch(&self, role: &str, environment: &[(&str, &str)]) -> Service {
         let mut all = HashMap::from([
-            ("EZOUT_NATS_URL", self.nats.url()),
+            (
+                "EZOUT_NATS_URL",
+                self.nats.url_of(User::of(role).expect("each role has a user")),
+            ),
             ("EZOUT_NATS_MONITOR_URL", self.nats.monitor_url()),
             ("EZOUT_MONGODB_URI", self.mongod.uri()),
             // Most tests that spoil a document by hand want to see what others make of it.
@@ -126,7 +147,7 @@ impl Stack {
         command
             .args(arguments)
             .env("EZOUT_MONGODB_URI", self.mongod.uri())
-            .env("EZOUT_NATS_URL", self.nats.url())
+            .env("EZOUT_NATS_URL", self.nats.url_of(User::Operator))
             .env("EZOUT_NATS_MONITOR_URL", self.nats.monitor_url())
             .envs(environment.iter().copied())
             .kill_on_drop(true);

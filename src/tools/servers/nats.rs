@@ -12,10 +12,23 @@ use futures::future::try_join_all;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{ServersError, child::Child, free_port};
+use super::{NatsUsers, ServersError, child::Child, free_port};
+use crate::nats::User;
 
 const SERVER_CONF: &str = include_str!("../../../nats/server.conf");
 const CLUSTER_CONF: &str = include_str!("../../../nats/cluster.conf");
+const USERS_CONF: &str = include_str!("../../../nats/users.conf");
+const CALLOUT_CONF: &str = include_str!("../../../nats/callout.conf");
+const WEBSOCKET_CONF: &str = include_str!("../../../nats/websocket.conf");
+
+/// Lines of `server.conf` that are marked out, and are taken where one asks for it.
+const WITH_USERS: &[&str] = &["include ./users.conf", "include ./callout.conf"];
+const WITH_WEBSOCKET: &str = "include ./websocket.conf";
+/// Whoever names no user is an operator. For a machine of one's own only.
+const WITHOUT_USER: &str = "no_auth_user: operator";
+/// Where streams are that were made without users, and where they are looked for with them.
+const STREAMS_WITHOUT_USERS: &str = "jetstream/$G";
+const STREAMS_WITH_USERS: &str = "jetstream/APP";
 
 /// The one setting that a benchmark may weaken.
 const SYNC_ALWAYS: &str = "sync_interval: always";
@@ -38,6 +51,12 @@ pub struct NatsOptions {
     pub cluster: Option<ClusterMember>,
     /// Flush to disk before each acknowledgement, as in production. Only a benchmark has reason to say false.
     pub sync_always: bool,
+    /// The users of `nats/users.conf`, with rights; None lets everybody do everything.
+    pub users: Option<NatsUsers>,
+    /// With users: whoever names none is an operator.
+    pub operator_without_password: bool,
+    /// Port for `WebSocket` clients; None opens none.
+    pub websocket_port: Option<u16>,
     /// File that its output is appended to.
     pub log: PathBuf,
 }
@@ -51,6 +70,9 @@ impl NatsOptions {
             monitor_port: None,
             cluster: None,
             sync_always: true,
+            users: None,
+            operator_without_password: false,
+            websocket_port: None,
             log: folder.join("nats-server.log"),
         }
     }
@@ -120,6 +142,20 @@ impl NatsServer {
     /// The address for clients.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The address for a client that is this user; without users it is that for everybody.
+    pub fn url_of(&self, user: User) -> String {
+        let url = self.url();
+        match &self.options.users {
+            Some(users) => users.url(&url, user),
+            None => url,
+        }
+    }
+
+    /// The users, where it has some.
+    pub fn users(&self) -> Option<&NatsUsers> {
+        self.options.users.as_ref()
     }
 
     /// The address of the monitoring routes, such as `/varz`.
@@ -251,6 +287,12 @@ async fn spawn(binary: &Path, options: &NatsOptions, port: u16, monitor_port: u1
         ]);
         command.arg("--store_dir").arg(&options.data);
         command.arg("--ports_file_dir").arg(ports_folder(&options.data));
+        if let Some(users) = &options.users {
+            command.envs(users.variables());
+        }
+        if let Some(port) = options.websocket_port {
+            command.env("EZOUT_NATS_WEBSOCKET_LISTEN", format!("127.0.0.1:{port}"));
+        }
         if let Some(member) = &options.cluster {
             let [one, two] = member.others;
             command
@@ -281,17 +323,40 @@ fn write_settings(options: &NatsOptions) -> Result<PathBuf, ServersError> {
             Err(source) => Err(ServersError::Prepare { path, source }),
         }
     };
-    let alone = if options.sync_always {
+    let mut alone = if options.sync_always {
         SERVER_CONF.to_owned()
     } else {
         SERVER_CONF.replace(SYNC_ALWAYS, SYNC_LAZY)
     };
+    let mut take = |line: &str| alone = alone.replace(&format!("# {line}\n"), &format!("{line}\n"));
+    if options.users.is_some() {
+        WITH_USERS.iter().for_each(|line| take(line));
+        if options.operator_without_password {
+            take(WITHOUT_USER);
+        }
+        move_streams(&options.data)?;
+    }
+    if options.websocket_port.is_some() {
+        take(WITH_WEBSOCKET);
+    }
+    write("users.conf", USERS_CONF)?;
+    write("callout.conf", CALLOUT_CONF)?;
+    write("websocket.conf", WEBSOCKET_CONF)?;
     let server = write("server.conf", &alone)?;
     if options.cluster.is_some() {
         write("cluster.conf", CLUSTER_CONF)
     } else {
         Ok(server)
     }
+}
+
+/// Streams that were made before there were users belong to nobody's account; with users they are the service's.
+fn move_streams(data: &Path) -> Result<(), ServersError> {
+    let (from, to) = (data.join(STREAMS_WITHOUT_USERS), data.join(STREAMS_WITH_USERS));
+    if !from.exists() || to.exists() {
+        return Ok(());
+    }
+    fs::rename(&from, &to).map_err(|source| ServersError::Prepare { path: to, source })
 }
 
 /// What the server says is wrong with itself, if anything.
@@ -328,10 +393,17 @@ async fn without_leader(http: &reqwest::Client, monitor: &str) -> Option<String>
 
 #[cfg(test)]
 mod tests {
-    use super::{SERVER_CONF, SYNC_ALWAYS};
+    use super::{SERVER_CONF, SYNC_ALWAYS, WITH_USERS, WITH_WEBSOCKET, WITHOUT_USER};
 
     #[test]
     fn the_settings_flush_before_each_acknowledgement() {
         assert!(SERVER_CONF.lines().any(|line| line.trim() == SYNC_ALWAYS));
+    }
+
+    #[test]
+    fn what_one_may_ask_for_stands_in_the_settings_marked_out() {
+        for line in WITH_USERS.iter().chain([&WITH_WEBSOCKET, &WITHOUT_USER]) {
+            assert!(SERVER_CONF.contains(&format!("\n# {line}\n")), "{line}");
+        }
     }
 }

@@ -9,7 +9,6 @@
 //! (`allowOrigin`), since an answer to any origin carries no credentials.
 
 use std::{
-    fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitStatus,
@@ -19,7 +18,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::{Map, Value};
 
-use super::{ServersError, child::Child, free_port};
+use super::{ServersError, child::Child, free_port, put_private};
 
 const SETTINGS: &str = include_str!("../../../nats/resgate.json");
 
@@ -226,12 +225,11 @@ async fn spawn(
 ) -> Result<Child, ServersError> {
     let path = options.data.join("resgate.json");
     let settings = settings(options, addr, metrics_port);
-    fs::create_dir_all(&options.data)
-        .and_then(|()| fs::write(&path, settings))
-        .map_err(|source| ServersError::Prepare {
-            path: path.clone(),
-            source,
-        })?;
+    // The address of NATS may have a password in it.
+    put_private(&path, &settings).map_err(|source| ServersError::Prepare {
+        path: path.clone(),
+        source,
+    })?;
     let configure = |command: &mut std::process::Command| {
         command.arg("--config").arg(path);
     };

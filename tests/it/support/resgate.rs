@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use ezout::nats::User;
 use ezout::tools::servers::{ResgateOptions, ResgateServer, free_port};
 
 use super::{Stack, binaries, skip};
@@ -41,7 +42,7 @@ impl Resgate {
     pub async fn start_with(stack: &Stack, choose: impl FnOnce(&mut ResgateOptions)) -> Option<Self> {
         let program = program()?;
         let name = format!("resgate-{}", free_port().expect("a port"));
-        let mut options = ResgateOptions::in_folder(&stack.folder().join(name), stack.nats.url());
+        let mut options = ResgateOptions::in_folder(&stack.folder().join(name), stack.nats.url_of(User::Resgate));
         options.trace = true;
         choose(&mut options);
         let server = ResgateServer::start(&program, options).await.expect("Resgate starts");

@@ -1,0 +1,260 @@
+//! Letting watchers in who connect to NATS themselves, with the token that every other door takes as well.
+//!
+//! nats-server asks for each connection that is none of our own users; the answer is a user who may listen to the updates
+//! of its shops, and to nothing else, until its token ends. A right that ends sooner ends the connection: whoever let
+//! somebody in remembers it until the connection is over, and looks again whenever rights change.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use time::OffsetDateTime;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::access::{Access, Identity, Refusal};
+use crate::core::policy::{Object, Shops, Verb};
+use crate::metrics::Metrics;
+use crate::nats::{Admission, Caller, Callout, Seat};
+
+/// Longest stay. Who has a token that lasts longer comes again with it.
+const STAY_MAX: time::Duration = time::Duration::HOUR;
+/// Callers that are looked at side by side; each may wait for a key of its issuer.
+const AT_A_TIME: usize = 64;
+/// Watchers that one process lets in. One more is refused, and may be let in by another process.
+const WATCHERS_MAX: usize = 100_000;
+/// Shops of one watcher; each is a subject of its own at the server.
+const SHOPS_MAX: usize = 500;
+/// How often a connection is asked to end.
+const ENDS_MAX: usize = 5;
+const END_PAUSE: Duration = Duration::from_millis(100);
+
+/// How watchers are let in.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[group(skip)]
+pub struct Config {
+    /// NATS servers with the user `door`, where whoever connects to NATS with a token may watch their shops. Without it nobody is let in so.
+    #[arg(long = "nats-door-url", env = "EZOUT_NATS_DOOR_URL", hide_env_values = true)]
+    pub door_url: Option<String>,
+
+    /// The secret with which it is signed who may come in, `SA…`. nats-server has its public half as `EZOUT_NATS_ISSUER`. Needed by `EZOUT_NATS_DOOR_URL`.
+    #[arg(long = "nats-issuer-seed", env = "EZOUT_NATS_ISSUER_SEED", hide_env_values = true)]
+    pub issuer_seed: Option<String>,
+}
+
+/// What letting in needs; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Where servers ask.
+    pub callout: Callout,
+    /// Who may.
+    pub access: Access,
+    /// The process's series.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Somebody who was let in.
+#[derive(Debug, Clone)]
+struct Watcher {
+    identity: Identity,
+    shops: Shops,
+    until: OffsetDateTime,
+}
+
+#[derive(Debug, Clone)]
+struct Door {
+    parts: Parts,
+    watchers: Arc<Mutex<HashMap<Seat, Watcher>>>,
+}
+
+/// Lets in until `stop`. Whoever was let in is sent away then, and comes in by another process.
+pub async fn run(parts: Parts, stop: CancellationToken) {
+    let door = Door {
+        parts,
+        watchers: Arc::default(),
+    };
+    let tasks = TaskTracker::new();
+    let open = async {
+        tokio::join!(
+            door.let_in(&tasks),
+            door.forget_those_who_leave(),
+            door.end_rights(&tasks)
+        );
+    };
+    stop.run_until_cancelled(open).await;
+    let seats: Vec<Seat> = door.watchers().keys().cloned().collect();
+    let send_away = async |seat: Seat| {
+        door.parts.callout.end(&seat).await;
+    };
+    futures::stream::iter(seats)
+        .for_each_concurrent(AT_A_TIME, send_away)
+        .await;
+    tasks.close();
+}
+
+impl Door {
+    fn watchers(&self) -> MutexGuard<'_, HashMap<Seat, Watcher>> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, change: impl FnOnce(&mut HashMap<Seat, Watcher>)) {
+        let mut watchers = self.watchers();
+        change(&mut watchers);
+        let count = i64::try_from(watchers.len()).unwrap_or(i64::MAX);
+        self.parts.metrics.nats_watchers.set(count);
+    }
+
+    async fn let_in(&self, tasks: &TaskTracker) {
+        let Ok(mut callers) = self.parts.callout.callers().await else {
+            tracing::error!("nobody is let in any more: the connection to NATS was closed for good");
+            return;
+        };
+        let places = Arc::new(Semaphore::new(AT_A_TIME));
+        while let Some(caller) = callers.next().await {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
+            let door = self.clone();
+            tasks.spawn(async move {
+                door.answer(&caller).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn answer(&self, caller: &Caller) {
+        let Parts {
+            callout,
+            access,
+            metrics,
+        } = &self.parts;
+        let now = OffsetDateTime::now_utc();
+        let admitted = self.identify(caller, now).await;
+        let (identity, shops) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                let word = refusal.word();
+                metrics.refusals.with_label_values(&[word]).inc();
+                callout.refuse(caller, word, now).await;
+                return;
+            }
+        };
+        let longest = now + STAY_MAX;
+        let until = identity.expires_at().map_or(longest, |ends| ends.min(longest));
+        let watcher = Watcher {
+            identity: identity.clone(),
+            shops: shops.clone(),
+            until,
+        };
+        let is_full = self.watchers().len() >= WATCHERS_MAX;
+        let is_much = matches!(&shops, Shops::Only(shops) if shops.len() > SHOPS_MAX);
+        if is_full || is_much {
+            tracing::warn!("somebody was not let in, since that is more than there is room for");
+            callout.refuse(caller, "overloaded", now).await;
+            return;
+        }
+        // Remembered before it is let in, so that a right that ends in between ends this one as well.
+        self.remember(|watchers| {
+            watchers.insert(caller.seat.clone(), watcher);
+        });
+        if access.shops(&identity, Verb::Look, now).as_ref() != Ok(&shops) {
+            self.remember(|watchers| {
+                watchers.remove(&caller.seat);
+            });
+            callout.refuse(caller, "changed", now).await;
+            return;
+        }
+        let admission = Admission {
+            name: identity.subject().unwrap_or("anybody").to_owned(),
+            subjects: subjects(&shops),
+            until,
+        };
+        callout.admit(caller, &admission, now).await;
+    }
+
+    async fn identify(&self, caller: &Caller, now: OffsetDateTime) -> Result<(Identity, Shops), Refusal> {
+        let access = &self.parts.access;
+        let identity = access.identify(caller.token.as_deref(), now).await?;
+        let shops = access.shops(&identity, Verb::Look, now);
+        let shops = shops.inspect_err(|refusal| access.note_refused(&identity, Verb::Look, Object::System, refusal))?;
+        Ok((identity, shops))
+    }
+
+    async fn forget_those_who_leave(&self) {
+        let Ok(mut leaving) = self.parts.callout.leaving().await else {
+            return;
+        };
+        while let Some(seat) = leaving.next().await {
+            if self.watchers().contains_key(&seat) {
+                self.remember(|watchers| {
+                    watchers.remove(&seat);
+                });
+            }
+        }
+    }
+
+    /// Ends the connections of those who may no longer watch what they were let in for.
+    async fn end_rights(&self, tasks: &TaskTracker) {
+        let mut changes = self.parts.access.changes();
+        while changes.changed().await.is_ok() {
+            let now = OffsetDateTime::now_utc();
+            let mut ended = Vec::new();
+            self.remember(|watchers| {
+                // The servers have ended these themselves.
+                watchers.retain(|_, watcher| watcher.until > now);
+                for (seat, watcher) in watchers.iter() {
+                    let left = self.parts.access.shops(&watcher.identity, Verb::Look, now);
+                    if left.is_ok_and(|left| is_within(&watcher.shops, &left)) {
+                        continue;
+                    }
+                    ended.push((seat.clone(), watcher.identity.clone()));
+                }
+            });
+            for (seat, identity) in ended {
+                let door = self.clone();
+                tasks.spawn(async move { door.end(&seat, &identity, now).await });
+            }
+        }
+    }
+
+    async fn end(&self, seat: &Seat, identity: &Identity, known: OffsetDateTime) {
+        let Parts {
+            callout,
+            access,
+            metrics,
+        } = &self.parts;
+        for _ in 0..ENDS_MAX {
+            if callout.end(seat).await {
+                self.remember(|watchers| {
+                    watchers.remove(seat);
+                });
+                let since = access.revoked_at(identity).unwrap_or(known);
+                let took = (OffsetDateTime::now_utc() - since).as_seconds_f64().max(0.0);
+                metrics.nats_watcher_end_seconds.observe(took);
+                metrics.access_ends.with_label_values(&["nats"]).inc();
+                return;
+            }
+            tokio::time::sleep(END_PAUSE).await;
+        }
+        tracing::error!("a watcher whose rights have ended could not be sent away; the connection ends within an hour");
+    }
+}
+
+/// What a watcher may listen to.
+fn subjects(shops: &Shops) -> BTreeSet<String> {
+    match shops {
+        Shops::All => BTreeSet::from(["updates.store.*".to_owned()]),
+        Shops::Only(shops) => shops.iter().map(|shop| format!("updates.store.{shop}")).collect(),
+    }
+}
+
+/// Whether all of `had` is in `left`.
+fn is_within(had: &Shops, left: &Shops) -> bool {
+    match (had, left) {
+        (_, Shops::All) => true,
+        (Shops::All, Shops::Only(_)) => false,
+        (Shops::Only(had), Shops::Only(left)) => had.is_subset(left),
+    }
+}

@@ -1,0 +1,355 @@
+//! Watchers who connect to NATS themselves with a token, at a real nats-server that asks a real service about them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event, Subscriber};
+use ezout::keys::dev::{self, Grant};
+use ezout::nats::{Address, User};
+use ezout::tools::servers::free_port;
+use futures::{SinkExt as _, StreamExt as _};
+use serde_json::json;
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{Service, Stack, event, printed, session, wait_for};
+
+const SENDER: &str = "sender";
+
+/// A service that lets watchers in, and those who watch it.
+struct Doors {
+    stack: Stack,
+    service: Service,
+    keys: PathBuf,
+    websocket: u16,
+}
+
+impl Doors {
+    async fn open() -> Self {
+        let websocket = free_port().unwrap();
+        let stack = Stack::start_with_users(|nats| nats.websocket_port = Some(websocket)).await;
+        let keys = stack.folder().join("keys");
+        let (url, seed) = (stack.nats.url_of(User::Door), stack.nats.users().unwrap().issuer_seed());
+        let environment = [
+            ("EZOUT_AUTH", "dev"),
+            ("EZOUT_AUTH_DEV_KEYS", keys.to_str().unwrap()),
+            ("EZOUT_NATS_DOOR_URL", &url),
+            ("EZOUT_NATS_ISSUER_SEED", &seed),
+        ];
+        let service = stack.service_with("serve", &environment).await;
+        Self {
+            stack,
+            service,
+            keys,
+            websocket,
+        }
+    }
+
+    fn token(&self, subject: &str, role: &str, shops: &[&str], lasts: Duration) -> String {
+        let grant = Grant {
+            subject: subject.to_owned(),
+            role: Some(role.to_owned()),
+            shops: shops.iter().map(|shop| (*shop).to_owned()).collect(),
+            shopper_id: None,
+            lasts,
+        };
+        dev::sign(&self.keys, &grant, OffsetDateTime::now_utc()).unwrap()
+    }
+
+    fn merchant(&self, subject: &str, shops: &[&str]) -> String {
+        self.token(subject, "merchant", shops, Duration::from_mins(10))
+    }
+
+    /// Whether somebody with this token comes in.
+    async fn lets_in(&self, token: &str) -> bool {
+        let connected = ConnectOptions::new()
+            .token(token.to_owned())
+            .connect(self.stack.nats.url());
+        connected.await.is_ok()
+    }
+
+    /// Somebody who came in; the service may know members and revocations a moment later than it is ready.
+    async fn watcher(&self, token: &str) -> Watcher {
+        wait_for("the watcher to be let in", async || {
+            Watcher::connect(&self.stack, token).await
+        })
+        .await
+    }
+
+    async fn happens(&self, shop: &str) {
+        let sender = self.token(SENDER, "service", &["*"], Duration::from_mins(10));
+        let answer = reqwest::Client::new()
+            .post(format!("{}/publish/{shop}", self.service.http_url()))
+            .bearer_auth(sender)
+            .json(&event(shop, &session(), 1, "ADD", 1, 2.5, 2.5))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+
+    async fn ended(&self) -> f64 {
+        self.service
+            .metric("ezout_nats_watcher_end_seconds_count")
+            .await
+            .unwrap_or_default()
+    }
+}
+
+struct Watcher {
+    client: Client,
+    complaints: mpsc::UnboundedReceiver<String>,
+    lost: watch::Receiver<bool>,
+}
+
+impl Watcher {
+    async fn connect(stack: &Stack, token: &str) -> Option<Self> {
+        let (complain, complaints) = mpsc::unbounded_channel();
+        let (lose, lost) = watch::channel(false);
+        let client = ConnectOptions::new()
+            .token(token.to_owned())
+            .max_reconnects(1)
+            .event_callback(move |event| {
+                match event {
+                    Event::ServerError(error) => drop(complain.send(error.to_string())),
+                    Event::Disconnected | Event::Closed => drop(lose.send_replace(true)),
+                    _ => {}
+                }
+                std::future::ready(())
+            })
+            .connect(stack.nats.url())
+            .await
+            .ok()?;
+        Some(Self {
+            client,
+            complaints,
+            lost,
+        })
+    }
+
+    async fn subscribe(&self, subject: &str) -> Subscriber {
+        let subscriber = self.client.subscribe(subject.to_owned()).await.unwrap();
+        self.client.flush().await.unwrap();
+        subscriber
+    }
+
+    /// Waits until the server has refused something.
+    async fn refused(&mut self, what: &str) {
+        let expected = format!("Permissions Violation for {what}");
+        loop {
+            let complaint = tokio::time::timeout(Duration::from_mins(1), self.complaints.recv()).await;
+            let complaint = complaint.expect("a complaint").expect("the watcher stays");
+            if complaint.contains(&expected) {
+                return;
+            }
+        }
+    }
+
+    async fn sent_away(&mut self) {
+        self.lost.wait_for(|lost| *lost).await.unwrap();
+    }
+}
+
+fn shop() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_hears_its_shop_and_may_do_nothing_else() {
+    let doors = Doors::open().await;
+    let (own, other) = (shop(), shop());
+    let mut watcher = doors.watcher(&doors.merchant("m", &[&own])).await;
+    let mut hears = watcher.subscribe(&format!("updates.store.{own}")).await;
+
+    let others = format!("updates.store.{other}");
+    for subject in [
+        others.as_str(),
+        "updates.store.*",
+        "updates.>",
+        ">",
+        "checkout.>",
+        "upd.>",
+        "_INBOX.>",
+        "event.ezout.>",
+        "conn.*.token",
+        "$SYS.>",
+        "$SYS.REQ.USER.AUTH",
+    ] {
+        let _silent = watcher.subscribe(subject).await;
+        watcher.refused(&format!("Subscription to \"{subject}\"")).await;
+    }
+    let owns = format!("updates.store.{own}");
+    for subject in [
+        owns.as_str(),
+        "checkout.0.probe",
+        "$JS.API.INFO",
+        "$JS.API.STREAM.INFO.CHECKOUT",
+        "$JS.API.STREAM.DELETE.CHECKOUT",
+        "$SYS.REQ.USER.AUTH",
+        "_INBOX.probe",
+        "whatever",
+    ] {
+        watcher
+            .client
+            .publish(subject.to_owned(), "probe".into())
+            .await
+            .unwrap();
+        watcher.client.flush().await.unwrap();
+        watcher.refused(&format!("Publish to \"{subject}\"")).await;
+    }
+
+    // Of the other shop first, so that what would be heard of it would be heard before.
+    let everybody = doors.token("s", "support", &["*"], Duration::from_mins(10));
+    let mut all = doors.watcher(&everybody).await.subscribe("updates.store.*").await;
+    doors.happens(&other).await;
+    assert!(all.next().await.unwrap().subject.ends_with(&other));
+    doors.happens(&own).await;
+    assert!(all.next().await.unwrap().subject.ends_with(&own));
+    let heard = hears.next().await.unwrap();
+    assert!(heard.subject.ends_with(&own));
+    assert_eq!(doors.service.metric("ezout_nats_watchers").await, Some(2.0));
+    drop((watcher, all));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_do_not_count_let_nobody_in() {
+    let doors = Doors::open().await;
+    let shop = shop();
+    let good = doors.merchant("m", &[&shop]);
+    drop(doors.watcher(&good).await);
+
+    let later = OffsetDateTime::now_utc() - time::Duration::HOUR;
+    let grant = Grant {
+        subject: "m".to_owned(),
+        role: Some("merchant".to_owned()),
+        shops: vec![shop.clone()],
+        shopper_id: None,
+        lasts: Duration::from_mins(10),
+    };
+    let expired = dev::sign(&doors.keys, &grant, later).unwrap();
+    let stranger = dev::sign(&doors.stack.folder().join("other"), &grant, OffsetDateTime::now_utc()).unwrap();
+    let shopper = doors.token("s", "shopper", &[&shop], Duration::from_mins(10));
+    let nowhere = doors.merchant("n", &[]);
+    let mut forged = good.clone();
+    forged.truncate(good.len() - 8);
+    forged += "AAAAAAAA";
+    for token in [&expired, &stranger, &shopper, &nowhere, &forged, "x", "a.b.c"] {
+        assert!(!doors.lets_in(token).await, "{token}");
+    }
+    let long = "a".repeat(3_000);
+    assert!(!doors.lets_in(&long).await);
+    assert!(async_nats::connect(doors.stack.nats.url()).await.is_err(), "no token");
+    // As the password of whatever user, except one of ours.
+    let as_user = async |user: &str| {
+        let options = ConnectOptions::new().user_and_password(user.to_owned(), good.clone());
+        options.connect(doors.stack.nats.url()).await.is_ok()
+    };
+    assert!(as_user("whoever").await);
+    for user in User::ALL {
+        assert!(!as_user(user.name()).await, "{}", user.name());
+    }
+
+    let revoked = doors.merchant("r", &[&shop]);
+    assert!(doors.lets_in(&revoked).await);
+    printed(&doors.stack.ezout(&["revoke", "r"]).await);
+    wait_for("the revocation to be known", async || {
+        (!doors.lets_in(&revoked).await).then_some(())
+    })
+    .await;
+    for reason in [
+        "expired",
+        "unknown_key",
+        "role",
+        "shop",
+        "signature",
+        "malformed",
+        "no_token",
+        "revoked",
+    ] {
+        let series = format!("ezout_refusals_total{{reason=\"{reason}\"}}");
+        assert!(doors.service.metric(&series).await.unwrap() >= 1.0, "{reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_ends_ends_the_connection() {
+    let doors = Doors::open().await;
+    let (first, second) = (shop(), shop());
+
+    let mut stays = doors.watcher(&doors.merchant("stays", &[&first])).await;
+    let mut revoked = doors.watcher(&doors.merchant("revoked", &[&first, &second])).await;
+    printed(&doors.stack.ezout(&["revoke", "revoked"]).await);
+    revoked.sent_away().await;
+
+    // A member who is none any more.
+    let add = ["member", "add", "added", "--role", "merchant", "--shop", &first];
+    printed(&doors.stack.ezout(&add).await);
+    let token = doors.merchant("added", &[]);
+    let mut member = doors.watcher(&token).await;
+    printed(&doors.stack.ezout(&["member", "remove", "added"]).await);
+    member.sent_away().await;
+
+    // A token that ends by itself.
+    let short = doors.token("short", "merchant", &[&first], Duration::from_secs(3));
+    let mut short = doors.watcher(&short).await;
+    short.sent_away().await;
+
+    wait_for("the ends to be counted", async || {
+        (doors.ended().await >= 2.0).then_some(())
+    })
+    .await;
+    let series = "ezout_access_ends_total{door=\"nats\"}";
+    assert_eq!(doors.service.metric(series).await, Some(2.0));
+    assert!(!*stays.lost.borrow_and_update(), "nobody else is sent away");
+    drop((revoked, member, short));
+    let one = async || (doors.service.metric("ezout_nats_watchers").await == Some(1.0)).then_some(());
+    wait_for("those who left to be forgotten", one).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_no_server_is_not_answered() {
+    let doors = Doors::open().await;
+    // The one user who can listen there cannot ask; and what comes by another account is no question.
+    let door = Address::parse(&doors.stack.nats.url_of(User::Door)).unwrap();
+    let client = door.connect("door").await.unwrap();
+    let asking = client.request("$SYS.REQ.USER.AUTH", "{}".into());
+    let answer = tokio::time::timeout(Duration::from_secs(1), asking).await;
+    assert!(answer.is_err() || answer.is_ok_and(|answer| answer.is_err()));
+    assert!(doors.service.readiness().await.unwrap()["ready"] == true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_hears_its_shop_by_websocket_and_nothing_else() {
+    let doors = Doors::open().await;
+    let (own, other) = (shop(), shop());
+    let token = doors.merchant("browser", &[&own]);
+    drop(doors.watcher(&token).await);
+
+    let url = format!("ws://127.0.0.1:{}/", doors.websocket);
+    let (mut socket, _) = tokio_tungstenite::connect_async(&url).await.unwrap();
+    let options = json!({"verbose": false, "pedantic": false, "auth_token": token, "protocol": 1});
+    let lines = format!("CONNECT {options}\r\nSUB updates.store.{own} 1\r\nSUB updates.store.{other} 2\r\nPING\r\n");
+    socket.send(Message::binary(lines.into_bytes())).await.unwrap();
+    let mut heard = String::new();
+    let mut hear = async |part: &str| {
+        while !heard.contains(part) {
+            let frame = socket.next().await.unwrap().unwrap();
+            heard += &String::from_utf8_lossy(&frame.into_data());
+        }
+        heard.clone()
+    };
+    let said = hear("PONG").await;
+    assert!(
+        said.contains(&format!(
+            "Permissions Violation for Subscription to \"updates.store.{other}\""
+        )),
+        "{said}"
+    );
+    doors.happens(&other).await;
+    doors.happens(&own).await;
+    let said = hear(&format!("MSG updates.store.{own} 1 ")).await;
+    assert!(!said.contains(&format!("MSG updates.store.{other}")), "{said}");
+    printed(&doors.stack.ezout(&["revoke", "browser"]).await);
+    while let Some(Ok(_)) = socket.next().await {}
+}
