@@ -248,33 +248,39 @@ async fn open_door(
     Ok(Some((tokio::spawn(admit::run(parts, stop.clone())), stop)))
 }
 
-/// Tries what the user of this process must not do, where it has one of ours; its part in readiness.
+/// Tries what the users of this process must not do, where they are ours; their part in readiness.
 fn rights_check(
     options: &ServiceOptions,
     journal: &Journal,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<health::Check>> {
-    let address = Address::parse(&options.journal.nats_url).context("EZOUT_NATS_URL")?;
-    let Some(user) = address.user().and_then(User::of) else {
+    let mut users = Vec::new();
+    for url in [Some(&options.journal.nats_url), options.admit.door_url.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        let address = Address::parse(url).context("EZOUT_NATS_URL or EZOUT_NATS_DOOR_URL")?;
+        let Some(user) = address.user().and_then(User::of) else {
+            continue;
+        };
+        let (tell, tried) = watch::channel(Tried::default());
+        let (status, stop) = (journal.link().status(), stop.clone());
+        tasks.spawn(async move {
+            let trying = nats::keep_trying(address, user, status, tell);
+            stop.run_until_cancelled(trying).await
+        });
+        users.push((user.name(), tried));
+    }
+    if users.is_empty() {
         return Ok(None);
-    };
-    let (tell, tried) = watch::channel(Tried::default());
-    let (status, stop) = (journal.link().status(), stop.clone());
-    tasks.spawn(async move {
-        let trying = nats::keep_trying(address, user, status, tell);
-        stop.run_until_cancelled(trying).await
-    });
+    }
     Ok(Some(health::Check::new("rights", move || {
-        let name = user.name();
-        match &*tried.borrow() {
-            Tried::Refused => Ok(()),
-            Tried::NotYet => Err(vec![format!("what the NATS user {name} must not do was not tried yet")]),
-            Tried::Allowed(found) => Err(found
-                .iter()
-                .map(|found| format!("the NATS user {name} may {found}; start nats-server with nats/users.conf"))
-                .collect()),
-        }
+        let reasons: Vec<String> = users
+            .iter()
+            .flat_map(|(name, tried)| tried.borrow().reasons(name))
+            .collect();
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     })))
 }
 

@@ -367,6 +367,20 @@ pub enum Tried {
     Allowed(Vec<String>),
 }
 
+impl Tried {
+    /// Why this does not speak for the user of this name; nothing where it does.
+    pub fn reasons(&self, name: &str) -> Vec<String> {
+        match self {
+            Self::Refused => Vec::new(),
+            Self::NotYet => vec![format!("what the NATS user {name} must not do was not tried yet")],
+            Self::Allowed(found) => found
+                .iter()
+                .map(|found| format!("the NATS user {name} may {found}; start nats-server with nats/users.conf"))
+                .collect(),
+        }
+    }
+}
+
 /// Tries what a user must not do, now and each time that the connection is made anew, for as long as it runs.
 pub async fn keep_trying(
     address: Address,

@@ -5,7 +5,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom},
-    os::unix::process::CommandExt as _,
+    os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child as Process, Command, ExitStatus, Stdio},
     sync::{Mutex, OnceLock, PoisonError, mpsc},
@@ -230,7 +230,8 @@ fn open_log(path: &Path) -> io::Result<(File, u64)> {
     if std::fs::metadata(path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
         std::fs::rename(path, path.with_extension("log.old"))?;
     }
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
+    // Resgate writes down the address of NATS with the password in it.
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     let start = file.metadata()?.len();
     Ok((file, start))
 }
