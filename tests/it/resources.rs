@@ -18,7 +18,7 @@
 //! | 9 | resets without a change | `resets_without_a_change_are_told_to_nobody` |
 //! | 10 | crash of the service | `a_projector_that_is_killed_is_healed_without_an_end_told_to_anybody` |
 //! | 11 | the service loses NATS | `what_changes_while_only_the_service_is_cut_off_is_healed_by_one_reset` |
-//! | 12 | Resgate and NATS end | `a_gateway_and_its_nats_may_die_and_come_back` |
+//! | 12 | Resgate and NATS end | `a_gateway_and_its_nats_may_die_and_come_back`, `page::a_page_follows_its_shop_through_the_end_of_its_gateway` |
 //! | 13 | queries that mean the same | `pages::what_means_the_same_has_the_same_query_in_every_answer` |
 //! | 14 | pages follow | `pages::every_page_follows_and_is_asked_for_once`, `pages_of_sessions_are_the_same_for_all_who_mean_the_same_and_follow_what_happens` |
 //! | 15 | a page that could not be told | `pages::a_page_that_could_not_be_read_is_healed_by_a_reset` |
@@ -33,6 +33,7 @@
 
 mod crowd;
 mod lists;
+mod page;
 mod pages;
 mod strict;
 
