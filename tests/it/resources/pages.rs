@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use mongodb::bson::doc;
 use serde_json::{Value, json};
 
-use super::{Shoppers, json_of, rid};
+use super::{Shoppers, json_of, place, rid};
 use crate::support::res_client::ResClient;
 use crate::support::resgate::Resgate;
 use crate::support::{Stack, event, printed, session, system, wait_for};
@@ -88,6 +88,10 @@ async fn every_page_follows_and_is_asked_for_once() {
     for _ in 0..60 {
         shoppers.act(&service).await;
     }
+    let visit = session();
+    let last = event(&shop, &visit, 1, "ADD", 1, 1.5, 1.5);
+    let last = place(&service.publish(&shop, &last).await);
+    service.basket(&shop, &visit, last).await;
     let api = |query: &str| {
         format!(
             "{}/v1/shops/{shop}/{}",
