@@ -12,6 +12,7 @@
 
 mod access;
 mod correct;
+mod list;
 mod model;
 mod route;
 mod shop;
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,6 +44,8 @@ use shop::Asked;
 const MAILBOX: usize = 4_096;
 /// Shops of a partition that have a task at a time; more are asked for by somebody who makes names up.
 const SHOPS_MAX: usize = 10_000;
+/// Requests for which an owner is looked for at a time.
+const PASSING_MAX: usize = 10_000;
 /// How long a process that stops looks for another owner.
 const STOP_WAIT: Duration = Duration::from_millis(700);
 /// How long the owner of a shop is looked for, and for how long a gateway is asked to wait for that.
@@ -92,6 +95,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
         guard,
         partitions,
         owned: Mutex::default(),
+        passing: Arc::new(Semaphore::new(PASSING_MAX)),
         tasks: tasks.clone(),
         stop: stop.clone(),
     }));
@@ -118,6 +122,7 @@ struct Inner {
     guard: Guard,
     partitions: u16,
     owned: Mutex<HashMap<u16, Owned>>,
+    passing: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -209,9 +214,13 @@ impl Presenter {
             return;
         };
         let (presenter, request) = (self.clone(), asked.request);
-        self.0
-            .tasks
-            .spawn(async move { presenter.pass_on(partition, shop, resource, request).await });
+        let Ok(place) = Arc::clone(&self.0.passing).try_acquire_owned() else {
+            return self.answer(&request, Answer::Failure(unavailable())).await;
+        };
+        self.0.tasks.spawn(async move {
+            presenter.pass_on(partition, shop, resource, request).await;
+            drop(place);
+        });
     }
 
     /// Gives a request to the shop's task, which is made if there is none; gives it back if this process is not the owner.

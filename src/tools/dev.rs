@@ -397,11 +397,11 @@ Not for production. Ctrl-C stops everything.
 /// How to see a basket change as a browser does.
 fn through_resgate(addr: SocketAddr) -> String {
     format!(
-        r#"Resgate is at ws://{addr}/ and http://{addr}/api. The shop's open baskets as it has them, now and live (Node 22 or later):
+        r#"Resgate is at ws://{addr}/ and http://{addr}/api. The shop's open baskets as it has them, now and live (Node 20.10 or later):
 
   curl http://{addr}/api/ezout/shop/{EXAMPLE_SHOP}/baskets
 
-  node -e 'const s = new WebSocket("ws://{addr}/"), ask = (id, method, params) => s.send(JSON.stringify({{id, method, params}}));
+  node --experimental-websocket -e 'const s = new WebSocket("ws://{addr}/"), ask = (id, method, params) => s.send(JSON.stringify({{id, method, params}}));
     s.onopen = () => {{ ask(1, "version", {{protocol: "1.2.3"}}); ask(2, "subscribe.ezout.shop.{EXAMPLE_SHOP}.baskets") }};
     s.onmessage = message => console.log(message.data)'
 "#

@@ -5,6 +5,7 @@
 mod abandon;
 mod append;
 mod chaos;
+mod compose;
 mod contracts;
 mod corrections;
 mod doctor;

@@ -6,9 +6,11 @@ use std::path::Path;
 
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-use crate::support::{Stack, System, wait_for};
+use crate::support::resgate::Resgate;
+use crate::support::{Stack, System, event, session, skip, wait_for};
 
 const SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
 /// The visit of the walk.
@@ -18,9 +20,14 @@ fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
+/// How a line begins that follows resources with Node.
+const FOLLOWS: &str = "node --experimental-websocket -e ";
+/// Where the README has Resgate.
+const RESGATE: &str = "127.0.0.1:8080";
+
 /// Whether a line asks something of a running system.
 fn asks(text: &str) -> bool {
-    text.contains("curl ") || text.contains("mongosh ")
+    text.contains("curl ") || text.contains("mongosh ") || text.contains(FOLLOWS)
 }
 
 /// The README's blocks of shell commands that ask something of a running system.
@@ -97,6 +104,46 @@ async fn edit(system: &System, command: &str) {
     wait_for("the edit to be taken", async || (taken().await > before).then_some(())).await;
 }
 
+/// Runs the line that follows a shop's baskets: it prints them first, and then what an event changes.
+async fn follow(system: &System, resgate: &Resgate, command: &str) {
+    let flag = Command::new("node")
+        .args(["--experimental-websocket", "-e", ""])
+        .output()
+        .await;
+    if !flag.is_ok_and(|output| output.status.success()) {
+        skip("node", "there is no Node 20.10 or later on PATH");
+        return;
+    }
+    let here = command.replace(&format!("ws://{RESGATE}/"), &resgate.url());
+    let mut child = Command::new("sh")
+        .args(["-c", &format!("exec {here}")])
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut frames = BufReader::new(child.stdout.take().unwrap()).lines();
+    let list = format!("ezout.shop.{SHOP}.baskets");
+    let visit = session();
+    loop {
+        let frame = frames.next_line().await.unwrap().expect("the line goes on");
+        let frame: Value = serde_json::from_str(&frame).unwrap();
+        if frame["result"]["collections"][&list].is_array() {
+            let added = event(SHOP, &visit, 1, "ADD", 1, 1.5, 1.5);
+            assert_eq!(system.service.publish(SHOP, &added).await.status(), 200);
+        }
+        if frame["event"] == format!("{list}.add") {
+            assert_eq!(
+                frame["data"]["value"]["rid"],
+                format!("ezout.shop.{SHOP}.basket.{visit}")
+            );
+            break;
+        }
+    }
+    // It is none of the README's visits, and leaves the numbers as they were.
+    let ended = event(SHOP, &visit, 2, "CANCEL", 1, 1.5, 1.5);
+    assert_eq!(system.service.publish(SHOP, &ended).await.status(), 200);
+}
+
 /// What became of the corrections of the walk, the newest first, once so many are decided.
 async fn walked(system: &System, count: usize) -> Vec<Value> {
     let path = format!("/v1/shops/{SHOP}/sessions/{VISIT}/corrections");
@@ -121,12 +168,23 @@ async fn every_line_of_the_readme_works_from_top_to_bottom() {
         place.await.unwrap()
     })
     .await;
+    // None where there is none, which has been said.
+    let resgate = Resgate::start(&system.stack).await;
     for block in blocks() {
         for command in commands(&block) {
             if command.starts_with("mongosh ") {
                 edit(system, &command).await;
                 continue;
             }
+            let command = match &resgate {
+                Some(resgate) if command.starts_with(FOLLOWS) => {
+                    follow(system, resgate, &command).await;
+                    continue;
+                }
+                Some(resgate) => command.replace(&format!("http://{RESGATE}/api"), &resgate.api_url()),
+                None if command.contains(RESGATE) => continue,
+                None => command,
+            };
             // A basket follows its event a moment later.
             let mut last = (String::new(), String::new());
             for _ in 0..50 {
