@@ -5,7 +5,7 @@ mod signals;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -144,8 +144,8 @@ pub async fn run(
 
     let becoming_ready = announce(&journal, &views, ready);
     if let Some(listener) = api {
-        let state = api_state(&options, &journal, &views, &metrics, &tasks, &stop).await?;
-        let router = http::router(state.with_access(access));
+        let state = api_state(&options, &journal, &views, access, &metrics, &tasks, &stop).await?;
+        let router = http::router(state);
         let (most, open) = (options.http.http_connections, metrics.http_connections.clone());
         let serving = http::serve::serve(listener, router, most, open, stop.clone());
         tokio::join!(serving, stop.run_until_cancelled(becoming_ready));
@@ -256,10 +256,14 @@ async fn api_state(
     options: &ServiceOptions,
     journal: &Journal,
     views: &Views,
+    access: Access,
     metrics: &Arc<Metrics>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<Api> {
+    let cors = http::cors(&options.http.allowed_origins).map_err(|origin| {
+        anyhow!("EZOUT_ALLOWED_ORIGINS: {origin:?} is no origin; one is such as https://live.example")
+    })?;
     let live = Hub::new(
         Feed::new(journal.link(), metrics).await?,
         views.clone(),
@@ -269,7 +273,9 @@ async fn api_state(
         stop.clone(),
     );
     let (journal, views, metrics) = (journal.clone(), views.clone(), Arc::clone(metrics));
-    Ok(Api::new(journal, Some(views), options.action_id, metrics).with_live(live))
+    let api = Api::new(journal, Some(views), options.action_id, metrics).with_live(live);
+    let api = api.with_access(access).with_cors(cors);
+    Ok(api.with_limits(&options.http.limits, tasks, stop.clone()))
 }
 
 /// The projector's part in readiness.
