@@ -152,6 +152,7 @@ pub(crate) async fn storm(machine: &Machine, plan: &Plan, table: &mut Table) {
         address: service.http,
         connections: CONNECTIONS,
         requests,
+        tokens: Vec::new(),
         warm_up,
         time: plan.time,
         watched: watched(&place, service),
@@ -188,6 +189,65 @@ pub(crate) async fn storm(machine: &Machine, plan: &Plan, table: &mut Table) {
     );
 }
 
+/// Single events of callers who are asked who they are, each with a token of their own, against the same without.
+pub(crate) async fn tokens(machine: &Machine, plan: &Plan, table: &mut Table) {
+    const CONNECTIONS: usize = 256;
+    let work = format!("ingest, {CONNECTIONS} in flight, each with a token");
+    if !plan.wants(&work) {
+        return;
+    }
+    let place = machine.place().await;
+    let folder = place.file("keys");
+    let folder = folder.to_str().expect("the folder's name is a text");
+    let now = time::OffsetDateTime::now_utc();
+    let token = |number: usize| {
+        let grant = ezout::keys::dev::Grant {
+            subject: format!("phone {number}"),
+            lasts: Duration::from_hours(1),
+            ..Default::default()
+        };
+        ezout::keys::dev::sign(folder.as_ref(), &grant, now).expect("a token can be signed")
+    };
+    let all: Vec<String> = (0..CONNECTIONS).map(token).collect();
+    let (mut limit, mut figure) = (None, None);
+    let mut used = Used::default();
+    for _ in 0..ROUNDS {
+        for (options, tokens, side) in [
+            (&[][..], Vec::new(), &mut limit),
+            (
+                &["--auth", "dev", "--auth-dev-keys", folder][..],
+                all.clone(),
+                &mut figure,
+            ),
+        ] {
+            let service = place.start_with("api", options).await;
+            let load = Load {
+                address: service.http,
+                connections: CONNECTIONS,
+                requests: Requests::Singles {
+                    from: fresh_sessions(1_000_000) * ACTIONS,
+                },
+                tokens,
+                warm_up: plan.warm_up,
+                time: fraction(plan.time, ROUNDS),
+                watched: watched(&place, &service),
+            };
+            let done = load.run().await;
+            add(side, done.meter);
+            used = done.used;
+        }
+    }
+    let (limit, figure) = (rate(limit.as_ref()), rate(figure.as_ref()));
+    table.add(&Row {
+        work,
+        figure: figure.to_string(),
+        limit: limit.alone("without tokens"),
+        ratio: figure.per_second / limit.per_second,
+        goal: Goal::AtLeast(0.9),
+        used,
+    });
+}
+
 /// Many events in each request.
 pub(crate) async fn lines(machine: &Machine, plan: &Plan, table: &mut Table) {
     const CONNECTIONS: usize = 4;
@@ -209,6 +269,7 @@ pub(crate) async fn lines(machine: &Machine, plan: &Plan, table: &mut Table) {
                 session: fresh_sessions(1_000_000),
                 lines: LINES,
             },
+            tokens: Vec::new(),
             warm_up: plan.warm_up,
             time: fraction(plan.time, ROUNDS),
             watched: watched(&place, &service),
@@ -235,6 +296,7 @@ async fn singles(place: &Place, service: &Service, connections: usize, plan: &Pl
         address: service.http,
         connections,
         requests,
+        tokens: Vec::new(),
         warm_up,
         time: fraction(plan.time, ROUNDS),
         watched: watched(place, service),

@@ -118,6 +118,7 @@ async fn main() {
     let mut table = Table::default();
     ingest::one_server(&machine, &plan, &mut table).await;
     ingest::storm(&machine, &plan, &mut table).await;
+    ingest::tokens(&machine, &plan, &mut table).await;
     ingest::lines(&machine, &plan, &mut table).await;
     ingest::three_replicas(&machine, &plan, &mut table).await;
     projection::backlog(&machine, &plan, &mut table).await;
