@@ -9,7 +9,8 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates curl \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 ezout
+    && useradd --system --uid 10001 ezout \
+    && install --directory --owner ezout --mode 0700 /var/lib/ezout
 COPY --from=build /source/target/release/ezout /usr/local/bin/ezout
 USER ezout
 EXPOSE 8000 8001

@@ -431,6 +431,20 @@ impl Access {
         self.0.rights.clone()
     }
 
+    /// Measures how long after their revocation somebody was sent away.
+    pub fn sent_away(&self, identity: &Identity) {
+        let (Some(asking), Identity::Known(known)) = (&self.0.asking, identity) else {
+            return;
+        };
+        let rights = self.rights().unwrap_or_default();
+        let of_subject = rights.revoked.get(&Revoked::Subject(known.claims.subject.clone()));
+        let of_token = rights.revoked.get(&Revoked::Token(known.claims.token_id.clone()));
+        if let Some(at) = of_subject.max(of_token) {
+            let took = (OffsetDateTime::now_utc() - *at).as_seconds_f64().max(0.0);
+            asking.metrics.revocation_seconds.observe(took);
+        }
+    }
+
     /// Whether a token still counts that was verified before.
     fn check_claims(&self, claims: &Claims, now: OffsetDateTime) -> Result<(), Refusal> {
         if claims.expires_at <= now {

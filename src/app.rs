@@ -106,7 +106,7 @@ pub async fn run(
     if role.projects() {
         checks.push(projector_check(status.clone()));
     }
-    let admin_router = health::router(Arc::clone(&metrics), checks);
+    let admin_router = health::router(Arc::clone(&metrics), checks, admin_token(&options)?);
     tasks.spawn(http::serve::serve(
         admin,
         admin_router,
@@ -185,6 +185,24 @@ fn check_open(options: &ServiceOptions, role: Role) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// What those have to send who want to know everything of the second address.
+fn admin_token(options: &ServiceOptions) -> anyhow::Result<Option<String>> {
+    let token = options
+        .http
+        .admin_token
+        .as_deref()
+        .map(str::trim)
+        .filter(|token| !token.is_empty());
+    let address = options.http.admin_addr;
+    if token.is_none() && !address.ip().is_loopback() {
+        bail!(
+            "{address} can be reached from elsewhere, and metrics and the reasons of readiness are not for everybody; \
+             set EZOUT_ADMIN_TOKEN to a long random text, or EZOUT_ADMIN_ADDR to an address of this machine such as 127.0.0.1:8001"
+        );
+    }
+    Ok(token.map(str::to_owned))
 }
 
 /// Starts to know who callers are.

@@ -73,6 +73,10 @@ pub struct Config {
     #[arg(long, env = "EZOUT_ADMIN_ADDR", default_value = "127.0.0.1:8001")]
     pub admin_addr: SocketAddr,
 
+    /// What those have to send as `Authorization: Bearer` who want more of the second address than to know whether the process is ready. Needed where it is no address of this machine.
+    #[arg(long, env = "EZOUT_ADMIN_TOKEN", hide_env_values = true)]
+    pub admin_token: Option<String>,
+
     /// Connections to the API that may be open at once; others wait until one ends. Each costs a file descriptor and some 10 KiB.
     /// Without it: 10000.
     #[arg(long, env = "EZOUT_HTTP_CONNECTIONS", default_value_t = 10_000)]

@@ -56,6 +56,10 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// When a reset is repeated after a take-over: an owner that did not know yet that it had lost its lease may have spoken last.
 const AGAIN_AFTER: Duration = Duration::from_secs(7);
 
+/// When a reset is repeated after answers may have been lost with the connection or with the owner before: a gateway that still
+/// waits for one passes over a reset, so this is longer than it is told to wait.
+const LOST_AGAIN: Duration = Duration::from_secs(20);
+
 /// What presenting needs; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Parts {
@@ -350,7 +354,7 @@ impl Presenter {
             let wanted = projects.borrow_and_update().clone();
             if self.take_over(&wanted).await {
                 let now = Instant::now();
-                resets = vec![now + SETTLE, now + AGAIN_AFTER];
+                resets = vec![now + SETTLE, now + AGAIN_AFTER, now + LOST_AGAIN];
             }
             let next = resets.first().copied();
             tokio::select! {

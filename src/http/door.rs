@@ -69,7 +69,8 @@ impl Route {
         let guard = move |State(api): State<Api>, path: ShopPath, request: Request, next: Next| async move {
             pass(&api, door, path, request, next).await
         };
-        self.answers.layer(middleware::from_fn_with_state(api.clone(), guard))
+        self.answers
+            .route_layer(middleware::from_fn_with_state(api.clone(), guard))
     }
 }
 

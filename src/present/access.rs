@@ -155,10 +155,14 @@ impl Guard {
     /// Looks whether what a connection was given still counts, and takes it away if not.
     async fn renew(&self, cid: &str, body: &Body<'_>) -> Answer {
         let now = OffsetDateTime::now_utc();
-        let still = identity(&self.0.access, body).and_then(|identity| self.0.access.check(&identity, now));
+        let found = identity(&self.0.access, body);
+        let still = found.clone().and_then(|identity| self.0.access.check(&identity, now));
         match still {
             Ok(()) => Answer::Result("null".to_owned()),
             Err(refusal) => {
+                if let (Refusal::Revoked, Ok(identity)) = (&refusal, &found) {
+                    self.0.access.sent_away(identity);
+                }
                 self.0.metrics.refusals.with_label_values(&[refusal.word()]).inc();
                 self.0.metrics.access_ends.with_label_values(&["resgate"]).inc();
                 self.give(cid, None).await

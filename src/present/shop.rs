@@ -24,7 +24,7 @@ use super::correct::correct;
 use super::list::{Key, LIST_MAX, List, Step};
 use super::model::{self, Model};
 use super::route::Resource;
-use super::{OWNER_WAIT_TOLD, Parts, unavailable};
+use super::{LOST_AGAIN, OWNER_WAIT_TOLD, Parts, unavailable};
 use crate::core::basket::Status;
 use crate::core::error_chain;
 use crate::core::id::{BasketId, SessionId, ShopId};
@@ -38,8 +38,6 @@ const FLUSH_PAUSE: Duration = Duration::from_millis(50);
 const SLOW_PAUSE: Duration = Duration::from_secs(1);
 /// How often gateways are asked to ask again, about; a shop that is not asked for twice as long has nobody left.
 const RESET_INTERVAL: Duration = Duration::from_mins(5);
-/// When a reset is repeated after the connection was lost: longer than gateways are told to wait for an answer.
-const LOST_AGAIN: Duration = Duration::from_secs(20);
 /// How often the numbers of today are looked at without a reason, since a day may have ended.
 const SUMMARY_INTERVAL: Duration = Duration::from_mins(1);
 /// How long what is asked may wait for MongoDB.
@@ -361,7 +359,6 @@ impl Presented {
         if is_up && (self.is_unsure || self.reset_at <= Instant::now()) {
             self.reset_at = Instant::now() + jittered(RESET_INTERVAL);
             if std::mem::take(&mut self.lost_answers) {
-                // A gateway that still waits for an answer which was lost passes over this reset, so there is another when it waits no more.
                 self.reset_at = Instant::now() + LOST_AGAIN;
             }
             self.is_unsure = false;

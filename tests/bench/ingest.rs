@@ -12,7 +12,7 @@ use crate::table::{Goal, Row, Table};
 use crate::{Plan, fraction};
 
 /// All sides are measured in turns, so that what else the machine does meets each of them.
-const ROUNDS: u32 = 2;
+pub(crate) const ROUNDS: u32 = 2;
 /// Events in a request with many, and in an atomic batch of the largest size.
 const LINES: u64 = 1_000;
 
@@ -189,65 +189,6 @@ pub(crate) async fn storm(machine: &Machine, plan: &Plan, table: &mut Table) {
     );
 }
 
-/// Single events of callers who are asked who they are, each with a token of their own, against the same without.
-pub(crate) async fn tokens(machine: &Machine, plan: &Plan, table: &mut Table) {
-    const CONNECTIONS: usize = 256;
-    let work = format!("ingest, {CONNECTIONS} in flight, each with a token");
-    if !plan.wants(&work) {
-        return;
-    }
-    let place = machine.place().await;
-    let folder = place.file("keys");
-    let folder = folder.to_str().expect("the folder's name is a text");
-    let now = time::OffsetDateTime::now_utc();
-    let token = |number: usize| {
-        let grant = ezout::keys::dev::Grant {
-            subject: format!("phone {number}"),
-            lasts: Duration::from_hours(1),
-            ..Default::default()
-        };
-        ezout::keys::dev::sign(folder.as_ref(), &grant, now).expect("a token can be signed")
-    };
-    let all: Vec<String> = (0..CONNECTIONS).map(token).collect();
-    let (mut limit, mut figure) = (None, None);
-    let mut used = Used::default();
-    for _ in 0..ROUNDS {
-        for (options, tokens, side) in [
-            (&[][..], Vec::new(), &mut limit),
-            (
-                &["--auth", "dev", "--auth-dev-keys", folder][..],
-                all.clone(),
-                &mut figure,
-            ),
-        ] {
-            let service = place.start_with("api", options).await;
-            let load = Load {
-                address: service.http,
-                connections: CONNECTIONS,
-                requests: Requests::Singles {
-                    from: fresh_sessions(1_000_000) * ACTIONS,
-                },
-                tokens,
-                warm_up: plan.warm_up,
-                time: fraction(plan.time, ROUNDS),
-                watched: watched(&place, &service),
-            };
-            let done = load.run().await;
-            add(side, done.meter);
-            used = done.used;
-        }
-    }
-    let (limit, figure) = (rate(limit.as_ref()), rate(figure.as_ref()));
-    table.add(&Row {
-        work,
-        figure: figure.to_string(),
-        limit: limit.alone("without tokens"),
-        ratio: figure.per_second / limit.per_second,
-        goal: Goal::AtLeast(0.9),
-        used,
-    });
-}
-
 /// Many events in each request.
 pub(crate) async fn lines(machine: &Machine, plan: &Plan, table: &mut Table) {
     const CONNECTIONS: usize = 4;
@@ -307,18 +248,18 @@ async fn singles(place: &Place, service: &Service, connections: usize, plan: &Pl
     [first, again]
 }
 
-fn watched(place: &Place, service: &Service) -> Watched {
+pub(crate) fn watched(place: &Place, service: &Service) -> Watched {
     vec![("nats", place.nats_ids()), ("ezout", vec![service.id()])]
 }
 
-fn add(sum: &mut Option<Meter>, meter: Meter) {
+pub(crate) fn add(sum: &mut Option<Meter>, meter: Meter) {
     match sum {
         Some(sum) => sum.add(&meter),
         None => *sum = Some(meter),
     }
 }
 
-fn rate(meter: Option<&Meter>) -> Rate {
+pub(crate) fn rate(meter: Option<&Meter>) -> Rate {
     meter.expect("each side was measured").rate(ROUNDS)
 }
 

@@ -167,6 +167,14 @@ impl Place {
         tasks.wait().await;
     }
 
+    /// Where its views are.
+    pub(crate) fn views(&self) -> ezout::views::Config {
+        ezout::views::Config {
+            uri: self.mongodb_uri.clone(),
+            database: self.database.name().to_owned(),
+        }
+    }
+
     /// Starts the service in a role, and waits until it is ready.
     pub(crate) async fn start(&self, role: &str) -> Service {
         self.start_with(role, &[]).await
