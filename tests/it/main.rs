@@ -7,6 +7,7 @@ mod append;
 mod chaos;
 mod contracts;
 mod corrections;
+mod dev;
 mod doctor;
 mod edits;
 mod fuzz;
