@@ -29,7 +29,7 @@ use super::servers::{
     Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, ResgateOptions, ResgateServer,
     ServersError, is_free,
 };
-use super::{complain, say, simulate};
+use super::{complain, say, simulate, tail};
 use crate::access::Anonymous;
 use crate::app::{self, Role, StopSignals};
 use crate::config::ServiceOptions;
@@ -463,6 +463,10 @@ impl Shown<'_> {
         let filled = token.map(|token| format!("#token={token}")).unwrap_or_default();
         let (sending, sends, bearer) = (self.sending(), self.sends(), self.bearer());
         let looking = self.looking(&program, token);
+        let nats = match nats_url.as_str() {
+            tail::NATS_URL => String::new(),
+            url => format!(" --nats-url {}", quoted(url.as_ref())),
+        };
         format!(
             r"
 EzOut is running. {shoppers}
@@ -487,7 +491,7 @@ Send an event, as a shopper's phone does{sending}:
 
 That shop's updates, as any subscriber of NATS has them:
 
-  {program} tail {EXAMPLE_SHOP}
+  {program} tail {EXAMPLE_SHOP}{nats}
 
 {live}
 The data is in {data}/ and is there again at the next start; logs are in {data}/logs/.

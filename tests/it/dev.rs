@@ -85,40 +85,6 @@ impl Dev {
         commands.map(|command| command.trim().to_owned()).collect()
     }
 
-    fn nats_url(&self) -> &str {
-        let (_, rest) = self.banner.split_once("NATS, MongoDB      ").unwrap();
-        rest.split_whitespace().next().unwrap()
-    }
-
-    /// Runs a line in a shell, as its user would who has typed `export TOKEN=` before.
-    fn shell(&self, command: &str, token: &str) -> Command {
-        let mut shell = Command::new("sh");
-        // The status is the last line of what curl prints.
-        let curl = "curl() { command curl -sS --max-time 5 -w '\\n%{http_code}' \"$@\"; }";
-        shell
-            .args(["-c", &format!("{curl}\n{command}\n")])
-            .env("TOKEN", token)
-            // Else it would ask the servers of whoever tries something on this machine.
-            .env("EZOUT_NATS_URL", self.nats_url())
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        shell
-    }
-
-    /// What a line prints that ends.
-    async fn printed(&self, command: &str, token: &str) -> String {
-        let output = self.shell(command, token).output().await.unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    /// What a line prints that goes on.
-    fn following(&self, command: &str, token: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
-        let mut shell = self.shell(&format!("exec {command}"), token);
-        let mut child = shell.stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        (child, lines)
-    }
-
     /// Tries every line; `token` is that of the line that makes one known. Answers how many there were.
     async fn try_all(&self) -> usize {
         let mut token = String::new();
@@ -127,16 +93,16 @@ impl Dev {
             if let Some(made) = command.strip_prefix(EXPORT) {
                 made.clone_into(&mut token);
             } else if command.starts_with("curl ") {
-                self.ask(command, &token).await;
+                Self::ask(command, &token).await;
             } else if command.starts_with(FOLLOWS) {
-                self.follow(command, &token).await;
+                Self::follow(command, &token).await;
             } else if command.contains(" token ") {
                 // Another one is as good for looking.
-                let other = self.printed(command, "").await;
+                let other = printed(command, "").await;
                 let basket = commands.iter().find(|command| command.contains("/basket")).unwrap();
-                self.ask(basket, other.trim()).await;
+                Self::ask(basket, other.trim()).await;
             } else if command.contains(" tail ") {
-                self.tail(command, &commands[0]).await;
+                Self::tail(command, &commands[0]).await;
             } else {
                 assert!(command.starts_with("go install "), "what is {command}?");
             }
@@ -145,16 +111,16 @@ impl Dev {
     }
 
     /// Runs a line of curl, if it carries a token also without it.
-    async fn ask(&self, command: &str, token: &str) {
+    async fn ask(command: &str, token: &str) {
         // The basket, and the first of all events, come a moment later.
         wait_for(command, async || {
-            let printed = self.printed(command, token).await;
+            let printed = printed(command, token).await;
             let stream = command.contains("/updates") && printed.contains("event: hello");
             (printed.ends_with("\n200") || stream).then_some(())
         })
         .await;
         if command.contains(BEARER) {
-            let printed = self.printed(&command.replace(BEARER, ""), "").await;
+            let printed = printed(&command.replace(BEARER, ""), "").await;
             assert!(
                 printed.ends_with("\n401"),
                 "without a token {command}\nprints {printed}"
@@ -163,18 +129,17 @@ impl Dev {
     }
 
     /// Runs the line that prints updates, until it has printed one.
-    async fn tail(&self, command: &str, sends: &str) {
-        let (_child, mut lines) = self.following(command, "");
+    async fn tail(command: &str, sends: &str) {
+        let (_child, mut lines) = following(command, "");
         let mut number = 200;
         let line = wait_for("an update", async || {
             number += 1;
             // Another action each time; the same would have no update.
-            let printed = self
-                .printed(
-                    &sends.replace("\"action_id\":101", &format!("\"action_id\":{number}")),
-                    "",
-                )
-                .await;
+            let printed = printed(
+                &sends.replace("\"action_id\":101", &format!("\"action_id\":{number}")),
+                "",
+            )
+            .await;
             assert!(printed.ends_with("\n200"), "{printed}");
             let line = tokio::time::timeout(Duration::from_millis(500), lines.next_line()).await;
             line.ok()?.unwrap()
@@ -185,7 +150,7 @@ impl Dev {
     }
 
     /// Runs the line that follows the baskets with Node, until it has printed them.
-    async fn follow(&self, command: &str, token: &str) {
+    async fn follow(command: &str, token: &str) {
         let flag = Command::new("node")
             .args(["--experimental-websocket", "-e", ""])
             .output();
@@ -193,7 +158,7 @@ impl Dev {
             skip("node", "there is no Node 20.10 or later on PATH");
             return;
         }
-        let (_child, mut lines) = self.following(command, token);
+        let (_child, mut lines) = following(command, token);
         loop {
             let line = tokio::time::timeout(PATIENCE, lines.next_line())
                 .await
@@ -209,6 +174,33 @@ impl Dev {
     fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
+}
+
+/// Runs a line in a shell, as its user would who has typed `export TOKEN=` before.
+fn shell(command: &str, token: &str) -> Command {
+    let mut shell = Command::new("sh");
+    // The status is the last line of what curl prints.
+    let curl = "curl() { command curl -sS --max-time 5 -w '\\n%{http_code}' \"$@\"; }";
+    shell
+        .args(["-c", &format!("{curl}\n{command}\n")])
+        .env("TOKEN", token)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    shell
+}
+
+/// What a line prints that ends.
+async fn printed(command: &str, token: &str) -> String {
+    let output = shell(command, token).output().await.unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What a line prints that goes on.
+fn following(command: &str, token: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut shell = shell(&format!("exec {command}"), token);
+    let mut child = shell.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, lines)
 }
 
 #[tokio::test]
