@@ -34,7 +34,7 @@ use self::token::Token;
 use crate::metrics::Metrics;
 
 pub use self::claims::Claims;
-pub use self::config::{Algorithm, Config, ConfigError, Mode};
+pub use self::config::{Algorithm, Config, ConfigError, DEV_KEYS, Mode};
 pub use self::refused::Refused;
 
 /// Longest token in bytes. It is measured before anything of it is read.
@@ -87,7 +87,7 @@ impl Keys {
     ) -> Result<Self, ConfigError> {
         let (rules, source) = config.read()?;
         let set = match config.mode() {
-            Mode::Dev => KeySet::fixed(dev::KeyPair::open(&config.dev_keys)?.public()),
+            Mode::Dev => KeySet::fixed(dev::KeyPair::open(config.dev_keys())?.public()),
             _ => KeySet::default(),
         };
         let keys = Self::of(rules, set, metrics, source.is_some());

@@ -6,6 +6,9 @@ use futures::StreamExt as _;
 use crate::core::id::ShopId;
 use crate::tools::say;
 
+/// Where NATS is if nobody says where.
+pub(super) const NATS_URL: &str = "nats://127.0.0.1:4222";
+
 /// Options of `ezout tail`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -15,7 +18,7 @@ pub struct Args {
     #[arg(
         long,
         env = "EZOUT_NATS_URL",
-        default_value = "nats://127.0.0.1:4222",
+        default_value = NATS_URL,
         hide_env_values = true
     )]
     pub nats_url: String,

@@ -8,6 +8,7 @@ mod chaos;
 mod compose;
 mod contracts;
 mod corrections;
+mod dev;
 mod doctor;
 mod edits;
 mod fuzz;

@@ -134,7 +134,7 @@ fn config(mode: Mode) -> Config {
         algorithms: vec![Algorithm::Rs256],
         claim: None,
         keys_url: None,
-        dev_keys: PathBuf::from("no such folder"),
+        dev_keys: Some(PathBuf::from("no such folder")),
     }
 }
 
@@ -589,7 +589,7 @@ async fn the_command_makes_tokens_that_a_process_of_the_same_machine_accepts() {
     let merchant = &["--role", "merchant", "--shop", SHOP, "--subject", "ada", "--for", "10m"][..];
     let made = join_all((0..4).map(|_| token(merchant, &[]))).await;
     let process = Process::start(&Config {
-        dev_keys: keys.clone(),
+        dev_keys: Some(keys.clone()),
         ..config(Mode::Dev)
     });
     let now = OffsetDateTime::now_utc();
@@ -611,7 +611,7 @@ async fn the_command_makes_tokens_that_a_process_of_the_same_machine_accepts() {
 
     // Another machine's.
     let other = Process::start(&Config {
-        dev_keys: folder.path().join("other"),
+        dev_keys: Some(folder.path().join("other")),
         ..config(Mode::Dev)
     });
     let text = printed(&made[0]);
