@@ -4,8 +4,11 @@
 //! there and is not known here fails by its name.
 
 mod browsers;
+mod faults;
 mod guarded;
+mod hostile;
 mod matrix;
+mod names;
 mod resources;
 mod sending;
 mod streams;
