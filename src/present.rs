@@ -27,10 +27,12 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::access::Access;
 use crate::core::event::ActionIdMeaning;
-use crate::core::id::{ShopId, partition_of};
+use crate::core::id::{SessionId, ShopId, partition_of};
+use crate::core::policy::Verb;
 use crate::core::retry::Backoff;
 use crate::journal::{self, Journal};
 use crate::metrics::Metrics;
@@ -77,6 +79,12 @@ pub struct Parts {
     pub projects: watch::Receiver<BTreeSet<u16>>,
     /// The process's series.
     pub metrics: Arc<Metrics>,
+}
+
+/// What follows the shop in the name of each resource, and its methods with what they take. To see any takes [`Verb::Look`].
+pub fn resources() -> Vec<(&'static str, &'static [(&'static str, Verb)])> {
+    let all = Resource::all(SessionId::from(Uuid::nil())).into_iter();
+    all.map(|resource| (resource.word(), resource.methods())).collect()
 }
 
 /// Presents until `stop`.

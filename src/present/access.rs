@@ -142,6 +142,10 @@ impl Guard {
             }
             // Without a token a client is nobody, which is no failure before it asks for something.
             Err(Refusal::NoToken) => self.give(cid, None).await,
+            // Nothing was learned about them, so they stay who they are.
+            Err(refusal @ (Refusal::Token(Refused::KeysUnavailable) | Refusal::Unavailable)) => {
+                Answer::Failure(self.failure(&refusal, body.is_http))
+            }
             Err(refusal) => {
                 let failure = self.failure(&refusal, body.is_http);
                 match self.give(cid, None).await {

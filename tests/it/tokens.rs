@@ -2,7 +2,7 @@
 //!
 //! `servers/install --with-pyjwt` brings the library; `tests/tokens/tokens.py` makes the tokens.
 
-mod issuer;
+pub mod issuer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,15 +31,15 @@ use crate::support::{printed, refused, skip, wait_for};
 
 /// Where `servers/install --with-pyjwt` puts what starts Python with it.
 const PYTHON: &str = ".servers/bin/pyjwt";
-const PROJECT: &str = "shop-1a2b";
-const SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
+pub const PROJECT: &str = "shop-1a2b";
+pub const SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
 const RIGHTS: &str = "https://ezout.example/rights";
 
 /// What the library made.
 #[derive(Deserialize)]
-struct Made {
+pub struct Made {
     sets: BTreeMap<String, Value>,
-    tokens: BTreeMap<String, String>,
+    pub tokens: BTreeMap<String, String>,
     server: Server,
     #[serde(skip, default = "OffsetDateTime::now_utc")]
     now: OffsetDateTime,
@@ -54,7 +54,7 @@ struct Server {
 
 impl Made {
     /// Makes everything; `None` where the library is not there.
-    async fn make(issuer: Option<&str>) -> Option<Self> {
+    pub async fn make(issuer: Option<&str>) -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         if !root.join(PYTHON).exists() {
             let why = format!("{PYTHON} is not there; `servers/install --with-pyjwt` brings it");
@@ -75,11 +75,11 @@ impl Made {
         })
     }
 
-    fn set(&self, name: &str) -> Behaviour {
+    pub fn set(&self, name: &str) -> Behaviour {
         Behaviour::answer(&self.sets[name].to_string())
     }
 
-    fn token(&self, name: &str) -> &str {
+    pub fn token(&self, name: &str) -> &str {
         &self.tokens[name]
     }
 }
@@ -139,7 +139,7 @@ fn config(mode: Mode) -> Config {
 }
 
 /// What becomes of each token of `tokens.py` that is not right. Every one of them is listed.
-const HOSTILE: &[(&str, &[&str])] = &[
+pub const HOSTILE: &[(&str, &[&str])] = &[
     ("expired", &["expired", "expires now"]),
     (
         "not_yet_valid",
