@@ -120,7 +120,7 @@ async fn edit(system: &System, command: &str) {
 }
 
 /// Runs the line that follows a shop's baskets: it prints them first, and then what an event changes.
-async fn follow(system: &System, resgate: &Resgate, command: &str) {
+async fn follow(system: &System, resgate: &Resgate, command: &str, token: &str) {
     let flag = Command::new("node")
         .args(["--experimental-websocket", "-e", ""])
         .output()
@@ -132,6 +132,7 @@ async fn follow(system: &System, resgate: &Resgate, command: &str) {
     let here = command.replace(&format!("ws://{RESGATE}/"), &resgate.url());
     let mut child = Command::new("sh")
         .args(["-c", &format!("exec {here}")])
+        .env("TOKEN", token)
         .stdout(std::process::Stdio::piped())
         .kill_on_drop(true)
         .spawn()
@@ -220,19 +221,19 @@ async fn every_line_of_the_readme_works_from_top_to_bottom() {
                 made(system, &keys, &format!("token {options}")).await;
                 continue;
             }
-            if command.contains(BEARER) {
-                let (status, told) = run(system, &command.replace(BEARER, ""), &token).await;
-                assert_eq!(status, "401", "without a token {command}\nis answered {told}");
-            }
             let command = match &resgate {
                 Some(resgate) if command.starts_with(FOLLOWS) => {
-                    follow(system, resgate, &command).await;
+                    follow(system, resgate, &command, &token).await;
                     continue;
                 }
                 Some(resgate) => command.replace(&format!("http://{RESGATE}/api"), &resgate.api_url()),
                 None if command.contains(RESGATE) => continue,
                 None => command,
             };
+            if command.contains(BEARER) {
+                let (status, told) = run(system, &command.replace(BEARER, ""), &token).await;
+                assert_eq!(status, "401", "without a token {command}\nis answered {told}");
+            }
             // A basket follows its event a moment later.
             let mut last = (String::new(), String::new());
             for _ in 0..50 {
