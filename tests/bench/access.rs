@@ -68,11 +68,7 @@ pub(crate) async fn tokens(machine: &Machine, plan: &Plan, table: &mut Table) {
     for _ in 0..ROUNDS {
         for (options, tokens, side) in [
             (&[][..], Vec::new(), &mut limit),
-            (
-                &["--auth", "dev", "--auth-dev-keys", folder][..],
-                all.clone(),
-                &mut figure,
-            ),
+            (&asking[..], all.clone(), &mut figure),
         ] {
             let service = place.start_with("api", options).await;
             let load = Load {
