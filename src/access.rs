@@ -334,6 +334,20 @@ impl Access {
         }
     }
 
+    /// Where somebody may do anything now.
+    pub fn shops(&self, identity: &Identity) -> Shops {
+        match identity {
+            Identity::Known(known) => {
+                let rights = self.rights();
+                match rights.as_ref().and_then(|rights| rights.members.get(known.subject())) {
+                    None => known.caller.shops.clone(),
+                    Some(member) => known.as_member(member).shops,
+                }
+            }
+            Identity::Anybody | Identity::Anonymous => Shops::All,
+        }
+    }
+
     /// Whether somebody may do that now.
     ///
     /// # Errors

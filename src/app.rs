@@ -116,7 +116,7 @@ pub async fn run(
     ));
 
     let access = start_access(&options, &views, &metrics, &tasks, &stop_journal)?;
-    let presenter = start_presenting(&options, &journal, &views, &access, &status, &metrics).await?;
+    let presenter = start_presenting(&options, role, &journal, &views, &access, &status, &metrics).await?;
     let projector = role.projects().then(|| {
         let parts = Parts {
             journal: journal.clone(),
@@ -248,6 +248,7 @@ fn start_correcting(
 /// Starts presenting resources to Resgate, and answers how to stop it.
 async fn start_presenting(
     options: &ServiceOptions,
+    role: Role,
     journal: &Journal,
     views: &Views,
     access: &Access,
@@ -259,6 +260,8 @@ async fn start_presenting(
         gateway: gateway.context("EZOUT_NATS_URL")?,
         views: views.clone(),
         access: access.clone(),
+        // A part that was not told whom to believe must not believe everybody in the name of those that were.
+        takes_requests: access.asks() || role.serves_http(),
         journal: journal.clone(),
         action_id: options.action_id,
         projects: status.owned(),

@@ -102,7 +102,7 @@ struct Parts {
     live: Option<Hub>,
     access: Access,
     limits: Limits,
-    cors: CorsLayer,
+    cors: Option<CorsLayer>,
     meaning: ActionIdMeaning,
     metrics: Arc<Metrics>,
     /// Partitions of the journal when it was last seen; 0 before that.
@@ -119,7 +119,7 @@ impl Api {
             live: None,
             access: Access::off(),
             limits: Limits::none(),
-            cors: CorsLayer::new(),
+            cors: None,
             meaning,
             metrics,
             partitions: AtomicU16::new(0),
@@ -156,7 +156,7 @@ impl Api {
 
     /// Lets pages of other origins use the API. Called before the routes are made; without it none may.
     #[must_use]
-    pub fn with_cors(mut self, cors: CorsLayer) -> Self {
+    pub fn with_cors(mut self, cors: Option<CorsLayer>) -> Self {
         let parts = Arc::get_mut(&mut self.0).expect("nobody has a clone before the routes are made");
         parts.cors = cors;
         self
@@ -281,14 +281,16 @@ pub fn router(api: Api) -> Router {
     for route in routes() {
         router = router.route(route.path, route.guarded(&api));
     }
-    let cors = api.0.cors.clone();
-    router
+    let mut router = router
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_method)
         .layer(CatchPanicLayer::custom(after_panic))
-        .layer(middleware::map_response(harden))
-        .layer(cors)
-        .with_state(api)
+        .layer(middleware::map_response(harden));
+    // It answers every OPTIONS, which nobody asks where no other page may use the API.
+    if let Some(cors) = api.0.cors.clone() {
+        router = router.layer(cors);
+    }
+    router.with_state(api)
 }
 
 /// What browsers are told about every answer: it is of the type that it says, is shown in no frame, and where it came
@@ -301,18 +303,18 @@ async fn harden(mut response: Response) -> Response {
     response
 }
 
-/// Which pages of other origins may use the API.
+/// Which pages of other origins may use the API; nothing if none may.
 ///
 /// # Errors
 /// The origin that is none.
-pub fn cors(origins: &[String]) -> Result<CorsLayer, String> {
+pub fn cors(origins: &[String]) -> Result<Option<CorsLayer>, String> {
     let origins: Vec<&str> = origins
         .iter()
         .map(|origin| origin.trim())
         .filter(|origin| !origin.is_empty())
         .collect();
     if origins.is_empty() {
-        return Ok(CorsLayer::new());
+        return Ok(None);
     }
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::POST])
@@ -332,7 +334,7 @@ pub fn cors(origins: &[String]) -> Result<CorsLayer, String> {
         ])
         .max_age(CORS_AGE);
     if origins == ["*"] {
-        return Ok(layer.allow_origin(cors::Any));
+        return Ok(Some(layer.allow_origin(cors::Any)));
     }
     let parse = |origin: &&str| {
         let is_origin = origin.split_once("://").is_some_and(|(scheme, host)| {
@@ -344,7 +346,7 @@ pub fn cors(origins: &[String]) -> Result<CorsLayer, String> {
             .ok_or_else(|| (*origin).to_owned())
     };
     let origins: Vec<HeaderValue> = origins.iter().map(parse).collect::<Result<_, _>>()?;
-    Ok(layer.allow_origin(origins))
+    Ok(Some(layer.allow_origin(origins)))
 }
 
 async fn index(State(api): State<Api>) -> Html<&'static str> {

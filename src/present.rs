@@ -71,6 +71,8 @@ pub struct Parts {
     pub views: Views,
     /// Who may see and do what.
     pub access: Access,
+    /// Whether this process takes what gateways ask, and so decides who may; without it only what others pass on, who did.
+    pub takes_requests: bool,
     /// What has all events.
     pub journal: Journal,
     /// What `action_id` means.
@@ -119,7 +121,11 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
         let leads = || watching.owned().contains_key(&0);
         watching.0.stop.run_until_cancelled(watching.0.guard.watch(leads)).await;
     });
-    presenter.take_requests().await;
+    if presenter.0.parts.takes_requests {
+        presenter.take_requests().await;
+    } else {
+        stop.cancelled().await;
+    }
     tasks.close();
     tasks.wait().await;
 }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 use crate::support::resgate::Resgate;
-use crate::support::{Service, Stack, System, event, printed, session, skip, wait_for};
+use crate::support::{Stack, System, event, printed, session, skip, wait_for};
 
 const SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
 /// The visit of the walk.
@@ -170,12 +170,18 @@ async fn made(system: &System, keys: &str, line: &str) -> String {
     token
 }
 
+/// What somebody with this token is answered.
+async fn got(system: &System, token: &str, path: &str) -> Value {
+    let url = format!("{}{path}", system.http_url());
+    let answer = reqwest::Client::new().get(url).bearer_auth(token).send().await.unwrap();
+    answer.json().await.unwrap()
+}
+
 /// What became of the corrections of the walk, the newest first, once so many are decided.
-async fn walked(open: &Service, count: usize) -> Vec<Value> {
+async fn walked(system: &System, token: &str, count: usize) -> Vec<Value> {
     let path = format!("/v1/shops/{SHOP}/sessions/{VISIT}/corrections");
     wait_for("the corrections of the walk", async || {
-        let answer = reqwest::get(format!("{}{path}", open.http_url())).await.unwrap();
-        let list: Value = answer.json().await.unwrap();
+        let list = got(system, token, &path).await;
         let filed = list["corrections"].as_array()?.clone();
         let decided = |filed: &&Value| ["applied", "rejected"].contains(&filed["state"].as_str().unwrap());
         (filed.iter().filter(decided).count() == count).then_some(filed)
@@ -195,8 +201,6 @@ async fn every_line_of_the_readme_works_from_top_to_bottom() {
         ("EZOUT_AUTH_ANONYMOUS", "append"),
     ];
     let service = stack.service_with("serve", &environment).await;
-    // Another process, which asks nobody, says what came of it.
-    let open = stack.service("api").await;
     let mut token = String::new();
     let system = &System { stack, service };
     wait_for("edits to be followed", async || {
@@ -249,8 +253,9 @@ async fn every_line_of_the_readme_works_from_top_to_bottom() {
             );
         }
     }
+    let token = made(system, &keys, &format!("token --role admin --shop {SHOP}")).await;
     // The walk led to where the README says.
-    let told: Vec<Value> = walked(&open, 4)
+    let told: Vec<Value> = walked(system, &token, 4)
         .await
         .iter()
         .map(|filed| json!([filed["source"], filed["state"], filed["rejection"]["code"]]))
@@ -264,8 +269,9 @@ async fn every_line_of_the_readme_works_from_top_to_bottom() {
             ["api", "applied", null]
         ])
     );
-    let last = walked(&open, 4).await[0]["sequence"].as_u64().unwrap();
-    let basket = open.basket(SHOP, VISIT, last).await;
+    let last = walked(system, &token, 4).await[0]["sequence"].as_u64().unwrap();
+    let path = format!("/v1/shops/{SHOP}/sessions/{VISIT}/basket?min_sequence={last}");
+    let basket = got(system, &token, &path).await;
     assert_eq!(
         (&basket["total"], &basket["item_count"]),
         (&json!(15.0), &json!(5)),
@@ -273,11 +279,7 @@ async fn every_line_of_the_readme_works_from_top_to_bottom() {
     );
     // What they recorded is there.
     wait_for("the README's basket", async || {
-        let url = format!(
-            "{}/v1/shops/123e4567-e89b-42d3-a456-426614174000/summary",
-            open.http_url()
-        );
-        let summary: serde_json::Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        let summary = got(system, &token, &format!("/v1/shops/{SHOP}/summary")).await;
         (summary["open_baskets"].as_u64()? >= 1).then_some(())
     })
     .await;

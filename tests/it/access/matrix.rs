@@ -132,6 +132,7 @@ fn request(method: &Method, path: &str, shop: &str, of: &Stocked, number: i64) -
             "GET",
             "/v1/shops/{shop}/baskets"
             | "/v1/shops/{shop}/summary"
+            | "/v1/shops/{shop}/audit"
             | "/v1/shops/{shop}/updates"
             | "/problems/{code}"
             | "/"

@@ -196,6 +196,36 @@ async fn refusals(seen: &mut Seen, stack: &Stack, shop: &str, visited: &str) {
         let answer = ask(&method, path, shop, Some(token(verb, false))).await;
         assert_eq!(note(seen, method.as_str(), answer).await, 403, "{method} {path}");
     }
+    limited(seen, stack, keys, shop, visited, token(Verb::Append, true)).await;
+}
+
+/// What is answered to whoever asks too often, and about metrics to whoever has no token for them.
+async fn limited(seen: &mut Seen, stack: &Stack, keys: [(&str, &str); 2], shop: &str, visited: &str, token: &str) {
+    let options = [
+        keys[0],
+        keys[1],
+        ("EZOUT_RATE_CALLER", "1"),
+        ("EZOUT_ADMIN_TOKEN", "secret"),
+    ];
+    let service = stack.service_with("api", &options).await;
+    let metrics = format!("{}/metrics", service.admin_url());
+    assert_eq!(get(seen, &metrics).await, 401);
+    for (method, path, door) in doors() {
+        if door == Door::Open {
+            continue;
+        }
+        let path = path.replace("{shop}", shop).replace("{shop_id}", shop);
+        let path = path.replace("{session}", visited).replace("{correction}", CORRECTION);
+        wait_for("a caller to be too fast", async || {
+            let answer = ask(&service, &method, &path, shop, visited, Some(token)).await;
+            if answer.status() != 429 {
+                return None;
+            }
+            note(seen, method.as_str(), answer).await;
+            Some(())
+        })
+        .await;
+    }
 }
 
 async fn ask(
