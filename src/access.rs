@@ -25,7 +25,7 @@ use crate::core::policy::{self, Caller, Denied, Object, Role, Shops, Verb};
 use crate::core::retry::Backoff;
 use crate::keys::{Claims, Keys, Refused};
 use crate::metrics::Metrics;
-use crate::views::{Deed, Revoked, Rights, ViewError, Views, parse_shops};
+use crate::views::{Deed, Member, Revoked, Rights, ViewError, Views, parse_shops};
 
 /// Rights are read again after this, whether or not they were told to have changed.
 const READ_AGAIN: Duration = Duration::from_mins(1);
@@ -98,6 +98,8 @@ pub struct Known {
     claims: Claims,
     /// What they may do by the token alone.
     caller: Caller,
+    /// The shops that the token names.
+    named: Shops,
 }
 
 /// What a gateway keeps of somebody, and gives back with each of their requests.
@@ -147,7 +149,7 @@ impl Known {
         serde_json::to_string(&kept).expect("texts and numbers are JSON")
     }
 
-    /// What a token gives a right to. Without a role it is that of a shopper, and a shopper without shops may be in any.
+    /// What a token gives a right to. Without a role it is that of a shopper.
     fn of(claims: Claims) -> Result<Self, Refusal> {
         let unread = Refused::Malformed("its role, shops or shopper_id are none that there are");
         let role = match claims.role.as_deref() {
@@ -156,18 +158,33 @@ impl Known {
             None => Role::Shopper,
             Some(word) => Role::parse(word).ok_or(unread)?,
         };
-        let shops = parse_shops(&claims.shops).ok_or(unread)?;
-        let shops = match (role, shops) {
-            (Role::Shopper, shops) if shops == Shops::NONE => Shops::All,
-            (_, shops) => shops,
-        };
+        let named = parse_shops(&claims.shops).ok_or(unread)?;
         let shopper = claims.shopper_id.as_deref().map(ShopperId::parse);
         let caller = Caller {
             role,
-            shops,
+            shops: shops_of(role, named.clone()),
             shopper: shopper.transpose().map_err(|_| unread)?,
         };
-        Ok(Self { claims, caller })
+        Ok(Self { claims, caller, named })
+    }
+
+    /// What they may do as a member, too.
+    fn as_member(&self, member: &Member) -> Caller {
+        Caller {
+            role: member.role,
+            // Not those of the token's own role: a shopper who may be in any shop is no merchant of all.
+            shops: shops_of(member.role, self.named.clone().and(member.shops.clone())),
+            shopper: self.caller.shopper,
+        }
+    }
+}
+
+/// Where somebody of this role may be to whom these shops were given. A shopper without any may be in all.
+fn shops_of(role: Role, given: Shops) -> Shops {
+    if role == Role::Shopper && given == Shops::NONE {
+        Shops::All
+    } else {
+        given
     }
 }
 
@@ -331,23 +348,15 @@ impl Access {
                 Err(_) => Err(Refusal::NoToken),
             },
             Identity::Known(known) => {
-                let Known { claims, caller } = &**known;
-                self.check_claims(claims, now)?;
+                self.check_claims(&known.claims, now)?;
                 let rights = self.rights();
                 if rights.is_none() && verb != Verb::Append {
                     return Err(Refusal::Unavailable);
                 }
-                let member = rights.as_ref().and_then(|rights| rights.members.get(&claims.subject));
-                match member {
-                    None => policy::decide(caller, verb, object)?,
-                    Some(member) => {
-                        let caller = Caller {
-                            role: member.role,
-                            shops: caller.shops.clone().and(member.shops.clone()),
-                            shopper: caller.shopper,
-                        };
-                        policy::decide(&caller, verb, object)?;
-                    }
+                let rights = rights.as_deref();
+                match rights.and_then(|rights| rights.members.get(known.subject())) {
+                    None => policy::decide(&known.caller, verb, object)?,
+                    Some(member) => policy::decide(&known.as_member(member), verb, object)?,
                 }
                 Ok(())
             }
@@ -363,11 +372,9 @@ impl Access {
             return self.decide(identity, verb, Object::System, now).map(|()| Shops::All);
         };
         let rights = self.rights();
-        let member = rights
-            .as_ref()
-            .and_then(|rights| rights.members.get(&known.claims.subject));
-        let named = member.map_or(Shops::NONE, |member| member.shops.clone());
-        let Shops::Only(named) = known.caller.shops.clone().and(named) else {
+        let member = rights.as_ref().and_then(|rights| rights.members.get(known.subject()));
+        let shops = member.map_or_else(|| known.caller.shops.clone(), |member| known.as_member(member).shops);
+        let Shops::Only(named) = shops else {
             return self.decide(identity, verb, Object::System, now).map(|()| Shops::All);
         };
         // Of each it is decided as at any other door.
@@ -477,6 +484,14 @@ impl Access {
         self.0.rights.clone()
     }
 
+    /// Measures how long after their revocation somebody was sent away.
+    pub fn sent_away(&self, identity: &Identity) {
+        if let (Some(asking), Some(at)) = (&self.0.asking, self.revoked_at(identity)) {
+            let took = (OffsetDateTime::now_utc() - at).as_seconds_f64().max(0.0);
+            asking.metrics.revocation_seconds.observe(took);
+        }
+    }
+
     /// Whether a token still counts that was verified before.
     fn check_claims(&self, claims: &Claims, now: OffsetDateTime) -> Result<(), Refusal> {
         if claims.expires_at <= now {
@@ -533,5 +548,44 @@ async fn keep(
             is_other
         });
         while !changes.next().await? && at.elapsed() < READ_AGAIN {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::core::id::ShopId;
+
+    fn known(role: Option<&str>, shops: &[ShopId]) -> Known {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        Known::of(Claims {
+            subject: "ada".to_owned(),
+            token_id: "1".to_owned(),
+            issued_at: now,
+            authenticated_at: now,
+            expires_at: now,
+            role: role.map(str::to_owned),
+            shops: shops.iter().map(ToString::to_string).collect(),
+            shopper_id: None,
+            anonymous: false,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_member_is_where_the_token_and_the_membership_name_and_nowhere_else() {
+        let [one, other] = [1, 2].map(|n| ShopId::from(Uuid::from_u128(n)));
+        let only = |shops: &[ShopId]| Shops::Only(shops.iter().copied().collect());
+        let as_member = |known: &Known, role, shops| known.as_member(&Member { role, shops }).shops;
+        // Whoever signs in without custom claims is a shopper, and may append in every shop.
+        let plain = known(None, &[]);
+        assert_eq!((plain.caller.role, &plain.caller.shops), (Role::Shopper, &Shops::All));
+        assert_eq!(as_member(&plain, Role::Merchant, only(&[one])), only(&[one]));
+        assert_eq!(as_member(&plain, Role::Shopper, Shops::NONE), Shops::All);
+        let merchant = known(Some("merchant"), &[one]);
+        assert_eq!(as_member(&merchant, Role::Support, only(&[other])), only(&[one, other]));
+        assert_eq!(as_member(&merchant, Role::Shopper, Shops::NONE), only(&[one]));
     }
 }

@@ -2,10 +2,12 @@
 
 mod signals;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -73,17 +75,9 @@ pub async fn run(
     ready: impl FnOnce() + Send,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let listen = |address| {
-        http::serve::listen(address).with_context(|| format!("cannot listen on {address}; is another process there?"))
-    };
-    let admin = listen(options.http.admin_addr)?;
-    let api = if role.serves_http() {
-        Some(listen(options.http.http_addr)?)
-    } else {
-        None
-    };
-
     check_open(&options, role)?;
+    let admin = listen(options.http.admin_addr)?;
+    let api = role.serves_http().then(|| listen(options.http.http_addr)).transpose()?;
     let metrics = Arc::new(Metrics::new());
     let tasks = TaskTracker::new();
     let (stop_journal, stop_admin) = (CancellationToken::new(), CancellationToken::new());
@@ -110,7 +104,7 @@ pub async fn run(
         checks.push(projector_check(status.clone()));
     }
     checks.extend(rights_check(&options, &journal, &tasks, &stop_journal)?);
-    let admin_router = health::router(Arc::clone(&metrics), checks);
+    let admin_router = health::router(Arc::clone(&metrics), checks, admin_token(&options)?);
     tasks.spawn(http::serve::serve(
         admin,
         admin_router,
@@ -120,7 +114,7 @@ pub async fn run(
     ));
 
     let access = start_access(&options, &views, &metrics, &tasks, &stop_journal)?;
-    let presenter = start_presenting(&options, &journal, &views, &access, &status, &metrics).await?;
+    let presenter = start_presenting(&options, role, &journal, &views, &access, &status, &metrics).await?;
     let projector = role.projects().then(|| {
         let parts = Parts {
             journal: journal.clone(),
@@ -146,16 +140,12 @@ pub async fn run(
         .corrects()
         .then(|| start_correcting(&options, &journal, &views, &metrics));
 
-    let door = if role.serves_http() {
-        open_door(&options, &access, &metrics).await?
-    } else {
-        None
-    };
+    let door = open_door(&options, role, &access, &metrics).await?;
 
     let becoming_ready = announce(&journal, &views, ready);
     if let Some(listener) = api {
-        let state = api_state(&options, &journal, &views, &metrics, &tasks, &stop).await?;
-        let router = http::router(state.with_access(access));
+        let state = api_state(&options, &journal, &views, access, &metrics, &tasks, &stop).await?;
+        let router = http::router(state);
         let (most, open) = (options.http.http_connections, metrics.http_connections.clone());
         let serving = http::serve::serve(listener, router, most, open, stop.clone());
         tokio::join!(serving, stop.run_until_cancelled(becoming_ready));
@@ -189,6 +179,10 @@ pub async fn run(
     Ok(())
 }
 
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    http::serve::listen(address).with_context(|| format!("cannot listen on {address}; is another process there?"))
+}
+
 /// Refuses to let everybody do everything who can reach this machine.
 fn check_open(options: &ServiceOptions, role: Role) -> anyhow::Result<()> {
     let address = options.http.http_addr;
@@ -199,6 +193,24 @@ fn check_open(options: &ServiceOptions, role: Role) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// What those have to send who want to know everything of the second address.
+fn admin_token(options: &ServiceOptions) -> anyhow::Result<Option<String>> {
+    let token = options
+        .http
+        .admin_token
+        .as_deref()
+        .map(str::trim)
+        .filter(|token| !token.is_empty());
+    let address = options.http.admin_addr;
+    if token.is_none() && !address.ip().is_loopback() {
+        bail!(
+            "{address} can be reached from elsewhere, and metrics and the reasons of readiness are not for everybody; \
+             set EZOUT_ADMIN_TOKEN to a long random text, or EZOUT_ADMIN_ADDR to an address of this machine such as 127.0.0.1:8001"
+        );
+    }
+    Ok(token.map(str::to_owned))
 }
 
 /// Starts to know who callers are.
@@ -226,10 +238,11 @@ fn start_access(
 /// Lets watchers in who connect to NATS themselves, where that is asked for, and answers how to stop it.
 async fn open_door(
     options: &ServiceOptions,
+    role: Role,
     access: &Access,
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Option<(JoinHandle<()>, CancellationToken)>> {
-    let Some(url) = &options.admit.door_url else {
+    let Some(url) = options.admit.door_url.as_ref().filter(|_| role.serves_http()) else {
         return Ok(None);
     };
     if !access.asks() {
@@ -305,6 +318,7 @@ fn start_correcting(
 /// Starts presenting resources to Resgate, and answers how to stop it.
 async fn start_presenting(
     options: &ServiceOptions,
+    role: Role,
     journal: &Journal,
     views: &Views,
     access: &Access,
@@ -316,6 +330,8 @@ async fn start_presenting(
         gateway: gateway.context("EZOUT_NATS_URL")?,
         views: views.clone(),
         access: access.clone(),
+        // A part that was not told whom to believe must not believe everybody in the name of those that were.
+        takes_requests: access.asks() || role.serves_http(),
         journal: journal.clone(),
         action_id: options.action_id,
         projects: status.owned(),
@@ -331,10 +347,14 @@ async fn api_state(
     options: &ServiceOptions,
     journal: &Journal,
     views: &Views,
+    access: Access,
     metrics: &Arc<Metrics>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<Api> {
+    let cors = http::cors(&options.http.allowed_origins).map_err(|origin| {
+        anyhow!("EZOUT_ALLOWED_ORIGINS: {origin:?} is no origin; one is such as https://live.example")
+    })?;
     let live = Hub::new(
         Feed::new(journal.link(), metrics).await?,
         views.clone(),
@@ -344,7 +364,9 @@ async fn api_state(
         stop.clone(),
     );
     let (journal, views, metrics) = (journal.clone(), views.clone(), Arc::clone(metrics));
-    Ok(Api::new(journal, Some(views), options.action_id, metrics).with_live(live))
+    let api = Api::new(journal, Some(views), options.action_id, metrics).with_live(live);
+    let api = api.with_access(access).with_cors(cors);
+    Ok(api.with_limits(&options.http.limits, tasks, stop.clone()))
 }
 
 /// The projector's part in readiness.

@@ -11,6 +11,7 @@ mod corrections;
 mod door;
 pub mod health;
 mod history;
+mod limit;
 mod list;
 mod live;
 mod past;
@@ -22,17 +23,27 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::Method;
+use axum::http::header::{
+    AUTHORIZATION, CONTENT_TYPE, ETAG, LOCATION, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use prometheus::HistogramTimer;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{self, CorsLayer};
 
 use self::body::BodyMemory;
 use self::door::Route;
+use self::limit::Limits;
 use self::problem::{Code, Problem};
 use crate::access::Access;
 use crate::core::event::ActionIdMeaning;
@@ -45,6 +56,9 @@ use crate::views::Views;
 
 pub use self::append::{EVENT_BYTES_MAX, LINES_BYTES_MAX, LINES_MAX};
 pub use self::door::Door;
+
+/// How long a browser may remember which requests of other origins are let through.
+const CORS_AGE: Duration = Duration::from_hours(1);
 
 /// Where the process listens.
 #[derive(Debug, Clone, clap::Args)]
@@ -59,10 +73,22 @@ pub struct Config {
     #[arg(long, env = "EZOUT_ADMIN_ADDR", default_value = "127.0.0.1:8001")]
     pub admin_addr: SocketAddr,
 
+    /// What those have to send as `Authorization: Bearer` who want more of the second address than to know whether the process is ready. Needed where it is no address of this machine.
+    #[arg(long, env = "EZOUT_ADMIN_TOKEN", hide_env_values = true)]
+    pub admin_token: Option<String>,
+
     /// Connections to the API that may be open at once; others wait until one ends. Each costs a file descriptor and some 10 KiB.
     /// Without it: 10000.
     #[arg(long, env = "EZOUT_HTTP_CONNECTIONS", default_value_t = 10_000)]
     pub http_connections: usize,
+
+    /// Origins whose pages may use the API from a browser, such as `https://live.example`, separated by commas; `*` for any. Without it: none but its own.
+    #[arg(long, env = "EZOUT_ALLOWED_ORIGINS", value_delimiter = ',')]
+    pub allowed_origins: Vec<String>,
+
+    /// How often somebody may ask.
+    #[command(flatten)]
+    pub limits: limit::Config,
 }
 
 /// What the routes work with; clones share it.
@@ -75,6 +101,8 @@ struct Parts {
     views: Option<Views>,
     live: Option<Hub>,
     access: Access,
+    limits: Limits,
+    cors: Option<CorsLayer>,
     meaning: ActionIdMeaning,
     metrics: Arc<Metrics>,
     /// Partitions of the journal when it was last seen; 0 before that.
@@ -90,6 +118,8 @@ impl Api {
             views,
             live: None,
             access: Access::off(),
+            limits: Limits::none(),
+            cors: None,
             meaning,
             metrics,
             partitions: AtomicU16::new(0),
@@ -111,6 +141,29 @@ impl Api {
         let parts = Arc::get_mut(&mut self.0).expect("nobody has a clone before the routes are made");
         parts.access = access;
         self
+    }
+
+    /// Limits how often somebody may ask. Called before the routes are made; without it there is no limit. Who did not come
+    /// lately is forgotten until `stop`.
+    #[must_use]
+    pub fn with_limits(mut self, config: &limit::Config, tasks: &TaskTracker, stop: CancellationToken) -> Self {
+        let parts = Arc::get_mut(&mut self.0).expect("nobody has a clone before the routes are made");
+        parts.limits = Limits::new(config, &parts.metrics);
+        let forgetting = parts.limits.clone().forget();
+        tasks.spawn(async move { stop.run_until_cancelled(forgetting).await });
+        self
+    }
+
+    /// Lets pages of other origins use the API. Called before the routes are made; without it none may.
+    #[must_use]
+    pub fn with_cors(mut self, cors: Option<CorsLayer>) -> Self {
+        let parts = Arc::get_mut(&mut self.0).expect("nobody has a clone before the routes are made");
+        parts.cors = cors;
+        self
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.0.limits
     }
 
     fn access(&self) -> &Access {
@@ -228,11 +281,72 @@ pub fn router(api: Api) -> Router {
     for route in routes() {
         router = router.route(route.path, route.guarded(&api));
     }
-    router
+    let mut router = router
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_method)
         .layer(CatchPanicLayer::custom(after_panic))
-        .with_state(api)
+        .layer(middleware::map_response(harden));
+    // It answers every OPTIONS, which nobody asks where no other page may use the API.
+    if let Some(cors) = api.0.cors.clone() {
+        router = router.layer(cors);
+    }
+    router.with_state(api)
+}
+
+/// What browsers are told about every answer: it is of the type that it says, is shown in no frame, and where it came
+/// from is nobody's business.
+async fn harden(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+/// Which pages of other origins may use the API; nothing if none may.
+///
+/// # Errors
+/// The origin that is none.
+pub fn cors(origins: &[String]) -> Result<Option<CorsLayer>, String> {
+    let origins: Vec<&str> = origins
+        .iter()
+        .map(|origin| origin.trim())
+        .filter(|origin| !origin.is_empty())
+        .collect();
+    if origins.is_empty() {
+        return Ok(None);
+    }
+    let layer = CorsLayer::new()
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([
+            AUTHORIZATION,
+            CONTENT_TYPE,
+            HeaderName::from_static(live::LAST_EVENT_ID),
+        ])
+        .expose_headers([
+            ETAG,
+            LOCATION,
+            RETRY_AFTER,
+            WWW_AUTHENTICATE,
+            HeaderName::from_static(append::SEQUENCE),
+            HeaderName::from_static(append::DUPLICATE),
+            HeaderName::from_static(append::DURABILITY),
+        ])
+        .max_age(CORS_AGE);
+    if origins == ["*"] {
+        return Ok(Some(layer.allow_origin(cors::Any)));
+    }
+    let parse = |origin: &&str| {
+        let is_origin = origin.split_once("://").is_some_and(|(scheme, host)| {
+            matches!(scheme, "http" | "https") && !host.is_empty() && !host.contains(['/', '*', '?', '#', '@'])
+        });
+        HeaderValue::from_str(origin)
+            .ok()
+            .filter(|_| is_origin)
+            .ok_or_else(|| (*origin).to_owned())
+    };
+    let origins: Vec<HeaderValue> = origins.iter().map(parse).collect::<Result<_, _>>()?;
+    Ok(Some(layer.allow_origin(origins)))
 }
 
 async fn index(State(api): State<Api>) -> Html<&'static str> {

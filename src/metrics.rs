@@ -203,6 +203,10 @@ metrics! {
     repeated_updates: counter() "ezout_repeated_updates_total";
     /// Callers who were not let in, by reason: at a route, at a resource of Resgate, or while they were connected.
     refusals: counter_by("reason" = REFUSALS) "ezout_refusals_total";
+    /// Time from a revocation, by MongoDB's clock, to the end of a connection that it ended.
+    revocation_seconds: histogram(SECONDS) "ezout_revocation_seconds";
+    /// Requests that were refused since somebody asked more often than they may, by who it is.
+    limited_requests: counter_by("who" = ["address", "caller", "shop"]) "ezout_limited_requests_total";
     /// Refusals that are not in the audit, since too many came at once.
     audit_left_out: counter() "ezout_audit_left_out_total";
     /// Connections of callers that were ended since they may not any more, by door.

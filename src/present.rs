@@ -12,6 +12,7 @@
 
 mod access;
 mod correct;
+mod list;
 mod model;
 mod route;
 mod shop;
@@ -22,14 +23,16 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::access::Access;
 use crate::core::event::ActionIdMeaning;
-use crate::core::id::{ShopId, partition_of};
+use crate::core::id::{SessionId, ShopId, partition_of};
+use crate::core::policy::Verb;
 use crate::core::retry::Backoff;
 use crate::journal::{self, Journal};
 use crate::metrics::Metrics;
@@ -43,6 +46,8 @@ use shop::Asked;
 const MAILBOX: usize = 4_096;
 /// Shops of a partition that have a task at a time; more are asked for by somebody who makes names up.
 const SHOPS_MAX: usize = 10_000;
+/// Requests for which an owner is looked for at a time.
+const PASSING_MAX: usize = 10_000;
 /// How long a process that stops looks for another owner.
 const STOP_WAIT: Duration = Duration::from_millis(700);
 /// How long the owner of a shop is looked for, and for how long a gateway is asked to wait for that.
@@ -53,6 +58,10 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// When a reset is repeated after a take-over: an owner that did not know yet that it had lost its lease may have spoken last.
 const AGAIN_AFTER: Duration = Duration::from_secs(7);
 
+/// When a reset is repeated after answers may have been lost with the connection or with the owner before: a gateway that still
+/// waits for one passes over a reset, so this is longer than it is told to wait.
+const LOST_AGAIN: Duration = Duration::from_secs(20);
+
 /// What presenting needs; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Parts {
@@ -62,6 +71,8 @@ pub struct Parts {
     pub views: Views,
     /// Who may see and do what.
     pub access: Access,
+    /// Whether this process takes what gateways ask, and so decides who may; without it only what others pass on, who did.
+    pub takes_requests: bool,
     /// What has all events.
     pub journal: Journal,
     /// What `action_id` means.
@@ -70,6 +81,12 @@ pub struct Parts {
     pub projects: watch::Receiver<BTreeSet<u16>>,
     /// The process's series.
     pub metrics: Arc<Metrics>,
+}
+
+/// What follows the shop in the name of each resource, and its methods with what they take. To see any takes [`Verb::Look`].
+pub fn resources() -> Vec<(&'static str, &'static [(&'static str, Verb)])> {
+    let all = Resource::all(SessionId::from(Uuid::nil())).into_iter();
+    all.map(|resource| (resource.word(), resource.methods())).collect()
 }
 
 /// Presents until `stop`.
@@ -92,6 +109,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
         guard,
         partitions,
         owned: Mutex::default(),
+        passing: Arc::new(Semaphore::new(PASSING_MAX)),
         tasks: tasks.clone(),
         stop: stop.clone(),
     }));
@@ -103,7 +121,11 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
         let leads = || watching.owned().contains_key(&0);
         watching.0.stop.run_until_cancelled(watching.0.guard.watch(leads)).await;
     });
-    presenter.take_requests().await;
+    if presenter.0.parts.takes_requests {
+        presenter.take_requests().await;
+    } else {
+        stop.cancelled().await;
+    }
     tasks.close();
     tasks.wait().await;
 }
@@ -118,6 +140,7 @@ struct Inner {
     guard: Guard,
     partitions: u16,
     owned: Mutex<HashMap<u16, Owned>>,
+    passing: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -209,9 +232,13 @@ impl Presenter {
             return;
         };
         let (presenter, request) = (self.clone(), asked.request);
-        self.0
-            .tasks
-            .spawn(async move { presenter.pass_on(partition, shop, resource, request).await });
+        let Ok(place) = Arc::clone(&self.0.passing).try_acquire_owned() else {
+            return self.answer(&request, Answer::Failure(unavailable())).await;
+        };
+        self.0.tasks.spawn(async move {
+            presenter.pass_on(partition, shop, resource, request).await;
+            drop(place);
+        });
     }
 
     /// Gives a request to the shop's task, which is made if there is none; gives it back if this process is not the owner.
@@ -341,7 +368,7 @@ impl Presenter {
             let wanted = projects.borrow_and_update().clone();
             if self.take_over(&wanted).await {
                 let now = Instant::now();
-                resets = vec![now + SETTLE, now + AGAIN_AFTER];
+                resets = vec![now + SETTLE, now + AGAIN_AFTER, now + LOST_AGAIN];
             }
             let next = resets.first().copied();
             tokio::select! {

@@ -265,8 +265,8 @@ impl Gateway {
     ///
     /// # Errors
     /// [`GatewayError`]; then nobody is told.
-    pub async fn reset_access(&self, pattern: &str) -> Result<(), GatewayError> {
-        let payload = format!("{{\"access\":[\"{pattern}\"]}}");
+    pub async fn reset_access(&self, patterns: &[&str]) -> Result<(), GatewayError> {
+        let payload = format!("{{\"access\":[\"{}\"]}}", patterns.join("\",\""));
         let sent = self.connection.client().publish("system.reset", payload.into()).await;
         sent.map_err(|error| GatewayError::of("a reset of access", error))
     }

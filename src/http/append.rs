@@ -44,9 +44,9 @@ const LINES_A_TURN: usize = 50;
 /// Header with the event's place in the journal.
 pub(super) const SEQUENCE: &str = "ezout-sequence";
 /// Header that says whether the event had been recorded before.
-const DUPLICATE: &str = "ezout-duplicate";
+pub(super) const DUPLICATE: &str = "ezout-duplicate";
 /// Header that says how safe the event is.
-const DURABILITY: &str = "ezout-durability";
+pub(super) const DURABILITY: &str = "ezout-durability";
 
 type ShopPath = Result<Path<String>, PathRejection>;
 
@@ -241,6 +241,8 @@ async fn receive_lines(
 ) -> Result<Vec<Verdict>, Problem> {
     let body = body::read(request.into_body(), LINES_BYTES_MAX, LINES_DEADLINE, api.bodies()).await?;
     let entries = parse_lines(api, identity, shop, &body.bytes).await?;
+    // One was taken at the door.
+    api.limits().shop(shop, entries.len().saturating_sub(1))?;
     // All lines are offered to the journal at once, so that they share a commit, and in the order in
     // which they stand: an ordered set polls its futures first in the order in which they came.
     let mut receiving: FuturesOrdered<_> = entries
@@ -355,6 +357,7 @@ fn entry(
     if shop.is_none() {
         let decided = access.decide(identity, Verb::Append, Object::Shop(event.shop), now);
         decided.map_err(|refusal| door::refused(api, &refusal))?;
+        api.limits().shop(event.shop, 1)?;
     }
     let decided = access.decide_shopper(identity, event.shopper);
     decided.map_err(|refusal| door::refused(api, &refusal))?;

@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 
 use super::Api;
 use super::problem::{Code, Problem};
+use super::serve::Peer;
 use crate::access::{self, Identity, Refusal};
 use crate::core::id::ShopId;
 use crate::core::policy::{Denied, Object, Verb};
@@ -68,7 +69,8 @@ impl Route {
         let guard = move |State(api): State<Api>, path: ShopPath, request: Request, next: Next| async move {
             pass(&api, door, path, request, next).await
         };
-        self.answers.layer(middleware::from_fn_with_state(api.clone(), guard))
+        self.answers
+            .route_layer(middleware::from_fn_with_state(api.clone(), guard))
     }
 }
 
@@ -77,23 +79,45 @@ type ShopPath = Result<RawPathParams, RawPathParamsRejection>;
 
 async fn pass(api: &Api, door: Door, path: ShopPath, mut request: Request, next: Next) -> Response {
     let shop = path.ok().and_then(|path| shop_of(&path));
-    match enter(api, door, shop, request.headers()).await {
+    let peer = request.extensions().get::<Peer>().copied();
+    match enter(api, door, shop, peer, request.headers()).await {
         Ok(identity) => {
             request.extensions_mut().insert(identity);
             next.run(request).await
         }
-        Err(refusal) => refused(api, &refusal).into_response(),
+        Err(problem) => problem.into_response(),
     }
 }
 
-async fn enter(api: &Api, door: Door, shop: Option<ShopId>, headers: &HeaderMap) -> Result<Identity, Refusal> {
+async fn enter(
+    api: &Api,
+    door: Door,
+    shop: Option<ShopId>,
+    peer: Option<Peer>,
+    headers: &HeaderMap,
+) -> Result<Identity, Problem> {
+    let limits = api.limits();
+    if let Some(Peer(peer)) = peer {
+        limits.address(peer)?;
+    }
     let now = OffsetDateTime::now_utc();
     let access = api.access();
-    let identity = access.identify(bearer(headers)?, now).await?;
+    let refused = |refusal: Refusal| refused(api, &refusal);
+    let identity = access
+        .identify(bearer(headers).map_err(refused)?, now)
+        .await
+        .map_err(refused)?;
+    if let Some(subject) = identity.subject() {
+        limits.caller(subject)?;
+    }
     if let (Door::Shop(verb), Some(shop)) = (door, shop) {
         let object = Object::Shop(shop);
         let decided = access.decide(&identity, verb, object, now);
-        decided.inspect_err(|refusal| access.note_refused(&identity, verb, object, refusal))?;
+        let decided = decided.inspect_err(|refusal| access.note_refused(&identity, verb, object, refusal));
+        decided.map_err(refused)?;
+        if verb == Verb::Append {
+            limits.shop(shop, 1)?;
+        }
     }
     // A name that no shop can have is for the route to refuse.
     Ok(identity)

@@ -1,13 +1,14 @@
 //! The second address: is the process alive, is it ready, and its metrics.
 //!
 //! `/livez` answers as long as the process runs: an outside system that is down is no reason to
-//! restart it. `/readyz` says with every reason in words why the process should get no work.
+//! restart it. `/readyz` says with every reason in words why the process should get no work. Where the address
+//! has a token, whoever does not send it is told whether the process is ready, and nothing else.
 
 use std::sync::Arc;
 
 use axum::extract::State as Shared;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -15,6 +16,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::problem::{Code, Problem};
+use crate::access;
+use crate::keys::is_same_secret;
 use crate::metrics::Metrics;
 use crate::{journal, views};
 
@@ -56,17 +59,30 @@ impl Check {
 struct Health {
     metrics: Arc<Metrics>,
     checks: Vec<Check>,
+    token: Option<String>,
 }
 
-/// The routes of the second address.
-pub fn router(metrics: Arc<Metrics>, checks: Vec<Check>) -> Router {
+impl Health {
+    /// Whether a request may know everything.
+    fn trusts(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.token else {
+            return true;
+        };
+        let value = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let sent = value.and_then(|value| access::bearer(value).ok());
+        sent.is_some_and(|sent| is_same_secret(sent, token))
+    }
+}
+
+/// The routes of the second address, for everybody or, with a token, for those who send it.
+pub fn router(metrics: Arc<Metrics>, checks: Vec<Check>, token: Option<String>) -> Router {
     Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_text))
         .fallback(async || Problem::new(Code::NotFound, "there are /livez, /readyz and /metrics"))
         .method_not_allowed_fallback(async || Problem::plain(Code::MethodNotAllowed))
-        .with_state(Arc::new(Health { metrics, checks }))
+        .with_state(Arc::new(Health { metrics, checks, token }))
 }
 
 #[derive(Serialize)]
@@ -83,7 +99,7 @@ struct CheckJson {
     ready: bool,
 }
 
-async fn ready(Shared(health): Shared<Arc<Health>>) -> Response {
+async fn ready(Shared(health): Shared<Arc<Health>>, headers: HeaderMap) -> Response {
     let mut readiness = Readiness {
         ready: true,
         reasons: Vec::new(),
@@ -101,6 +117,10 @@ async fn ready(Shared(health): Shared<Arc<Health>>) -> Response {
             .reasons
             .extend(reasons.iter().map(|reason| format!("{}: {reason}", check.name)));
     }
+    if !health.trusts(&headers) {
+        readiness.reasons.clear();
+        readiness.checks.clear();
+    }
     let status = if readiness.ready {
         StatusCode::OK
     } else {
@@ -110,7 +130,10 @@ async fn ready(Shared(health): Shared<Arc<Health>>) -> Response {
     (status, now, Json(readiness)).into_response()
 }
 
-async fn metrics_text(Shared(health): Shared<Arc<Health>>) -> Response {
+async fn metrics_text(Shared(health): Shared<Arc<Health>>, headers: HeaderMap) -> Response {
+    if !health.trusts(&headers) {
+        return Problem::new(Code::NoToken, "the metrics are for those who send EZOUT_ADMIN_TOKEN").into_response();
+    }
     let format = [(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"))];
     (format, health.metrics.text()).into_response()
 }
@@ -124,11 +147,16 @@ mod tests {
     use super::*;
 
     async fn get_text(path: &str, checks: Vec<Check>) -> (u16, String) {
-        let router = router(Arc::new(Metrics::new()), checks);
-        let response = router
-            .oneshot(Request::get(path).body(Body::empty()).unwrap())
-            .await
-            .unwrap();
+        ask(path, checks, None, None).await
+    }
+
+    async fn ask(path: &str, checks: Vec<Check>, token: Option<&str>, sent: Option<&str>) -> (u16, String) {
+        let router = router(Arc::new(Metrics::new()), checks, token.map(str::to_owned));
+        let mut request = Request::get(path);
+        if let Some(sent) = sent {
+            request = request.header(AUTHORIZATION, sent);
+        }
+        let response = router.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         let status = response.status().as_u16();
         let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         (status, String::from_utf8(body.to_vec()).unwrap())
@@ -166,6 +194,24 @@ mod tests {
                 r#"{"ready":true,"reasons":[],"checks":[{"name":"journal","ready":true}]}"#
             )
         );
+    }
+
+    #[tokio::test]
+    async fn who_does_not_send_the_token_is_told_whether_it_is_ready_and_no_more() {
+        let checks = || vec![Check::new("journal", || Err(vec!["nats.internal refused".to_owned()]))];
+        for sent in [None, Some("Bearer wrong"), Some("Basic secret"), Some("Bearer secret2")] {
+            let (status, body) = ask("/readyz", checks(), Some("secret"), sent).await;
+            assert_eq!(
+                (status, body.as_str()),
+                (503, r#"{"ready":false,"reasons":[],"checks":[]}"#)
+            );
+            assert_eq!(ask("/metrics", checks(), Some("secret"), sent).await.0, 401);
+            assert_eq!(ask("/livez", checks(), Some("secret"), sent).await.0, 200);
+        }
+        let (_, body) = ask("/readyz", checks(), Some("secret"), Some("Bearer secret")).await;
+        assert!(body.contains("nats.internal"), "{body}");
+        let (status, _) = ask("/metrics", checks(), Some("secret"), Some("bearer secret")).await;
+        assert_eq!(status, 200);
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use crate::live::{Full, Goodbye};
 use crate::updates::Place;
 
 /// What an `EventSource` says by itself when it comes back.
-const LAST_EVENT_ID: &str = "last-event-id";
+pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 /// Tells nginx to pass on each event at once.
 const NO_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// What a place must be.
@@ -72,6 +72,9 @@ fn begin(
 async fn ended(api: Api, identity: Identity, shop: ShopId) -> Goodbye {
     let refusal = api.access().ended(&identity, Verb::Look, Object::Shop(shop)).await;
     api.count_end(refusal.word());
+    if refusal == Refusal::Revoked {
+        api.access().sent_away(&identity);
+    }
     match refusal {
         Refusal::Token(_) | Refusal::NoToken => Goodbye::Expired,
         Refusal::Revoked => Goodbye::Revoked,

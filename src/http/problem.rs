@@ -55,7 +55,9 @@ macro_rules! codes {
             pub fn may_pass(self) -> bool {
                 matches!(
                     self.status(),
-                    StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT | StatusCode::INSUFFICIENT_STORAGE
+                    StatusCode::TOO_MANY_REQUESTS
+                        | StatusCode::SERVICE_UNAVAILABLE
+                        | StatusCode::GATEWAY_TIMEOUT | StatusCode::INSUFFICIENT_STORAGE
                 )
             }
 
@@ -136,6 +138,8 @@ codes! {
     NotFound = "not_found", NOT_FOUND, "Not found";
     /// The path exists, the method does not. The Allow header names those that do.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed";
+    /// This caller, this address or this shop asks more often than it may. Nothing was done; ask again after Retry-After.
+    TooManyRequests = "too_many_requests", TOO_MANY_REQUESTS, "Too many requests";
     /// More events came at once than can be recorded. This one is not recorded; send the same event again after Retry-After.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too many events at once";
     /// The journal cannot be reached now. An event that was sent is not recorded; send the same again after Retry-After.
@@ -384,7 +388,7 @@ mod tests {
         for code in Code::ALL {
             let response = Problem::plain(*code).into_response();
             let status = response.status().as_u16();
-            let may_pass = [503, 504, 507].contains(&status);
+            let may_pass = [429, 503, 504, 507].contains(&status);
             assert_eq!(response.headers().contains_key(RETRY_AFTER), may_pass, "{code:?}");
         }
     }

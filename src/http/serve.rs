@@ -49,6 +49,8 @@ const HEAD_BYTES_MAX: u32 = 16 * 1024;
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
+/// Streams of an HTTP/2 connection that its client has reset and that are still remembered. One that resets more is cut off.
+const RESET_STREAMS_MAX: usize = 64;
 /// Silence after which the other end of an HTTP/2 connection is asked whether it is there.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Longest wait for its answer.
@@ -57,6 +59,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE_FIRST: Duration = Duration::from_millis(50);
 /// Longest such pause.
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// From where a request comes: the other end of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
 
 #[derive(Debug, Clone, Copy)]
 struct Patience {
@@ -113,11 +119,11 @@ async fn serve_with(
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => open.dec(),
             accepted = listener.accept(), if connections.len() < connections_max.max(1) => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     pause = ACCEPT_PAUSE_FIRST;
                     open.inc();
                     let watcher = graceful.watcher();
-                    let attending = attend(stream, builder.clone(), router.clone(), watcher, patience, stop.clone());
+                    let attending = attend(stream, peer, builder.clone(), router.clone(), watcher, patience, stop.clone());
                     connections.spawn(attending);
                 }
                 // The client went away while it waited; the next one may be there already.
@@ -154,6 +160,8 @@ fn builder(patience: Patience) -> Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(RESET_STREAMS_MAX)
         .max_header_list_size(HEAD_BYTES_MAX)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
@@ -163,6 +171,7 @@ fn builder(patience: Patience) -> Builder<TokioExecutor> {
 /// Answers the requests of one connection until it ends.
 async fn attend(
     stream: TcpStream,
+    peer: SocketAddr,
     builder: Builder<TokioExecutor>,
     router: Router,
     watcher: Watcher,
@@ -182,8 +191,9 @@ async fn attend(
     };
     let has_asked = Arc::new(AtomicBool::new(false));
     let asks = Arc::clone(&has_asked);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         asks.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(Peer(peer));
         router.clone().call(request)
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();

@@ -1,6 +1,6 @@
 //! The options of access, and what they ask for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::fetch::Address;
 use super::refresh::Source;
@@ -8,6 +8,9 @@ use super::{Rules, dev};
 
 /// Where Google publishes the keys of Firebase, as a JWK set.
 const FIREBASE_KEYS: &str = "https://www.googleapis.com/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com";
+
+/// Where the key pair of this machine is, unless something else is said.
+pub const DEV_KEYS: &str = ".ezout/keys";
 
 /// Who says who a caller is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -85,14 +88,9 @@ pub struct Config {
     #[arg(long = "auth-keys-url", env = "EZOUT_AUTH_KEYS_URL", value_name = "URL")]
     pub keys_url: Option<String>,
 
-    /// Folder of the key pair of `dev`, which is made at its first use
-    #[arg(
-        long = "auth-dev-keys",
-        env = "EZOUT_AUTH_DEV_KEYS",
-        value_name = "FOLDER",
-        default_value = ".ezout/keys"
-    )]
-    pub dev_keys: PathBuf,
+    /// Folder of the key pair of `dev`, which is made at its first use. Without it: `.ezout/keys`, and `keys` in the data folder with `ezout dev`
+    #[arg(long = "auth-dev-keys", env = "EZOUT_AUTH_DEV_KEYS", value_name = "FOLDER")]
+    pub dev_keys: Option<PathBuf>,
 }
 
 /// Why tokens cannot be checked as the options ask. Each says what to set.
@@ -135,6 +133,11 @@ impl Config {
     /// Who says who a caller is; nobody, where nothing is said about it.
     pub fn mode(&self) -> Mode {
         self.mode.unwrap_or(Mode::Off)
+    }
+
+    /// The folder of the key pair of this machine.
+    pub fn dev_keys(&self) -> &Path {
+        self.dev_keys.as_deref().unwrap_or(Path::new(DEV_KEYS))
     }
 
     /// What the options ask for, and where the keys come from if not from this machine.

@@ -39,8 +39,18 @@ pub enum Goodbye {
 }
 
 impl Goodbye {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [
+        Self::Stopping,
+        Self::Expired,
+        Self::Revoked,
+        Self::Denied,
+        Self::Lagging,
+        Self::Lost,
+    ];
+
     /// The word in metrics and in the data.
-    pub(super) const fn word(self) -> &'static str {
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Stopping => "stopping",
             Self::Expired => "expired",

@@ -303,16 +303,20 @@ impl Right {
     }
 }
 
+/// Complaints of the server that wait to be looked at.
+const COMPLAINTS_MAX: usize = 1_024;
+
 /// Those of `rights` that the server does not refuse to whoever connects as this. What is tried does no harm where it is
 /// not refused: nothing understands what is sent.
 ///
 /// # Errors
 /// [`LinkError`] if there is no connection, or it is lost meanwhile.
 pub async fn not_refused(address: &Address, rights: &[Right]) -> Result<Vec<Right>, LinkError> {
-    let (complaints, mut heard) = mpsc::unbounded_channel();
+    let (complaints, mut heard) = mpsc::channel(COMPLAINTS_MAX);
     let options = address.options().name("ezout rights").event_callback(move |event| {
         if let Event::ServerError(ServerError::Other(complaint)) = event {
-            let _ = complaints.send(complaint);
+            // One that is left out makes a right look as if it were not refused, which is looked at again.
+            let _ = complaints.try_send(complaint);
         }
         std::future::ready(())
     });

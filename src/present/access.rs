@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::route::{Resource, Route, SERVICE};
 use crate::access::{Access, Identity, Refusal};
 use crate::core::id::ShopId;
-use crate::core::policy::{Denied, Object, Verb};
+use crate::core::policy::{Denied, Object, Shops, Verb};
 use crate::keys::Refused;
 use crate::metrics::Metrics;
 use crate::resgate::{Answer, Body, Failure, Gateway, Request};
@@ -27,9 +27,11 @@ const ANYBODY: &str = "{\"role\":\"anybody\"}";
 const COOKIE: &str = "ezout_token";
 /// How often gateways are told to ask again about every access. Whoever lost a right, and was not told so, sees no more after that.
 const ASK_AGAIN: Duration = Duration::from_mins(1);
-/// Connections whose end is known ahead; beyond it [`ASK_AGAIN`] has to do.
+/// Shops that a token may name to be asked about apart; with more it is all of them.
+const SHOPS_MAX: usize = 100;
+/// Ends that are known ahead; beyond it [`ASK_AGAIN`] has to do.
 const ENDS_MAX: usize = 100_000;
-/// Names of tokens in one message.
+/// Names of tokens, and patterns, in one message.
 const NAMES_MAX: usize = 500;
 
 /// The one who asks clients who they are. Clones share it.
@@ -41,7 +43,7 @@ struct Inner {
     access: Access,
     gateway: Gateway,
     metrics: Arc<Metrics>,
-    /// When tokens end, and whose they are.
+    /// When tokens end, and what they let their bearers see.
     ends: Mutex<BTreeSet<(OffsetDateTime, String)>>,
     sooner: Notify,
 }
@@ -77,7 +79,15 @@ impl Guard {
                     call: methods.join(","),
                 }
             }
-            Err(refusal) => Answer::Failure(self.failure(&refusal, false)),
+            Err(refusal) => {
+                if matches!(refusal, Refusal::Revoked | Refusal::Token(Refused::Expired)) {
+                    self.0.metrics.access_ends.with_label_values(&["resgate"]).inc();
+                }
+                if let (Refusal::Revoked, Ok(identity)) = (&refusal, identity(&self.0.access, &request.body())) {
+                    self.0.access.sent_away(&identity);
+                }
+                Answer::Failure(self.failure(&refusal, false))
+            }
         }
     }
 
@@ -142,6 +152,10 @@ impl Guard {
             }
             // Without a token a client is nobody, which is no failure before it asks for something.
             Err(Refusal::NoToken) => self.give(cid, None).await,
+            // Nothing was learned about them, so they stay who they are.
+            Err(refusal @ (Refusal::Token(Refused::KeysUnavailable) | Refusal::Unavailable)) => {
+                Answer::Failure(self.failure(&refusal, body.is_http))
+            }
             Err(refusal) => {
                 let failure = self.failure(&refusal, body.is_http);
                 match self.give(cid, None).await {
@@ -155,14 +169,11 @@ impl Guard {
     /// Looks whether what a connection was given still counts, and takes it away if not.
     async fn renew(&self, cid: &str, body: &Body<'_>) -> Answer {
         let now = OffsetDateTime::now_utc();
-        let still = identity(&self.0.access, body).and_then(|identity| self.0.access.check(&identity, now));
-        match still {
-            Ok(()) => Answer::Result("null".to_owned()),
-            Err(refusal) => {
-                self.0.metrics.refusals.with_label_values(&[refusal.word()]).inc();
-                self.0.metrics.access_ends.with_label_values(&["resgate"]).inc();
-                self.give(cid, None).await
-            }
+        let found = identity(&self.0.access, body);
+        match found.and_then(|identity| self.0.access.check(&identity, now)) {
+            // One that has expired may be on its way to be replaced, and nothing is to be put over the new one.
+            Ok(()) | Err(Refusal::Token(Refused::Expired)) => Answer::Result("null".to_owned()),
+            Err(_) => self.give(cid, None).await,
         }
     }
 
@@ -202,27 +213,34 @@ impl Guard {
     }
 
     fn note_end(&self, identity: &Identity) {
-        if let (Some(at), Some(subject)) = (identity.expires_at(), identity.subject()) {
-            let mut ends = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
-            if ends.len() < ENDS_MAX {
-                ends.insert((at, subject.to_owned()));
-                drop(ends);
-                self.0.sooner.notify_one();
+        let Some(at) = identity.expires_at() else {
+            return;
+        };
+        let patterns = match self.0.access.shops(identity, Verb::Look, OffsetDateTime::now_utc()) {
+            Ok(Shops::Only(shops)) if shops.len() <= SHOPS_MAX => {
+                shops.iter().map(|shop| format!("{SERVICE}.shop.{shop}.>")).collect()
             }
+            _ => vec![format!("{SERVICE}.>")],
+        };
+        let mut ends = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        if ends.len() < ENDS_MAX {
+            ends.extend(patterns.into_iter().map(|pattern| (at, pattern)));
+            drop(ends);
+            self.0.sooner.notify_one();
         }
     }
 
-    /// Those whose time is over, and how long it is until the next.
+    /// What is to be asked about since somebody's time is over, and how long it is until the next.
     fn ended(&self, now: OffsetDateTime) -> (BTreeSet<String>, Option<Duration>) {
         let mut ends = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ended = BTreeSet::new();
-        while let Some((at, subject)) = ends.pop_first() {
+        while let Some((at, pattern)) = ends.pop_first() {
             if at > now {
                 let left = Duration::try_from(at - now).unwrap_or_default();
-                ends.insert((at, subject));
+                ends.insert((at, pattern));
                 return (ended, Some(left + Duration::from_millis(1)));
             }
-            ended.insert(subject);
+            ended.insert(pattern);
         }
         (ended, None)
     }
@@ -238,9 +256,9 @@ impl Guard {
         let mut again = tokio::time::interval(ASK_AGAIN);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let (mut subjects, left) = self.ended(OffsetDateTime::now_utc());
-            let mut ask_all = false;
-            if subjects.is_empty() {
+            let (mut patterns, left) = self.ended(OffsetDateTime::now_utc());
+            let mut subjects = BTreeSet::new();
+            if patterns.is_empty() {
                 let next_end = async {
                     match left {
                         Some(left) => tokio::time::sleep(left).await,
@@ -257,16 +275,16 @@ impl Guard {
                         let now = rights.borrow_and_update().clone();
                         subjects = revoked_since(known.as_deref(), now.as_deref());
                         known = now;
-                        ask_all = true;
+                        patterns.insert(format!("{SERVICE}.>"));
                     }
-                    _ = again.tick() => ask_all = leads(),
+                    _ = again.tick() => if leads() { patterns.insert(format!("{SERVICE}.>")); },
                 }
             }
-            self.tell(&subjects, ask_all).await;
+            self.tell(&subjects, &patterns).await;
         }
     }
 
-    async fn tell(&self, subjects: &BTreeSet<String>, ask_all: bool) {
+    async fn tell(&self, subjects: &BTreeSet<String>, patterns: &BTreeSet<String>) {
         let gateway = &self.0.gateway;
         let names: Vec<String> = subjects.iter().map(|subject| quoted(subject)).collect();
         for names in names.chunks(NAMES_MAX) {
@@ -274,8 +292,11 @@ impl Guard {
                 tracing::debug!("{error}");
             }
         }
-        if ask_all && let Err(error) = gateway.reset_access(&format!("{SERVICE}.>")).await {
-            tracing::debug!("{error}");
+        let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
+        for patterns in patterns.chunks(NAMES_MAX) {
+            if let Err(error) = gateway.reset_access(patterns).await {
+                tracing::debug!("{error}");
+            }
         }
     }
 }

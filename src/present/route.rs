@@ -1,5 +1,7 @@
 //! The names of resources.
 
+use uuid::Uuid;
+
 use crate::core::id::{SessionId, ShopId};
 use crate::core::policy::Verb;
 
@@ -31,14 +33,34 @@ pub(super) enum Resource {
 }
 
 impl Resource {
+    /// Every resource of a shop; its baskets are that of this session. No other one is found by its name.
+    pub(super) const fn all(session: SessionId) -> [Self; 5] {
+        [
+            Self::Baskets,
+            Self::Basket(session),
+            Self::Summary,
+            Self::Sessions,
+            Self::Feed,
+        ]
+    }
+
+    /// What follows the shop in its name.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Baskets => "baskets",
+            Self::Basket(_) => "basket",
+            Self::Summary => "summary",
+            Self::Sessions => "sessions",
+            Self::Feed => "feed",
+        }
+    }
+
     /// Its name in full.
     pub(super) fn name(self, shop: ShopId) -> String {
+        let word = self.word();
         match self {
-            Self::Baskets => format!("{SERVICE}.shop.{shop}.baskets"),
-            Self::Basket(session) => format!("{SERVICE}.shop.{shop}.basket.{session}"),
-            Self::Summary => format!("{SERVICE}.shop.{shop}.summary"),
-            Self::Sessions => format!("{SERVICE}.shop.{shop}.sessions"),
-            Self::Feed => format!("{SERVICE}.shop.{shop}.feed"),
+            Self::Basket(session) => format!("{SERVICE}.shop.{shop}.{word}.{session}"),
+            Self::Baskets | Self::Summary | Self::Sessions | Self::Feed => format!("{SERVICE}.shop.{shop}.{word}"),
         }
     }
 
@@ -62,13 +84,11 @@ pub(super) fn route(name: &str) -> Option<Route> {
         "shop" => canonical(tokens.next()?, |text| ShopId::parse(text).ok())?,
         _ => return None,
     };
-    let resource = match tokens.next()? {
-        "baskets" => Resource::Baskets,
-        "basket" => Resource::Basket(canonical(tokens.next()?, |text| SessionId::parse(text).ok())?),
-        "summary" => Resource::Summary,
-        "sessions" => Resource::Sessions,
-        "feed" => Resource::Feed,
-        _ => return None,
+    let word = tokens.next()?;
+    let mut all = Resource::all(SessionId::from(Uuid::nil())).into_iter();
+    let resource = match all.find(|resource| resource.word() == word)? {
+        Resource::Basket(_) => Resource::Basket(canonical(tokens.next()?, |text| SessionId::parse(text).ok())?),
+        other => other,
     };
     tokens.next().is_none().then_some(Route::Shop(shop, resource))
 }
@@ -79,21 +99,13 @@ fn canonical<Id: ToString>(text: &str, parse: impl Fn(&str) -> Option<Id>) -> Op
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
 
     #[test]
     fn a_name_is_that_of_one_resource_or_of_none() {
         let shop = ShopId::from(Uuid::from_u128(1));
         let session = SessionId::from(Uuid::from_u128(2));
-        for resource in [
-            Resource::Baskets,
-            Resource::Basket(session),
-            Resource::Summary,
-            Resource::Sessions,
-            Resource::Feed,
-        ] {
+        for resource in Resource::all(session) {
             let name = resource.name(shop);
             assert_eq!(route(&name), Some(Route::Shop(shop, resource)));
             for other in [

@@ -5,7 +5,7 @@
 //! Whatever has to be read from MongoDB is read beside the task; the answer is given by the task when
 //! it is there, and the gateway is asked to wait until then.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,9 +21,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::correct::correct;
+use super::list::{Key, LIST_MAX, List, Step};
 use super::model::{self, Model};
 use super::route::Resource;
-use super::{OWNER_WAIT_TOLD, Parts};
+use super::{LOST_AGAIN, OWNER_WAIT_TOLD, Parts, unavailable};
 use crate::core::basket::Status;
 use crate::core::error_chain;
 use crate::core::id::{BasketId, SessionId, ShopId};
@@ -56,6 +57,12 @@ const CORRECTED_WAIT: Duration = Duration::from_secs(2);
 const PAGES_AT_ONCE: usize = 16;
 /// How long what is under way may take when the task ends.
 const END_WAIT: Duration = Duration::from_secs(3);
+/// Requests that may wait for MongoDB at a time.
+const PENDING_MAX: usize = 4_096;
+/// How long after a refusal gateways are asked to ask again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+/// Baskets that are not open any more and that are kept, since a gateway may have them.
+const CLOSED_MAX: usize = 10_000;
 /// How long somebody may handle a basket, in minutes.
 const HANDLE_MINUTES: std::ops::RangeInclusive<i64> = 1..=240;
 /// And how long it is where he does not say.
@@ -98,9 +105,10 @@ struct Waiting {
 
 /// Everything that gateways may have of the shop.
 struct Known {
-    /// The keys of the open baskets, in the order of the list.
-    list: Vec<Key>,
+    list: List,
     baskets: HashMap<SessionId, Basket>,
+    /// When a basket was last dropped that a gateway may have.
+    dropped_at: Option<Instant>,
 }
 
 /// A basket as gateways have it.
@@ -137,22 +145,12 @@ struct Corrected {
     since: Instant,
 }
 
-/// What the list is ordered by: the newest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Key(std::cmp::Reverse<Option<OffsetDateTime>>, SessionId);
-
-impl Key {
-    fn of(session: SessionId, view: &BasketView) -> Self {
-        Self(std::cmp::Reverse(view.opened_at), session)
-    }
-}
-
 /// What was read from MongoDB.
 enum Read {
     /// The open baskets, and who handles which.
     Open(u64, Result<OpenShop, ViewError>),
-    /// The open baskets, once more.
-    Refreshed(Result<OpenShop, ViewError>),
+    /// The open baskets, and who handles which, once more.
+    Refreshed(u64, Result<OpenShop, ViewError>),
     /// A basket of which nothing is known: it is not open, or is so since a moment ago.
     Basket(SessionId, Result<Option<BasketView>, ViewError>),
     /// A basket that may have been written, and what was known of it when it was asked for.
@@ -250,6 +248,8 @@ struct Presented {
     reset_at: Instant,
     /// Gateways may have missed something: they are to ask again for everything.
     is_unsure: bool,
+    /// Answers may have been lost on their way.
+    lost_answers: bool,
     feed: Option<Messages>,
     feed_left: u32,
 }
@@ -285,6 +285,7 @@ impl Presented {
             asked: LastAsked::default(),
             reset_at: now + jittered(RESET_INTERVAL),
             is_unsure: false,
+            lost_answers: false,
             feed: None,
             feed_left: FEED_RATE,
         }
@@ -344,6 +345,7 @@ impl Presented {
         self.known = None;
         self.summary = None;
         self.is_unsure = true;
+        self.lost_answers = true;
         // What was asked before that may be of before that.
         self.reads.clear();
         self.fetched.clear();
@@ -356,6 +358,9 @@ impl Presented {
         let is_up = self.parts.gateway.is_up() && *self.parts.views.state().borrow() == crate::views::State::Open;
         if is_up && (self.is_unsure || self.reset_at <= Instant::now()) {
             self.reset_at = Instant::now() + jittered(RESET_INTERVAL);
+            if std::mem::take(&mut self.lost_answers) {
+                self.reset_at = Instant::now() + LOST_AGAIN;
+            }
             self.is_unsure = false;
             self.parts.metrics.res_resets.inc();
             let pattern = format!("{}.shop.{}.>", super::SERVICE, self.shop);
@@ -379,12 +384,17 @@ impl Presented {
         if self.refresh_at.extract_if(.., |at| *at <= now).count() > 0 && self.known.is_some() {
             self.refresh();
         }
+        if let Some(known) = &mut self.known {
+            known.drop_closed(CLOSED_MAX);
+        }
         self.answer_corrected().await;
         let late: Vec<Waiting> = self
             .waiting
             .extract_if(.., |waiting| waiting.since.elapsed() > READ_WAIT)
             .collect();
         for late in late {
+            // A gateway that asked because of a reset goes on with what it has.
+            self.is_unsure = true;
             let failure = Failure::new(
                 "ezout.unavailable",
                 "the baskets cannot be read at the moment; ask again",
@@ -432,6 +442,7 @@ impl Presented {
                 self.asked.sessions = Some(now);
                 let listing = Listing::read(asked.request.body().query.as_deref());
                 return match listing {
+                    Ok(_) if self.is_full() => self.refuse(&asked.request).await,
                     Ok(listing) => {
                         ask_for_time(&self.parts.gateway, &asked.request).await;
                         self.read_page(asked.request, listing);
@@ -448,9 +459,23 @@ impl Presented {
         if let Some(answer) = self.answer_now(asked.resource) {
             return reply(&self.parts.gateway, &asked.request, answer).await;
         }
+        if self.is_full() {
+            return self.refuse(&asked.request).await;
+        }
         ask_for_time(&self.parts.gateway, &asked.request).await;
         self.waiting.push(Waiting { asked, since: now });
         self.read_what_is_missing();
+    }
+
+    /// Whether so many requests wait that one more has to be refused.
+    fn is_full(&self) -> bool {
+        self.waiting.len() + self.answers.len() + self.handles.len() + self.corrected.len() >= PENDING_MAX
+    }
+
+    async fn refuse(&mut self, request: &Request) {
+        // It may have been asked because of a reset as well; but no reset at once, since that asks for more.
+        self.reset_at = self.reset_at.min(Instant::now() + REFUSED_PAUSE);
+        reply(&self.parts.gateway, request, Answer::Failure(unavailable())).await;
     }
 
     /// The answer from what gateways have; nothing as long as that has to be read.
@@ -458,10 +483,10 @@ impl Presented {
         match resource {
             Resource::Summary => self.summary.clone().map(Answer::Model),
             Resource::Baskets => {
-                let list = &self.known.as_ref()?.list;
-                let reference = |key: &Key| model::reference(self.basket_id(key.1));
+                let shown = self.known.as_ref()?.list.shown();
+                let reference = |session| model::reference(self.basket_id(session));
                 Some(Answer::Collection {
-                    values: list.iter().map(reference).collect(),
+                    values: shown.map(reference).collect(),
                     query: None,
                 })
             }
@@ -508,9 +533,10 @@ impl Presented {
 
     fn refresh(&mut self) {
         let (views, partition, shop) = (self.parts.views.clone(), self.partition, self.shop);
+        let handled = self.handled_count;
         self.reads.push(Box::pin(async move {
             let read = open_shop(&views, partition, shop).await;
-            Read::Refreshed(read)
+            Read::Refreshed(handled, read)
         }));
     }
 
@@ -571,8 +597,8 @@ impl Presented {
                     Err(error) => return not_read(&error),
                 }
             }
-            Read::Refreshed(read) => match read {
-                Ok(open) => self.refreshed(open).await,
+            Read::Refreshed(handled, read) => match read {
+                Ok(open) => self.refreshed(handled, open).await,
                 Err(error) => {
                     not_read(&error);
                     self.refresh_at.push(Instant::now() + SLOW_PAUSE);
@@ -617,6 +643,8 @@ impl Presented {
                     },
                     Err(error) => {
                         not_read(&error);
+                        // As where somebody waits for too long.
+                        self.is_unsure = true;
                         Answer::Failure(Failure::new(
                             "ezout.unavailable",
                             "the sessions cannot be read; ask again",
@@ -666,17 +694,20 @@ impl Presented {
     fn know(&mut self, open: OpenShop) {
         self.handlings = open.handlings.into_iter().collect();
         let now = Instant::now();
-        let mut known = Known {
-            list: Vec::with_capacity(open.baskets.len()),
-            baskets: HashMap::with_capacity(open.baskets.len()),
-        };
-        for (id, view) in open.baskets {
-            let basket = Basket::of(id, &view, self.handlings.get(&id.session), now);
-            known.list.push(basket.key);
-            known.baskets.insert(id.session, basket);
-        }
-        known.list.sort_unstable();
-        self.known = Some(known);
+        let baskets: HashMap<SessionId, Basket> = open
+            .baskets
+            .iter()
+            .map(|(id, view)| {
+                let handling = self.handlings.get(&id.session);
+                (id.session, Basket::of(*id, view, handling, now))
+            })
+            .collect();
+        let keys = baskets.values().map(|basket| basket.key).collect();
+        self.known = Some(Known {
+            list: List::new(keys, LIST_MAX),
+            baskets,
+            dropped_at: None,
+        });
     }
 
     fn know_basket(&mut self, session: SessionId, view: &BasketView) {
@@ -730,14 +761,33 @@ impl Presented {
     }
 
     /// Tells what is otherwise in the open baskets than was known, and has the others of the list looked at.
-    async fn refreshed(&mut self, open: OpenShop) {
+    async fn refreshed(&mut self, handled: u64, open: OpenShop) {
         let Some(known) = &self.known else { return };
         let there: HashSet<SessionId> = open.baskets.iter().map(|(id, _)| id.session).collect();
-        for key in known.list.iter().filter(|key| !there.contains(&key.1)) {
-            self.watching.put_back(key.1, Changed::Perhaps);
+        for session in known.list.all().filter(|session| !there.contains(session)) {
+            self.watching.put_back(session, Changed::Perhaps);
         }
         for (id, view) in &open.baskets {
             self.change(id.session, Some(view)).await;
+        }
+        self.refreshed_handlings(handled, open.handlings).await;
+    }
+
+    /// Tells who handles which basket where that is otherwise than was known: the owner before may have noted it last.
+    async fn refreshed_handlings(&mut self, handled: u64, there: Vec<(SessionId, Handling)>) {
+        if handled != self.handled_count {
+            // Somebody handles a basket since it was read.
+            self.refresh_at.push(Instant::now() + SLOW_PAUSE);
+            return;
+        }
+        let now = OffsetDateTime::now_utc();
+        let there: HashMap<SessionId, Handling> =
+            there.into_iter().filter(|(_, handling)| handling.until > now).collect();
+        let sessions: BTreeSet<SessionId> = self.handlings.keys().chain(there.keys()).copied().collect();
+        for session in sessions {
+            if self.handlings.get(&session) != there.get(&session) {
+                self.set_handling(session, there.get(&session).cloned()).await;
+            }
         }
     }
 
@@ -761,13 +811,17 @@ impl Presented {
         let (handling, is_fetched) = (self.handlings.get(&session).cloned(), self.fetched.contains(&session));
         let Some(known) = &mut self.known else { return };
         let mut events: Vec<(Resource, ResourceEvent)> = Vec::new();
+        let mut steps: Vec<Step> = Vec::new();
+        let may_be_had = known.may_be_had();
+        let mut is_gone = false;
         match (view, known.baskets.get_mut(&session)) {
+            (None, None) if may_be_had => events.push((Resource::Basket(session), ResourceEvent::Delete)),
             (None, None) => {}
             (None, Some(_)) => {
                 if let Some(before) = known.baskets.remove(&session) {
-                    known.leave(before.key, &mut events);
+                    steps.extend(known.list.leave(before.key));
                 }
-                events.push((Resource::Basket(session), ResourceEvent::Delete));
+                is_gone = true;
             }
             // Read or told before; what is newer has been told.
             (Some(view), Some(basket)) if State::of(view) < basket.state => {}
@@ -779,22 +833,40 @@ impl Presented {
                 std::mem::swap(basket, &mut now);
                 let (before, key, is_open) = (now, basket.key, basket.is_open);
                 if before.is_open && (!is_open || before.key != key) {
-                    known.leave(before.key, &mut events);
+                    steps.extend(known.list.leave(before.key));
                 }
                 if is_open && (!before.is_open || before.key != key) {
-                    known.enter(id, key, &mut events);
+                    steps.extend(known.list.enter(key));
                 }
             }
             (Some(view), None) => {
                 let basket = Basket::of(id, view, handling.as_ref(), Instant::now());
                 let (key, is_open) = (basket.key, basket.is_open);
+                if may_be_had {
+                    let all = properties_json(&basket.model);
+                    events.push((Resource::Basket(session), ResourceEvent::Change(all)));
+                }
                 if is_open || is_fetched {
                     known.baskets.insert(session, basket);
                 }
                 if is_open {
-                    known.enter(id, key, &mut events);
+                    steps.extend(known.list.enter(key));
                 }
             }
+        }
+        events.extend(steps.into_iter().map(|step| {
+            let event = match step {
+                Step::Add(idx, session) => ResourceEvent::Add {
+                    idx,
+                    value: model::reference(BasketId { session, ..id }),
+                },
+                Step::Remove(idx) => ResourceEvent::Remove { idx },
+            };
+            (Resource::Baskets, event)
+        }));
+        // It leaves the list before it is no more.
+        if is_gone {
+            events.push((Resource::Basket(session), ResourceEvent::Delete));
         }
         for (resource, event) in events {
             self.tell(resource, event).await;
@@ -849,6 +921,9 @@ impl Presented {
     }
 
     async fn call(&mut self, asked: Asked) {
+        if self.is_full() {
+            return self.refuse(&asked.request).await;
+        }
         let Resource::Basket(session) = asked.resource else {
             return reply(
                 &self.parts.gateway,
@@ -952,11 +1027,16 @@ impl Presented {
             Some(handling) => self.handlings.insert(session, handling),
             None => self.handlings.remove(&session),
         };
-        let basket = self.known.as_mut().and_then(|known| known.baskets.get_mut(&session));
-        let Some(basket) = basket else { return };
-        let before = basket.model.clone();
-        basket.model.extend(properties);
-        if let Some(changes) = model::difference(&before, &basket.model) {
+        let Some(known) = &mut self.known else { return };
+        let changes = match known.baskets.get_mut(&session) {
+            Some(basket) => {
+                let before = basket.model.clone();
+                basket.model.extend(properties);
+                model::difference(&before, &basket.model)
+            }
+            None => known.may_be_had().then(|| properties_json(&properties.into())),
+        };
+        if let Some(changes) = changes {
             self.tell(Resource::Basket(session), ResourceEvent::Change(changes))
                 .await;
         }
@@ -999,21 +1079,25 @@ fn is_open(view: &BasketView) -> bool {
 }
 
 impl Known {
-    /// Puts a basket, which can be got by now, into the list.
-    fn enter(&mut self, id: BasketId, key: Key, events: &mut Vec<(Resource, ResourceEvent)>) {
-        let Err(idx) = self.list.binary_search(&key) else {
-            return;
-        };
-        self.list.insert(idx, key);
-        let value = model::reference(id);
-        events.push((Resource::Baskets, ResourceEvent::Add { idx, value }));
+    /// Whether a gateway may have a basket that is not known here. Such a one is told whole when it changes.
+    fn may_be_had(&self) -> bool {
+        LastAsked::is_wanted(self.dropped_at)
     }
 
-    /// Takes a basket from the list.
-    fn leave(&mut self, key: Key, events: &mut Vec<(Resource, ResourceEvent)>) {
-        let Ok(idx) = self.list.binary_search(&key) else { return };
-        self.list.remove(idx);
-        events.push((Resource::Baskets, ResourceEvent::Remove { idx }));
+    /// Drops baskets that are not open until `max` of them are left: those that were asked for the longest time ago.
+    fn drop_closed(&mut self, max: usize) {
+        let over = self.baskets.len().saturating_sub(self.list.len() + max);
+        if over == 0 {
+            return;
+        }
+        let closed = self.baskets.iter().filter(|(_, basket)| !basket.is_open);
+        let mut closed: Vec<(Instant, SessionId)> =
+            closed.map(|(session, basket)| (basket.asked_at, *session)).collect();
+        closed.sort_unstable();
+        for (_, session) in closed.into_iter().take(over) {
+            self.baskets.remove(&session);
+        }
+        self.dropped_at = Some(Instant::now());
     }
 }
 
@@ -1115,4 +1199,40 @@ async fn next(messages: &mut Option<Messages>) -> Option<Bytes> {
 /// About this long, so that shops do not all ask at once.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.8 + 0.4 * fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_baskets_that_are_not_open_has_an_end() {
+        let session = |number| SessionId::from(Uuid::from_u128(number));
+        let now = Instant::now();
+        let key = |number| Key::at(None, session(number));
+        let basket = |number: u64, is_open| Basket {
+            state: State::default(),
+            model: Model::new(),
+            key: key(u128::from(number)),
+            is_open,
+            asked_at: now + Duration::from_secs(100 - number),
+        };
+        let mut known = Known {
+            list: List::new(vec![key(1), key(2)], 1),
+            baskets: (1..=10)
+                .map(|number| (session(u128::from(number)), basket(number, number <= 2)))
+                .collect(),
+            dropped_at: None,
+        };
+        known.drop_closed(8);
+        assert_eq!((known.baskets.len(), known.may_be_had()), (10, false));
+        known.drop_closed(3);
+        let mut left: Vec<SessionId> = known.baskets.keys().copied().collect();
+        left.sort_unstable();
+        // The open ones, and of the others those that were asked for last.
+        assert_eq!(left, [1, 2, 3, 4, 5].map(session));
+        assert!(known.may_be_had(), "who has one of the others is told of it");
+    }
 }

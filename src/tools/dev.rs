@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use ::time::OffsetDateTime;
 use anyhow::{Context as _, bail};
 use tokio::{
     select,
@@ -28,17 +29,23 @@ use super::servers::{
     Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, NatsUsers, ResgateOptions, ResgateServer,
     ServersError, is_free,
 };
-use super::{say, simulate};
+use super::{complain, say, simulate, tail};
 use crate::access::Anonymous;
 use crate::app::{self, Role, StopSignals};
 use crate::config::ServiceOptions;
-use crate::keys::Mode;
+use crate::core::policy;
+use crate::keys::dev::{DevError, Grant};
+use crate::keys::{self, DEV_KEYS, Mode};
 use crate::nats::User;
 
 /// A server that ran this long had started well; what ends it later is a new problem.
 const RAN_WELL: Duration = Duration::from_mins(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// How long the token counts that is printed: a day of trying.
+const TOKEN_LASTS: Duration = Duration::from_hours(24);
+/// How long the token counts of shoppers of whom one is asked: longer than they shop.
+const SHOPPERS_TOKEN_LASTS: Duration = Duration::from_hours(24 * 365);
 
 /// Options of `ezout dev`.
 #[derive(Debug, Clone, clap::Args)]
@@ -80,6 +87,55 @@ pub struct Addresses {
     pub admin: SocketAddr,
 }
 
+/// Whether callers are asked who they are, and where somebody who tries it has a token from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// Nobody is asked.
+    Nobody,
+    /// For a token of an issuer elsewhere.
+    ForToken {
+        /// What shoppers do is taken without one.
+        anonymous: bool,
+    },
+    /// For a token of this machine, which is made for whoever tries it.
+    ForOurToken {
+        /// `EZOUT_AUTH_DEV_KEYS`.
+        keys: PathBuf,
+        /// What shoppers do is taken without one.
+        anonymous: bool,
+    },
+}
+
+impl Asked {
+    fn of(service: &ServiceOptions) -> Self {
+        let anonymous = service.access.anonymous == Some(Anonymous::Append);
+        match service.keys.mode() {
+            Mode::Off => Self::Nobody,
+            Mode::Dev => Self::ForOurToken {
+                keys: service.keys.dev_keys().to_owned(),
+                anonymous,
+            },
+            Mode::Firebase | Mode::Oidc => Self::ForToken { anonymous },
+        }
+    }
+
+    /// The token of simulated shoppers, where they need one and it can be made.
+    fn shoppers(&self) -> Result<Option<simulate::Token>, DevError> {
+        let Self::ForOurToken { keys, anonymous: false } = self else {
+            return Ok(None);
+        };
+        let grant = Grant {
+            subject: "simulated shoppers".to_owned(),
+            role: Some(policy::Role::Service.word().to_owned()),
+            shops: vec!["*".to_owned()],
+            shopper_id: None,
+            lasts: SHOPPERS_TOKEN_LASTS,
+        };
+        let token = keys::dev::sign(keys, &grant, OffsetDateTime::now_utc())?;
+        Ok(Some(token.into()))
+    }
+}
+
 /// Lets the service say once that it is ready; the banner is printed then.
 #[derive(Debug)]
 pub struct Ready(oneshot::Sender<()>);
@@ -101,6 +157,9 @@ pub async fn run(args: Args, mut service: ServiceOptions) -> anyhow::Result<()> 
     // Whoever tries it sees how it is with callers who are asked, and clients that know no tokens still send.
     service.keys.mode.get_or_insert(Mode::Dev);
     service.access.anonymous.get_or_insert(Anonymous::Append);
+    // Whoever tries two of them with data of their own has two key pairs as well.
+    service.keys.dev_keys.get_or_insert_with(|| args.data.join("keys"));
+    let asked = Asked::of(&service);
     let addresses = Addresses {
         nats_url: service.journal.nats_url.clone(),
         nats_monitor_url: service.journal.monitor_urls.join(","),
@@ -109,19 +168,27 @@ pub async fn run(args: Args, mut service: ServiceOptions) -> anyhow::Result<()> 
         admin: service.http.admin_addr,
     };
     connect_as_users(&args, &mut service)?;
-    let shoppers = args
-        .demo
-        .then(|| simulate::Args::demo(format!("http://{}", addresses.http)));
-    supervise(&args, &addresses, async |ready: Ready, stop: CancellationToken| {
-        let shopping = async {
-            match shoppers {
-                Some(shoppers) => simulate::shop(&shoppers, stop.clone(), |_| {}).await.map(|_| ()),
-                None => Ok(()),
-            }
-        };
-        let service = app::run(service, Role::Serve, || ready.report(), stop.clone());
-        tokio::try_join!(service, shopping).map(|_| ())
-    })
+    let shoppers = if args.demo {
+        let url = format!("http://{}", addresses.http);
+        Some(simulate::Args::demo(url, asked.shoppers()?))
+    } else {
+        None
+    };
+    supervise(
+        &args,
+        &addresses,
+        &asked,
+        async |ready: Ready, stop: CancellationToken| {
+            let shopping = async {
+                match shoppers {
+                    Some(shoppers) => simulate::shop(&shoppers, stop.clone(), |_| {}).await.map(|_| ()),
+                    None => Ok(()),
+                }
+            };
+            let service = app::run(service, Role::Serve, || ready.report(), stop.clone());
+            tokio::try_join!(service, shopping).map(|_| ())
+        },
+    )
     .await
 }
 
@@ -146,7 +213,7 @@ fn connect_as_users(args: &Args, service: &mut ServiceOptions) -> anyhow::Result
 /// # Errors
 /// When the data folder is in use, a port is taken, a server cannot be had or started, or the service fails.
 /// The message says what to do.
-pub async fn supervise<S>(args: &Args, addresses: &Addresses, serve: S) -> anyhow::Result<()>
+pub async fn supervise<S>(args: &Args, addresses: &Addresses, asked: &Asked, serve: S) -> anyhow::Result<()>
 where
     S: AsyncFnOnce(Ready, CancellationToken) -> anyhow::Result<()>,
 {
@@ -187,8 +254,14 @@ where
     };
     let (mut nats, mut mongod, mut resgate) = started;
 
+    let shown = Shown {
+        args,
+        addresses,
+        asked,
+        binaries: &binaries,
+    };
     let outcome = select! {
-        outcome = run_service(args, addresses, &binaries, &mut stop, serve) => outcome,
+        outcome = run_service(shown, &mut stop, serve) => outcome,
         () = watch("nats-server", &mut nats) => unreachable!("it is watched for ever"),
         () = watch("mongod", &mut mongod) => unreachable!("it is watched for ever"),
         () = watch_if_any("resgate", resgate.as_mut()) => unreachable!("it is watched for ever"),
@@ -248,13 +321,7 @@ enum Ended {
     InHaste,
 }
 
-async fn run_service<S>(
-    args: &Args,
-    addresses: &Addresses,
-    binaries: &Binaries,
-    stop: &mut StopSignals,
-    serve: S,
-) -> anyhow::Result<Ended>
+async fn run_service<S>(shown: Shown<'_>, stop: &mut StopSignals, serve: S) -> anyhow::Result<Ended>
 where
     S: AsyncFnOnce(Ready, CancellationToken) -> anyhow::Result<()>,
 {
@@ -266,7 +333,7 @@ where
         select! {
             ended = &mut service => return ended.map(|()| Ended::InOrder).context("the service ended"),
             // Disabled for good once it has answered; a service that never reports is only not announced.
-            Ok(()) = &mut is_ready, if !is_ready.is_terminated() => say(&banner(args, addresses, binaries)),
+            Ok(()) = &mut is_ready, if !is_ready.is_terminated() => shown.say(),
             () = stop.received() => break,
         }
     }
@@ -371,62 +438,190 @@ fn lock(data: &Path) -> anyhow::Result<File> {
 const EXAMPLE_SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
 const EXAMPLE_EVENT: &str = r#"{"session_id":"4e29b2d3-7c8a-446e-a4e1-d8e2a51c0e94","shop_id":"123e4567-e89b-42d3-a456-426614174000","shopper_id":"ab29b2d3-7c8a-446e-a4e1-d8e2a51c0e94","action_id":101,"create_time":"2023-12-18T10:30:00.000Z","action":"ADD","product_name":"FUJI Apples","product_id":500100,"product_price":3.50,"UPC":"042100005264","category_id":"fruit","basket_total":12.18}"#;
 
-/// What to open and what to try, for somebody who has never seen this.
-fn banner(args: &Args, addresses: &Addresses, binaries: &Binaries) -> String {
-    let Addresses {
-        http,
-        admin,
-        nats_url,
-        mongodb_uri,
-        ..
-    } = addresses;
-    let program = own_program();
-    let shoppers = if args.demo {
-        "Simulated shoppers are shopping."
-    } else {
-        "`make demo` lets simulated shoppers shop."
-    };
-    let live = match &binaries.resgate {
-        Some(_) => through_resgate(args.resgate_addr),
-        None => without_resgate(nats_url),
-    };
-    let data = args.data.display();
-    format!(
-        r"
+/// The visit of the example event.
+const EXAMPLE_VISIT: &str = "4e29b2d3-7c8a-446e-a4e1-d8e2a51c0e94";
+
+/// What somebody is shown who has never seen this.
+#[derive(Debug, Clone, Copy)]
+struct Shown<'a> {
+    args: &'a Args,
+    addresses: &'a Addresses,
+    asked: &'a Asked,
+    binaries: &'a Binaries,
+}
+
+impl Shown<'_> {
+    /// Prints what to open and what to try. On stdout, where no log is: there is a token in it.
+    fn say(self) {
+        let token = match self.asked {
+            Asked::ForOurToken { keys, .. } => match example_token(keys) {
+                Ok(token) => Some(token),
+                Err(error) => return complain(&format!("{:#}", anyhow::Error::new(error))),
+            },
+            Asked::Nobody | Asked::ForToken { .. } => None,
+        };
+        say(&self.banner(token.as_deref()));
+    }
+
+    /// What to open and what to try.
+    fn banner(self, token: Option<&str>) -> String {
+        let Addresses {
+            http,
+            admin,
+            nats_url,
+            mongodb_uri,
+            ..
+        } = self.addresses;
+        let program = own_program();
+        let shoppers = if self.args.demo {
+            "Simulated shoppers are shopping."
+        } else {
+            "`make demo` lets simulated shoppers shop."
+        };
+        let live = match &self.binaries.resgate {
+            Some(_) => through_resgate(self.args.resgate_addr, self.bearer()),
+            None => without_resgate(nats_url),
+        };
+        let data = self.args.data.display();
+        let filled = token.map(|token| format!("#token={token}")).unwrap_or_default();
+        let (sending, sends, bearer) = (self.sending(), self.sends(), self.bearer());
+        let looking = self.looking(&program, token);
+        let nats = match nats_url.as_str() {
+            tail::NATS_URL => String::new(),
+            url => format!(" --nats-url {}", quoted(url.as_ref())),
+        };
+        format!(
+            r"
 EzOut is running. {shoppers}
 
   in a browser       http://{http}/
+  to try each route  http://{http}/docs{filled}
   health             http://{admin}/readyz
   metrics            http://{admin}/metrics
   NATS, MongoDB      {nats_url}  {mongodb_uri}
 
-Send an event, as a shopper's phone does:
+Send an event, as a shopper's phone does{sending}:
 
   curl -i http://{http}/publish/{EXAMPLE_SHOP} \
-    -H 'content-type: application/json' \
+    {sends}-H 'content-type: application/json' \
     -d '{EXAMPLE_EVENT}'
 
-Watch that shop's updates:
+{looking}The basket, with what is not right about it, and the shop as it happens:
 
-  {program} tail {EXAMPLE_SHOP}
+  curl {bearer}http://{http}/v1/shops/{EXAMPLE_SHOP}/sessions/{EXAMPLE_VISIT}/basket
+
+  curl -N {bearer}http://{http}/v1/shops/{EXAMPLE_SHOP}/updates
+
+That shop's updates, as any subscriber of NATS has them:
+
+  {program} tail {EXAMPLE_SHOP}{nats}
 
 {live}
 The data is in {data}/ and is there again at the next start; logs are in {data}/logs/.
 Not for production. Ctrl-C stops everything.
 "
-    )
+        )
+    }
+
+    /// What lines have that need the token.
+    fn bearer(self) -> &'static str {
+        match self.asked {
+            Asked::Nobody => "",
+            Asked::ForToken { .. } | Asked::ForOurToken { .. } => BEARER,
+        }
+    }
+
+    /// What the line has that sends an event.
+    fn sends(self) -> String {
+        match self.asked {
+            Asked::ForToken { anonymous: false } => BEARER.to_owned(),
+            // Who looks after a shop does not send what its shoppers do.
+            Asked::ForOurToken { keys, anonymous: false } => format!(
+                "-H \"Authorization: Bearer $({})\" ",
+                token_line(&own_program(), "service", keys)
+            ),
+            _ => String::new(),
+        }
+    }
+
+    /// Whether sending needs a token, where others do.
+    fn sending(self) -> &'static str {
+        match self.asked {
+            Asked::ForToken { anonymous: true } | Asked::ForOurToken { anonymous: true, .. } => {
+                ", which needs no token"
+            }
+            _ => "",
+        }
+    }
+
+    /// How to have a token.
+    fn looking(self, program: &str, token: Option<&str>) -> String {
+        match (self.asked, token) {
+            (Asked::Nobody, _) => String::new(),
+            (Asked::ForOurToken { keys, .. }, Some(token)) => format!(
+                r"What follows needs a token. This one is of somebody who looks after that shop (the role support), for a day:
+
+  export TOKEN={token}
+
+Another one (roles: shopper, merchant, support, service, admin):
+
+  {}
+
+",
+                token_line(program, "merchant", keys)
+            ),
+            (Asked::ForOurToken { .. } | Asked::ForToken { .. }, _) => {
+                "What follows needs a token of your issuer, in TOKEN.\n\n".to_owned()
+            }
+        }
+    }
+}
+
+/// What a line has that needs the token.
+const BEARER: &str = "-H \"Authorization: Bearer $TOKEN\" ";
+
+/// How a token is made for the example shop.
+fn token_line(program: &str, role: &str, keys: &Path) -> String {
+    let keys = match keys.to_str() {
+        Some(DEV_KEYS) => String::new(),
+        _ => format!(" --auth-dev-keys {}", quoted(keys)),
+    };
+    format!("{program} token --role {role} --shop {EXAMPLE_SHOP} --for 1h{keys}")
+}
+
+/// A path as a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+/// The token that is printed.
+fn example_token(keys: &Path) -> Result<String, DevError> {
+    let grant = Grant {
+        subject: "dev".to_owned(),
+        role: Some(policy::Role::Support.word().to_owned()),
+        shops: vec![EXAMPLE_SHOP.to_owned()],
+        shopper_id: None,
+        lasts: TOKEN_LASTS,
+    };
+    keys::dev::sign(keys, &grant, OffsetDateTime::now_utc())
 }
 
 /// How to see a basket change as a browser does.
-fn through_resgate(addr: SocketAddr) -> String {
+fn through_resgate(addr: SocketAddr, bearer: &str) -> String {
+    // A client says first who it is, and asks for something when that was answered.
+    let (says, answered) = if bearer.is_empty() {
+        ("", 1)
+    } else {
+        (r#" ask(2, "auth.ezout.auth.jwt", {jwt: process.env.TOKEN});"#, 2)
+    };
     format!(
-        r#"Resgate is at ws://{addr}/ and http://{addr}/api. The shop's open baskets as it has them, now and live (Node 22 or later):
+        r#"Resgate is at ws://{addr}/ and http://{addr}/api. The shop's open baskets as it has them, now and live (Node 20.10 or later):
 
-  curl http://{addr}/api/ezout/shop/{EXAMPLE_SHOP}/baskets
+  curl {bearer}http://{addr}/api/ezout/shop/{EXAMPLE_SHOP}/baskets
 
-  node -e 'const s = new WebSocket("ws://{addr}/"), ask = (id, method, params) => s.send(JSON.stringify({{id, method, params}}));
-    s.onopen = () => {{ ask(1, "version", {{protocol: "1.2.3"}}); ask(2, "subscribe.ezout.shop.{EXAMPLE_SHOP}.baskets") }};
-    s.onmessage = message => console.log(message.data)'
+  node --experimental-websocket -e 'const s = new WebSocket("ws://{addr}/"), ask = (id, method, params) => s.send(JSON.stringify({{id, method, params}}));
+    s.onopen = () => {{ ask(1, "version", {{protocol: "1.2.3"}});{says} }};
+    s.onmessage = message => {{ console.log(message.data); if (JSON.parse(message.data).id === {answered}) ask(3, "subscribe.ezout.shop.{EXAMPLE_SHOP}.baskets") }}'
 "#
     )
 }
@@ -453,13 +648,19 @@ fn own_program() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{EXAMPLE_EVENT, EXAMPLE_SHOP, lock};
+    use super::{EXAMPLE_EVENT, EXAMPLE_SHOP, EXAMPLE_VISIT, lock, quoted};
 
     #[test]
     fn the_example_event_is_of_the_example_shop() {
         let event: serde_json::Value = serde_json::from_str(EXAMPLE_EVENT).unwrap();
         assert_eq!(event["shop_id"], EXAMPLE_SHOP);
+        assert_eq!(event["session_id"], EXAMPLE_VISIT);
         assert!(!EXAMPLE_EVENT.contains('\''), "it is printed between single quotes");
+    }
+
+    #[test]
+    fn a_folder_is_one_word_to_a_shell() {
+        assert_eq!(quoted("my data/it's/keys".as_ref()), r"'my data/it'\''s/keys'");
     }
 
     #[test]

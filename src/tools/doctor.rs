@@ -47,6 +47,9 @@ pub struct Args {
     /// Where health and metrics of a service are, as host and port.
     #[arg(long, env = "EZOUT_ADMIN_ADDR", default_value = "127.0.0.1:8001")]
     pub admin_addr: String,
+    /// What health and metrics ask for, where they ask for a token.
+    #[arg(long, env = "EZOUT_ADMIN_TOKEN", hide_env_values = true)]
+    pub admin_token: Option<String>,
     /// Print one JSON object instead of lines.
     #[arg(long)]
     pub json: bool,

@@ -5,6 +5,7 @@
 
 pub mod visit;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,12 +47,32 @@ pub struct Args {
     /// Seed of the visits; the same seed makes the same visits. Without it, another one each time, which is printed.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Token that `simulate` sends along, of the role `service` or `admin`. Without it: none, which suffices where `EZOUT_AUTH_ANONYMOUS` is `append` and where nobody is asked
+    #[arg(long, env = "EZOUT_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub token: Option<Token>,
+}
+
+/// A token, which is never printed.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl From<String> for Token {
+    fn from(token: String) -> Self {
+        Self(token)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
 }
 
 impl Args {
     /// The shoppers of the demo: few enough for an eye to follow.
-    pub(super) fn demo(url: String) -> Self {
+    pub(super) fn demo(url: String, token: Option<Token>) -> Self {
         Self {
+            token,
             url,
             shops: 3,
             shoppers: 12,
@@ -91,6 +112,8 @@ pub struct Summary {
     pub duplicates: u64,
     /// Answers that refused an event for good.
     pub refused: u64,
+    /// Those of them that asked for a token, or for another one.
+    pub not_let_in: u64,
     /// Sends that were repeated because the system was not there or overloaded.
     pub retried: u64,
     /// Visits that ended.
@@ -109,6 +132,7 @@ impl Summary {
             recorded: 0,
             duplicates: 0,
             refused: 0,
+            not_let_in: 0,
             retried: 0,
             visits: 0,
             latency_us,
@@ -169,6 +193,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if summary.answered == 0 {
         bail!("nothing answered at {}; is the service running?", args.url);
     }
+    if summary.not_let_in == summary.answered {
+        bail!(
+            "the service at {} asks for a token of the role service; give one as EZOUT_TOKEN, with EZOUT_AUTH=dev the one that \
+             `ezout token --role service --shop '*'` prints",
+            args.url
+        );
+    }
     Ok(())
 }
 
@@ -189,6 +220,12 @@ pub async fn shop(args: &Args, stop: CancellationToken, progress: impl Fn(&Summa
             url: args.url.trim_end_matches('/').to_owned(),
             shop: shop_of(number % args.shops),
             pause,
+            token: args
+                .token
+                .as_ref()
+                .map(|token| token.0.trim())
+                .filter(|token| !token.is_empty())
+                .map(str::to_owned),
             rng: fastrand::Rng::with_seed(seed.wrapping_mul(1_000_003).wrapping_add(u64::from(number))),
             summary: Arc::clone(&summary),
         };
@@ -213,6 +250,7 @@ struct Shopper {
     url: String,
     shop: ShopId,
     pause: Duration,
+    token: Option<String>,
     rng: fastrand::Rng,
     summary: Arc<Mutex<Summary>>,
 }
@@ -236,7 +274,10 @@ impl Shopper {
     async fn send(&self, send: &Send) {
         loop {
             let started = Instant::now();
-            let request = self.client.post(format!("{}/publish/{}", self.url, self.shop));
+            let mut request = self.client.post(format!("{}/publish/{}", self.url, self.shop));
+            if let Some(token) = &self.token {
+                request = request.bearer_auth(token);
+            }
             let answer = request
                 .header("content-type", "application/json")
                 .body(send.json.clone())
@@ -272,6 +313,9 @@ impl Shopper {
             .is_some_and(|value| value == "true");
         if !answer.status().is_success() {
             summary.refused += 1;
+            if matches!(answer.status().as_u16(), 401 | 403 | 404) {
+                summary.not_let_in += 1;
+            }
         } else if duplicate {
             summary.duplicates += 1;
         } else {
@@ -284,6 +328,11 @@ impl Shopper {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_not_printed() {
+        assert_eq!(format!("{:?}", Token::from("a.b.c".to_owned())), "[redacted]");
+    }
 
     #[test]
     fn a_duration_needs_its_unit() {

@@ -7,6 +7,9 @@ use crate::core::id::ShopId;
 use crate::nats::Address;
 use crate::tools::say;
 
+/// Where NATS is if nobody says where.
+pub(super) const NATS_URL: &str = "nats://127.0.0.1:4222";
+
 /// Options of `ezout tail`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -16,7 +19,7 @@ pub struct Args {
     #[arg(
         long,
         env = "EZOUT_NATS_URL",
-        default_value = "nats://127.0.0.1:4222",
+        default_value = NATS_URL,
         hide_env_values = true
     )]
     pub nats_url: String,

@@ -74,7 +74,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         shopper_id,
         lasts: args.lasts,
     };
-    let token = dev::sign(&args.keys.dev_keys, &grant, now)?;
+    let token = dev::sign(args.keys.dev_keys(), &grant, now)?;
     say(&token);
     if std::io::stdout().is_terminal() {
         let until = now.checked_add(time::Duration::try_from(args.lasts)?);

@@ -131,6 +131,15 @@ pub fn parse_shops(texts: &[impl AsRef<str>]) -> Option<Shops> {
     Some(Shops::Only(shops))
 }
 
+fn unread_in<T>(collection: &'static str) -> impl FnOnce() -> Option<T> {
+    move || {
+        tracing::error!(
+            "a document in {collection} is none that `ezout member` or `ezout revoke` writes, and does not count"
+        );
+        None
+    }
+}
+
 fn shop_texts(shops: &Shops) -> Vec<String> {
     match shops {
         Shops::All => vec![EVERY_SHOP.to_owned()],
@@ -144,22 +153,29 @@ impl Views {
     /// # Errors
     /// [`ViewError`].
     pub async fn rights(&self) -> Result<Rights, ViewError> {
-        let members: Collection<StoredMember> = self.database.collection(MEMBERS);
-        let members: Vec<StoredMember> = within("read the members", async {
+        let members: Collection<Document> = self.database.collection(MEMBERS);
+        let members: Vec<Document> = within("read the members", async {
             members.find(doc! {}).await?.try_collect().await
         })
         .await?;
-        let revocations: Collection<StoredRevocation> = self.database.collection(REVOCATIONS);
-        let revocations: Vec<StoredRevocation> = within("read the revocations", async {
+        let revocations: Collection<Document> = self.database.collection(REVOCATIONS);
+        let revocations: Vec<Document> = within("read the revocations", async {
             revocations.find(doc! {}).await?.try_collect().await
         })
         .await?;
+        // One that somebody spoiled by hand must not keep all others from counting.
+        let member = |stored: Document| {
+            let read: Option<StoredMember> = bson::deserialize_from_document(stored).ok();
+            read.and_then(StoredMember::member).or_else(unread_in(MEMBERS))
+        };
+        let revocation = |stored: Document| {
+            let read: Option<StoredRevocation> = bson::deserialize_from_document(stored).ok();
+            let read = read.and_then(|stored| Some((Revoked::parse(&stored.id)?, time(stored.at)?)));
+            read.or_else(unread_in(REVOCATIONS))
+        };
         Ok(Rights {
-            members: members.into_iter().filter_map(StoredMember::member).collect(),
-            revoked: revocations
-                .into_iter()
-                .filter_map(|stored| Some((Revoked::parse(&stored.id)?, time(stored.at)?)))
-                .collect(),
+            members: members.into_iter().filter_map(member).collect(),
+            revoked: revocations.into_iter().filter_map(revocation).collect(),
         })
     }
 

@@ -38,47 +38,70 @@ impl Shop {
     }
 }
 
-/// What changes in the baskets of a shop from now on.
+/// What changes in the baskets of a shop from now on, until it is dropped.
 #[derive(Debug)]
-pub struct Watching(Arc<Shop>);
+pub struct Watching {
+    id: ShopId,
+    shop: Arc<Shop>,
+    watched: Arc<Watched>,
+}
 
 impl Watching {
     /// Waits until there is something to take. One at a time may wait.
     pub async fn changed(&self) {
-        self.0.wake.notified().await;
+        self.shop.wake.notified().await;
     }
 
     /// The baskets that changed since this was last called, each as it is now.
     pub fn take(&self) -> BTreeMap<SessionId, Changed> {
-        std::mem::take(&mut *self.0.changed())
+        std::mem::take(&mut *self.shop.changed())
     }
 
     /// Gives back what could not be dealt with yet; what has changed since then stands.
     pub fn put_back(&self, session: SessionId, changed: Changed) {
-        self.0.changed().entry(session).or_insert(changed);
-        self.0.wake.notify_one();
+        self.shop.changed().entry(session).or_insert(changed);
+        self.shop.wake.notify_one();
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // Of a shop in which nothing happens nobody else would ever look.
+        self.watched.forget(self.id, &self.shop);
     }
 }
 
 impl Watched {
+    fn watch(self: &Arc<Self>, id: ShopId) -> Watching {
+        let shop = Arc::new(Shop::default());
+        self.shops().entry(id).or_default().push(Arc::downgrade(&shop));
+        Watching {
+            id,
+            shop,
+            watched: Arc::clone(self),
+        }
+    }
+
+    fn forget(&self, id: ShopId, shop: &Arc<Shop>) {
+        let mut shops = self.shops();
+        if let Some(watchers) = shops.get_mut(&id) {
+            watchers.retain(|watcher| !std::ptr::eq(watcher.as_ptr(), Arc::as_ptr(shop)));
+            if watchers.is_empty() {
+                shops.remove(&id);
+            }
+        }
+    }
+
     fn shops(&self) -> MutexGuard<'_, HashMap<ShopId, Vec<Weak<Shop>>>> {
         // Every change of the map is one call, so a panic cannot leave half of one.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, id: BasketId, changed: impl Fn() -> Changed) {
-        let mut shops = self.shops();
-        let Some(watchers) = shops.get_mut(&id.shop) else {
-            return;
-        };
-        watchers.retain(|watcher| {
-            let Some(shop) = watcher.upgrade() else { return false };
+        let shops = self.shops();
+        for shop in shops.get(&id.shop).into_iter().flatten().filter_map(Weak::upgrade) {
             shop.changed().insert(id.session, changed());
             shop.wake.notify_one();
-            true
-        });
-        if watchers.is_empty() {
-            shops.remove(&id.shop);
         }
     }
 }
@@ -86,10 +109,7 @@ impl Watched {
 impl Views {
     /// Watches what this process writes into the baskets of a shop from now on, in the version that is active.
     pub fn watch(&self, shop: ShopId) -> Watching {
-        let watching = Arc::new(Shop::default());
-        let watcher = Arc::downgrade(&watching);
-        self.watched.shops().entry(shop).or_default().push(watcher);
-        Watching(watching)
+        self.watched.watch(shop)
     }
 
     /// Tells that baskets were written, or may have been.
@@ -119,7 +139,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_watcher_is_told_the_newest_of_each_basket_and_nobody_waits_for_it() {
-        let watched = Watched::default();
+        let watched = Arc::new(Watched::default());
         let shop = ShopId::from(Uuid::from_u128(1));
         let id = |session| BasketId {
             shop,
@@ -128,8 +148,7 @@ mod tests {
         // Nobody watches.
         watched.tell(id(7), || Changed::Perhaps);
 
-        let watching = Watching(Arc::default());
-        watched.shops().insert(shop, vec![Arc::downgrade(&watching.0)]);
+        let (watching, another) = (watched.watch(shop), watched.watch(shop));
         for session in [7, 8, 7] {
             watched.tell(id(session), || Changed::Perhaps);
         }
@@ -145,6 +164,11 @@ mod tests {
 
         drop(watching);
         watched.tell(id(7), || Changed::Perhaps);
-        assert!(watched.shops().is_empty(), "who has gone is forgotten");
+        assert_eq!(another.take().len(), 2);
+        drop(another);
+        assert!(
+            watched.shops().is_empty(),
+            "who has gone is forgotten, also where nothing happens any more"
+        );
     }
 }

@@ -12,7 +12,7 @@ use crate::table::{Goal, Row, Table};
 use crate::{Plan, fraction};
 
 /// All sides are measured in turns, so that what else the machine does meets each of them.
-const ROUNDS: u32 = 2;
+pub(crate) const ROUNDS: u32 = 2;
 /// Events in a request with many, and in an atomic batch of the largest size.
 const LINES: u64 = 1_000;
 
@@ -152,6 +152,7 @@ pub(crate) async fn storm(machine: &Machine, plan: &Plan, table: &mut Table) {
         address: service.http,
         connections: CONNECTIONS,
         requests,
+        tokens: Vec::new(),
         warm_up,
         time: plan.time,
         watched: watched(&place, service),
@@ -209,6 +210,7 @@ pub(crate) async fn lines(machine: &Machine, plan: &Plan, table: &mut Table) {
                 session: fresh_sessions(1_000_000),
                 lines: LINES,
             },
+            tokens: Vec::new(),
             warm_up: plan.warm_up,
             time: fraction(plan.time, ROUNDS),
             watched: watched(&place, &service),
@@ -235,6 +237,7 @@ async fn singles(place: &Place, service: &Service, connections: usize, plan: &Pl
         address: service.http,
         connections,
         requests,
+        tokens: Vec::new(),
         warm_up,
         time: fraction(plan.time, ROUNDS),
         watched: watched(place, service),
@@ -245,18 +248,18 @@ async fn singles(place: &Place, service: &Service, connections: usize, plan: &Pl
     [first, again]
 }
 
-fn watched(place: &Place, service: &Service) -> Watched {
+pub(crate) fn watched(place: &Place, service: &Service) -> Watched {
     vec![("nats", place.nats_ids()), ("ezout", vec![service.id()])]
 }
 
-fn add(sum: &mut Option<Meter>, meter: Meter) {
+pub(crate) fn add(sum: &mut Option<Meter>, meter: Meter) {
     match sum {
         Some(sum) => sum.add(&meter),
         None => *sum = Some(meter),
     }
 }
 
-fn rate(meter: Option<&Meter>) -> Rate {
+pub(crate) fn rate(meter: Option<&Meter>) -> Rate {
     meter.expect("each side was measured").rate(ROUNDS)
 }
 

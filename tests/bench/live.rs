@@ -34,7 +34,7 @@ const CONNECTIONS: u32 = 50;
 const READY: &[u8; 6] = b"ready\n";
 
 /// When an event was sent, by its session and number.
-type Sent = Arc<Mutex<HashMap<(String, u64), Instant>>>;
+pub(crate) type Sent = Arc<Mutex<HashMap<(String, u64), Instant>>>;
 
 pub(crate) async fn crowd(machine: &Machine, plan: &Plan, table: &mut Table) {
     let work = "500 events/s, 1,000 viewers of 10 shops";
@@ -180,7 +180,7 @@ pub(crate) async fn be_crowd(address: SocketAddr) {
 }
 
 /// Sends events evenly for this time, each shop as many, and answers how long their answers took.
-async fn send(address: SocketAddr, time: Duration, sent: &Sent) -> Times {
+pub(crate) async fn send(address: SocketAddr, time: Duration, sent: &Sent) -> Times {
     let pause = Duration::from_secs(1) * CONNECTIONS / RATE;
     let events = u64::try_from(time.as_millis() / pause.as_millis()).unwrap_or(0);
     let mut tasks = JoinSet::new();

@@ -41,8 +41,8 @@ pub(crate) enum Requests {
 }
 
 impl Requests {
-    /// Writes the request of that number and answers how many events it has.
-    fn write(self, number: u64, request: &mut Vec<u8>, body: &mut Vec<u8>) -> u64 {
+    /// Writes the request of that number, with these headers besides, and answers how many events it has.
+    fn write(self, number: u64, headers: &str, request: &mut Vec<u8>, body: &mut Vec<u8>) -> u64 {
         request.clear();
         body.clear();
         let (path, kind, events) = match self {
@@ -51,7 +51,9 @@ impl Requests {
                 action.write_json(body);
                 (format!("/publish/{}", action.shop), "json", 1)
             }
-            Self::Again { from, to } => return Self::Singles { from }.write(number % (to - from), request, body),
+            Self::Again { from, to } => {
+                return Self::Singles { from }.write(number % (to - from), headers, request, body);
+            }
             Self::Lines { session, lines } => {
                 let place = shop(number % 8);
                 for line in 0..lines {
@@ -64,7 +66,7 @@ impl Requests {
         };
         write!(
             request,
-            "POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/{kind}\r\ncontent-length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nhost: bench\r\n{headers}content-type: application/{kind}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         )
         .expect("memory takes it");
@@ -79,6 +81,8 @@ pub(crate) struct Load {
     pub(crate) address: SocketAddr,
     pub(crate) connections: usize,
     pub(crate) requests: Requests,
+    /// The connections send these, one each in turn; none for no token.
+    pub(crate) tokens: Vec<String>,
     pub(crate) warm_up: Duration,
     pub(crate) time: Duration,
     /// Whose use of the processors is measured meanwhile.
@@ -118,8 +122,17 @@ impl Load {
         let window = Window::after(self.warm_up, self.time);
         let next = Rc::new(Cell::new(0_u64));
         let mut tasks = JoinSet::new();
-        for connection in connections {
-            tasks.spawn_local(keep_asking(connection, self.requests, Rc::clone(&next), window));
+        for (number, connection) in connections.into_iter().enumerate() {
+            let token = self.tokens.get(number % self.tokens.len().max(1));
+            let headers = token.map(|token| format!("authorization: Bearer {token}\r\n"));
+            let asking = keep_asking(
+                connection,
+                self.requests,
+                headers.unwrap_or_default(),
+                Rc::clone(&next),
+                window,
+            );
+            tasks.spawn_local(asking);
         }
         let mut meter = Meter::new(window);
         while let Some(done) = tasks.join_next().await {
@@ -133,12 +146,18 @@ impl Load {
     }
 }
 
-async fn keep_asking(mut connection: Connection, requests: Requests, next: Rc<Cell<u64>>, window: Window) -> Meter {
+async fn keep_asking(
+    mut connection: Connection,
+    requests: Requests,
+    headers: String,
+    next: Rc<Cell<u64>>,
+    window: Window,
+) -> Meter {
     let mut meter = Meter::new(window);
     let (mut request, mut body) = (Vec::new(), Vec::new());
     while window.is_open() {
         let number = next.replace(next.get() + 1);
-        let events = requests.write(number, &mut request, &mut body);
+        let events = requests.write(number, &headers, &mut request, &mut body);
         let since = Instant::now();
         let answer = connection.ask(&request).await;
         assert_eq!(answer.status, 200, "the service refused: {}", answer.text);

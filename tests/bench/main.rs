@@ -10,6 +10,7 @@
 
 #![expect(clippy::print_stdout, reason = "the table is what this is for")]
 
+mod access;
 mod events;
 mod gateway;
 mod history;
@@ -118,6 +119,10 @@ async fn main() {
     let mut table = Table::default();
     ingest::one_server(&machine, &plan, &mut table).await;
     ingest::storm(&machine, &plan, &mut table).await;
+    access::tokens(&machine, &plan, &mut table).await;
+    access::slow_clients(&machine, &plan, &mut table).await;
+    access::denials(&machine, &plan, &mut table).await;
+    access::revocations(&machine, &plan, &mut table).await;
     ingest::lines(&machine, &plan, &mut table).await;
     ingest::three_replicas(&machine, &plan, &mut table).await;
     projection::backlog(&machine, &plan, &mut table).await;

@@ -245,6 +245,7 @@ pub(crate) async fn full_load(machine: &Machine, plan: &Plan, table: &mut Table)
         address: service.http,
         connections: CONNECTIONS,
         requests: Requests::Singles { from },
+        tokens: Vec::new(),
         warm_up: plan.warm_up,
         time: plan.time * 3,
         watched: watched(machine, &place, service.id()),

@@ -167,9 +167,22 @@ impl Place {
         tasks.wait().await;
     }
 
+    /// Where its views are.
+    pub(crate) fn views(&self) -> ezout::views::Config {
+        ezout::views::Config {
+            uri: self.mongodb_uri.clone(),
+            database: self.database.name().to_owned(),
+        }
+    }
+
     /// Starts the service in a role, and waits until it is ready.
     pub(crate) async fn start(&self, role: &str) -> Service {
-        let service = self.spawn(role);
+        self.start_with(role, &[]).await
+    }
+
+    /// The same with more options.
+    pub(crate) async fn start_with(&self, role: &str, options: &[&str]) -> Service {
+        let service = self.spawn_with(role, options);
         service.ready().await;
         service
     }
@@ -198,6 +211,10 @@ impl Place {
 
     /// Starts the service in a role.
     pub(crate) fn spawn(&self, role: &str) -> Service {
+        self.spawn_with(role, &[])
+    }
+
+    fn spawn_with(&self, role: &str, options: &[&str]) -> Service {
         let port = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().expect("a port is free")));
         let (http, admin) = (port(), port());
         let log = File::options()
@@ -222,6 +239,9 @@ impl Place {
                 self.database.name(),
             ])
             .args(["--http-addr", &http.to_string(), "--admin-addr", &admin.to_string()])
+            // A few shops have to do what thousands do elsewhere.
+            .args(["--rate-shop", "0"])
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

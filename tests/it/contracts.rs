@@ -9,9 +9,12 @@ use std::fs;
 use std::path::Path;
 
 use ezout::core::basket::{FindingKind, Status};
+use ezout::core::policy::Verb;
 use ezout::http::contracts::{ASYNCAPI, OPENAPI};
 use ezout::http::problem::Code;
+use ezout::http::{Door, doors};
 use ezout::journal::Durability;
+use ezout::live::Goodbye;
 use serde_json::{Value, json};
 
 use crate::readme::routes;
@@ -63,6 +66,8 @@ fn the_lists_in_the_documents_are_those_of_the_code() {
     assert_eq!(words("FindingKind", &OPENAPI), kinds);
     let codes: Vec<_> = Code::ALL.iter().map(|code| code.word()).collect();
     assert_eq!(words("ProblemCode", &OPENAPI), codes);
+    let reasons = &ASYNCAPI["components"]["schemas"]["Goodbye"]["properties"]["reason"]["enum"];
+    assert_eq!(*reasons, json!(Goodbye::ALL.map(Goodbye::word)));
     let durabilities = [
         Durability::Memory,
         Durability::Quorum,
@@ -76,6 +81,41 @@ fn the_lists_in_the_documents_are_those_of_the_code() {
     for document in [&OPENAPI, &ASYNCAPI] {
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
+}
+
+#[test]
+fn every_operation_says_whether_it_takes_a_token_as_its_door_does() {
+    let doors = doors();
+    for (method, path, operation) in operations() {
+        let door = doors
+            .iter()
+            .find(|(known, of, _)| *known == method.as_str() && *of == path)
+            .map(|(_, _, door)| *door);
+        let security = operation.get("security").unwrap_or(&OPENAPI["security"]);
+        let (expected, refusals) = match door {
+            // The second address has no doors.
+            None | Some(Door::Open) => (json!([]), &[][..]),
+            // What shoppers do is also taken without one, where the service is set up so.
+            Some(Door::Shop(Verb::Append) | Door::Body(Verb::Append)) => {
+                (json!([{ "bearer": [] }, {}]), &["401", "403", "404", "429", "503"][..])
+            }
+            Some(Door::Shop(_) | Door::Body(_)) => {
+                (json!([{ "bearer": [] }]), &["401", "403", "404", "429", "503"][..])
+            }
+        };
+        assert_eq!(*security, expected, "{method} {path}");
+        for status in ["401", "403"] {
+            let is_documented = !operation["responses"][status].is_null();
+            // Metrics ask for a token of their own.
+            let expected = refusals.contains(&status) || (status == "401" && path == "/metrics");
+            assert_eq!(is_documented, expected, "{method} {path} {status}");
+        }
+        for status in refusals {
+            assert!(!operation["responses"][status].is_null(), "{method} {path} {status}");
+        }
+    }
+    let scheme = &OPENAPI["components"]["securitySchemes"]["bearer"];
+    assert_eq!((&scheme["type"], &scheme["scheme"]), (&json!("http"), &json!("bearer")));
 }
 
 #[test]
@@ -175,6 +215,18 @@ async fn the_documents_are_served_as_they_are_and_the_page_shows_all_of_them() {
     }
     for channel in ASYNCAPI["channels"].as_object().unwrap().values() {
         assert!(page.contains(channel["address"].as_str().unwrap()), "{channel}");
+    }
+    // Its token is in no form that a browser would send or keep, and goes with what may take one.
+    let takes = operations()
+        .iter()
+        .filter(|(_, _, operation)| operation.get("security") != Some(&json!([])))
+        .count();
+    assert!(takes > 0 && page.matches(" data-token>").count() == takes, "{takes}");
+    let (before, _) = page.split_once("<input id=\"token\"").unwrap();
+    assert_eq!(before.matches("<form").count(), 0);
+    let script = reqwest::get(url("/docs/page.js")).await.unwrap().text().await.unwrap();
+    for banned in ["localStorage", "sessionStorage", "cookie", "indexedDB"] {
+        assert!(!script.contains(banned), "{banned}");
     }
     // Each link within the page leads somewhere, and what the page loads is here.
     for link in page.split("href=\"").skip(1).chain(page.split("src=\"").skip(1)) {

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use reqwest::Client;
 use tokio::process::Command;
 
-use crate::support::{Stack, chosen, skip};
+use crate::support::{Stack, chosen, printed, session, skip, wait_for};
 
 /// Where `servers/install --with-fuzzer` puts it.
 const PROGRAM: &str = ".servers/bin/schemathesis";
@@ -30,7 +31,22 @@ async fn no_request_gets_an_answer_that_is_not_documented() {
         return;
     }
     let stack = Stack::start().await;
-    let service = stack.service_with("serve", &[("EZOUT_HEARTBEAT", "1s")]).await;
+    // Whoever asks may do everything, and the fuzzer looks whether that is so without the token as well.
+    let keys = stack.folder().join("keys").display().to_string();
+    let environment = [
+        ("EZOUT_HEARTBEAT", "1s"),
+        ("EZOUT_AUTH", "dev"),
+        ("EZOUT_AUTH_DEV_KEYS", &*keys),
+    ];
+    let service = stack.service_with("serve", &environment).await;
+    let token = stack.ezout_with(&["token", "--role", "admin", "--shop", "*"], &environment);
+    let token = printed(&token.await).trim().to_owned();
+    wait_for("the rights to be known", async || {
+        let summary = format!("{}/v1/shops/{}/summary", service.http_url(), session());
+        let answer = Client::new().get(summary).bearer_auth(&token).send().await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
     let admin = service.admin_url();
     let (_, admin_port) = admin.rsplit_once(':').unwrap();
     let fuzzing = Command::new(root.join(PROGRAM))
@@ -38,6 +54,7 @@ async fn no_request_gets_an_answer_that_is_not_documented() {
         .arg(root.join("tests/fuzz/schemathesis.toml"))
         .args(["--no-color", "run"])
         .arg(format!("{}/openapi.json", service.http_url()))
+        .args(["--header", &format!("Authorization: Bearer {token}")])
         .arg("--max-examples")
         .arg(chosen("EZOUT_FUZZ_EXAMPLES").unwrap_or_else(|| EXAMPLES.to_owned()))
         .env("EZOUT_FUZZ_HOOKS", root.join("tests/fuzz/hooks.py"))

@@ -3,10 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod abandon;
+mod access;
 mod append;
 mod chaos;
+mod compose;
 mod contracts;
 mod corrections;
+mod dev;
 mod doctor;
 mod edits;
 mod fuzz;

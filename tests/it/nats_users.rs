@@ -34,7 +34,7 @@ async fn each_user_may_do_what_the_table_says_and_nothing_else() {
         assert_eq!(subjects(&allowed), subjects(expected), "{}", user.name());
     });
     join_all(tries).await;
-    println!("{} users tried {} subjects each", User::ALL.len(), RIGHTS.len());
+    eprintln!("{} users tried {} subjects each", User::ALL.len(), RIGHTS.len());
 
     // Nobody comes in without a password, or with that of another.
     let api = nats.url_of(User::Api);

@@ -1,26 +1,47 @@
-//! Every route stands in the README with a curl line, and every line works, those of `mongosh` included.
+//! Every route stands in the README with a curl line, and every line works, those of `mongosh` included: with the token that
+//! it carries, and not without. Who may do what is what the README says.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use ezout::core::policy::{Role, Verb};
+use ezout::http::{Door, doors};
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-use crate::support::{Stack, System, wait_for};
+use crate::support::resgate::Resgate;
+use crate::support::{Stack, System, event, printed, session, skip, wait_for};
 
 const SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
 /// The visit of the walk.
 const VISIT: &str = "7c29b2d3-7c8a-446e-a4e1-d8e2a51c0e96";
+/// What a line has that needs a token.
+const BEARER: &str = "-H \"Authorization: Bearer $TOKEN\" ";
+/// How a line begins that makes the token, and how one that makes another.
+const TOKEN: &str = "export TOKEN=$(target/debug/ezout ";
+const OTHER_TOKEN: &str = "target/debug/ezout token ";
+/// What is allowed by what is no route.
+const ELSEWHERE: [(Verb, &str); 3] = [
+    (Verb::Look, "every resource of Resgate"),
+    (Verb::Handle, "the call `handle` of a basket's resource"),
+    (Verb::Correct, "the call `correct` of a basket's resource"),
+];
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
+/// How a line begins that follows resources with Node.
+const FOLLOWS: &str = "node --experimental-websocket -e ";
+/// Where the README has Resgate.
+const RESGATE: &str = "127.0.0.1:8080";
+
 /// Whether a line asks something of a running system.
 fn asks(text: &str) -> bool {
-    text.contains("curl ") || text.contains("mongosh ")
+    text.contains("curl ") || text.contains("mongosh ") || text.contains(OTHER_TOKEN) || text.contains(FOLLOWS)
 }
 
 /// The README's blocks of shell commands that ask something of a running system.
@@ -59,7 +80,7 @@ fn commands(block: &str) -> Vec<String> {
 }
 
 /// Runs a command against the system and answers the status it got; curl itself may be cut off by its own time limit.
-async fn run(system: &System, command: &str) -> (String, String) {
+async fn run(system: &System, command: &str, token: &str) -> (String, String) {
     let here = command
         .replace("http://127.0.0.1:8000", &system.http_url())
         .replace("http://127.0.0.1:8001", &system.admin_url());
@@ -67,6 +88,7 @@ async fn run(system: &System, command: &str) -> (String, String) {
     let script = format!("curl() {{ command curl -sS --max-time 10 -o answer -w '%{{http_code}}' \"$@\"; }}\n{here}\n");
     let output = Command::new("sh")
         .args(["-c", &script])
+        .env("TOKEN", token)
         .current_dir(folder.path())
         .output()
         .await
@@ -97,12 +119,69 @@ async fn edit(system: &System, command: &str) {
     wait_for("the edit to be taken", async || (taken().await > before).then_some(())).await;
 }
 
+/// Runs the line that follows a shop's baskets: it prints them first, and then what an event changes.
+async fn follow(system: &System, resgate: &Resgate, command: &str, token: &str) {
+    let flag = Command::new("node")
+        .args(["--experimental-websocket", "-e", ""])
+        .output()
+        .await;
+    if !flag.is_ok_and(|output| output.status.success()) {
+        skip("node", "there is no Node 20.10 or later on PATH");
+        return;
+    }
+    let here = command.replace(&format!("ws://{RESGATE}/"), &resgate.url());
+    let mut child = Command::new("sh")
+        .args(["-c", &format!("exec {here}")])
+        .env("TOKEN", token)
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut frames = BufReader::new(child.stdout.take().unwrap()).lines();
+    let list = format!("ezout.shop.{SHOP}.baskets");
+    let visit = session();
+    loop {
+        let frame = frames.next_line().await.unwrap().expect("the line goes on");
+        let frame: Value = serde_json::from_str(&frame).unwrap();
+        if frame["result"]["collections"][&list].is_array() {
+            let added = event(SHOP, &visit, 1, "ADD", 1, 1.5, 1.5);
+            assert_eq!(system.service.publish(SHOP, &added).await.status(), 200);
+        }
+        if frame["event"] == format!("{list}.add") {
+            assert_eq!(
+                frame["data"]["value"]["rid"],
+                format!("ezout.shop.{SHOP}.basket.{visit}")
+            );
+            break;
+        }
+    }
+    // It is none of the README's visits, and leaves the numbers as they were.
+    let ended = event(SHOP, &visit, 2, "CANCEL", 1, 1.5, 1.5);
+    assert_eq!(system.service.publish(SHOP, &ended).await.status(), 200);
+}
+
+/// Makes the token of a line.
+async fn made(system: &System, keys: &str, line: &str) -> String {
+    let arguments: Vec<&str> = line.split_whitespace().collect();
+    let keys = [("EZOUT_AUTH_DEV_KEYS", keys)];
+    let output = system.stack.ezout_with(&arguments, &keys).await;
+    let token = printed(&output).trim().to_owned();
+    assert_eq!(token.split('.').count(), 3, "{line}");
+    token
+}
+
+/// What somebody with this token is answered.
+async fn got(system: &System, token: &str, path: &str) -> Value {
+    let url = format!("{}{path}", system.http_url());
+    let answer = reqwest::Client::new().get(url).bearer_auth(token).send().await.unwrap();
+    answer.json().await.unwrap()
+}
+
 /// What became of the corrections of the walk, the newest first, once so many are decided.
-async fn walked(system: &System, count: usize) -> Vec<Value> {
+async fn walked(system: &System, token: &str, count: usize) -> Vec<Value> {
     let path = format!("/v1/shops/{SHOP}/sessions/{VISIT}/corrections");
     wait_for("the corrections of the walk", async || {
-        let answer = reqwest::get(format!("{}{path}", system.http_url())).await.unwrap();
-        let list: Value = answer.json().await.unwrap();
+        let list = got(system, token, &path).await;
         let filed = list["corrections"].as_array()?.clone();
         let decided = |filed: &&Value| ["applied", "rejected"].contains(&filed["state"].as_str().unwrap());
         (filed.iter().filter(decided).count() == count).then_some(filed)
@@ -113,7 +192,16 @@ async fn walked(system: &System, count: usize) -> Vec<Value> {
 #[tokio::test]
 async fn every_line_of_the_readme_works_from_top_to_bottom() {
     let stack = Stack::start().await;
-    let service = stack.service_with("serve", &[("EZOUT_EDITS_PER_MINUTE", "60")]).await;
+    let keys = stack.folder().join("keys").display().to_string();
+    // As `ezout dev` runs it.
+    let environment = [
+        ("EZOUT_EDITS_PER_MINUTE", "60"),
+        ("EZOUT_AUTH", "dev"),
+        ("EZOUT_AUTH_DEV_KEYS", &keys),
+        ("EZOUT_AUTH_ANONYMOUS", "append"),
+    ];
+    let service = stack.service_with("serve", &environment).await;
+    let mut token = String::new();
     let system = &System { stack, service };
     wait_for("edits to be followed", async || {
         let feeds = system.stack.database().await.collection::<Document>("feeds");
@@ -121,16 +209,39 @@ async fn every_line_of_the_readme_works_from_top_to_bottom() {
         place.await.unwrap()
     })
     .await;
+    // None where there is none, which has been said.
+    let resgate = Resgate::start(&system.stack).await;
     for block in blocks() {
         for command in commands(&block) {
             if command.starts_with("mongosh ") {
                 edit(system, &command).await;
                 continue;
             }
+            if let Some(line) = command.strip_prefix(TOKEN) {
+                token = made(system, &keys, line.trim_end_matches(')')).await;
+                continue;
+            }
+            if let Some(options) = command.strip_prefix(OTHER_TOKEN) {
+                made(system, &keys, &format!("token {options}")).await;
+                continue;
+            }
+            let command = match &resgate {
+                Some(resgate) if command.starts_with(FOLLOWS) => {
+                    follow(system, resgate, &command, &token).await;
+                    continue;
+                }
+                Some(resgate) => command.replace(&format!("http://{RESGATE}/api"), &resgate.api_url()),
+                None if command.contains(RESGATE) => continue,
+                None => command,
+            };
+            if command.contains(BEARER) {
+                let (status, told) = run(system, &command.replace(BEARER, ""), &token).await;
+                assert_eq!(status, "401", "without a token {command}\nis answered {told}");
+            }
             // A basket follows its event a moment later.
             let mut last = (String::new(), String::new());
             for _ in 0..50 {
-                last = run(system, &command).await;
+                last = run(system, &command, &token).await;
                 if last.0.starts_with('2') && last.0.len() == 3 {
                     break;
                 }
@@ -142,8 +253,9 @@ async fn every_line_of_the_readme_works_from_top_to_bottom() {
             );
         }
     }
+    let token = made(system, &keys, &format!("token --role admin --shop {SHOP}")).await;
     // The walk led to where the README says.
-    let told: Vec<Value> = walked(system, 4)
+    let told: Vec<Value> = walked(system, &token, 4)
         .await
         .iter()
         .map(|filed| json!([filed["source"], filed["state"], filed["rejection"]["code"]]))
@@ -157,8 +269,9 @@ async fn every_line_of_the_readme_works_from_top_to_bottom() {
             ["api", "applied", null]
         ])
     );
-    let last = walked(system, 4).await[0]["sequence"].as_u64().unwrap();
-    let basket = system.service.basket(SHOP, VISIT, last).await;
+    let last = walked(system, &token, 4).await[0]["sequence"].as_u64().unwrap();
+    let path = format!("/v1/shops/{SHOP}/sessions/{VISIT}/basket?min_sequence={last}");
+    let basket = got(system, &token, &path).await;
     assert_eq!(
         (&basket["total"], &basket["item_count"]),
         (&json!(15.0), &json!(5)),
@@ -166,42 +279,61 @@ async fn every_line_of_the_readme_works_from_top_to_bottom() {
     );
     // What they recorded is there.
     wait_for("the README's basket", async || {
-        let url = format!(
-            "{}/v1/shops/123e4567-e89b-42d3-a456-426614174000/summary",
-            system.http_url()
-        );
-        let summary: serde_json::Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        let summary = got(system, &token, &format!("/v1/shops/{SHOP}/summary")).await;
         (summary["open_baskets"].as_u64()? >= 1).then_some(())
     })
     .await;
 }
 
-/// `METHOD /path`, with each part in braces as it stands.
+/// `METHOD /path` of every route, those of the second address included, with each part in braces as it stands.
 pub fn routes() -> BTreeSet<String> {
-    let mut routes = BTreeSet::new();
-    for (file, method) in [("src/http.rs", ""), ("src/http/health.rs", "")] {
-        let source = read(file);
-        for (_, rest) in source.match_indices(".route(").map(|(at, _)| source.split_at(at)) {
-            let (_, rest) = rest.split_once('"').unwrap();
-            let (path, rest) = rest.split_once('"').unwrap();
-            let handler = rest.trim_start_matches([',', ' ', '\n']);
-            let method = if handler.starts_with("post") {
-                "POST"
-            } else if handler.starts_with("get") {
-                "GET"
-            } else {
-                method
-            };
-            assert!(
-                !method.is_empty(),
-                "{file}: how is {path} asked for? {}",
-                &handler[..20]
-            );
-            routes.insert(format!("{method} {path}"));
-        }
-    }
-    assert!(routes.len() > 10, "{routes:?}");
+    let api = doors().into_iter().map(|(method, path, _)| format!("{method} {path}"));
+    let source = read("src/http/health.rs");
+    let admin = source.split(".route(\"").skip(1).map(|rest| {
+        let (path, handler) = rest.split_once("\", ").unwrap();
+        assert!(handler.starts_with("get("), "how is {path} asked for?");
+        format!("GET {path}")
+    });
+    let routes: BTreeSet<String> = api.chain(admin).collect();
+    assert!(routes.len() > 20, "{routes:?}");
     routes
+}
+
+/// What it takes to come through the door of a route.
+fn verb(route: &str) -> Option<Verb> {
+    let mut doors = doors().into_iter();
+    let door = doors.find(|(method, path, _)| format!("{method} {path}") == route);
+    match door?.2 {
+        Door::Open => None,
+        Door::Shop(verb) | Door::Body(verb) => Some(verb),
+    }
+}
+
+#[test]
+fn who_may_do_what_stands_in_the_readme() {
+    let mut rows = Vec::new();
+    let roles = Role::ALL.map(|role| format!("`{role}`")).join(" | ");
+    rows.push(format!("| verb | by which routes and calls | {roles} |"));
+    rows.push(format!("|---|---|{}", "---|".repeat(Role::ALL.len())));
+    for verb in Verb::ALL {
+        let asked = |door: Door| door == Door::Shop(verb) || door == Door::Body(verb);
+        let routes = doors().into_iter().filter(|(_, _, door)| asked(*door));
+        let routes = routes.map(|(method, path, _)| format!("`{method} {path}`"));
+        let elsewhere = ELSEWHERE.iter().filter(|(other, _)| *other == verb);
+        let mut what: Vec<String> = routes.chain(elsewhere.map(|(_, what)| (*what).to_owned())).collect();
+        if what.is_empty() {
+            what.push("none yet".to_owned());
+        }
+        let may = Role::ALL
+            .map(|role| if role.may(verb) { " yes |" } else { " |" })
+            .concat();
+        rows.push(format!("| `{verb}` | {} |{may}", what.join(", ")));
+    }
+    assert!(
+        read("README.md").contains(&rows.join("\n")),
+        "README.md does not say who may do what; the whole table is:\n\n{}\n",
+        rows.join("\n")
+    );
 }
 
 #[test]
@@ -214,7 +346,7 @@ fn every_route_is_in_the_readme_with_a_curl_line() {
             readme.contains(&format!("`{route}`")) || (method == "GET" && readme.contains(&format!("`{path}`"))),
             "README.md does not list {route}"
         );
-        let shown = commands.iter().any(|command| {
+        let shown = commands.iter().filter(|command| {
             let sends = [" -d ", " --data", "-X POST"]
                 .iter()
                 .any(|option| command.contains(option));
@@ -228,8 +360,13 @@ fn every_route_is_in_the_readme_with_a_curl_line() {
                     .iter()
                     .zip(&path)
                     .all(|(part, wanted)| wanted.starts_with('{') || part == wanted);
-            matches && sends == (method == "POST")
+            let is_of_route = matches && sends == (method == "POST");
+            if is_of_route {
+                let needs = verb(&route).is_some_and(|verb| verb != Verb::Append);
+                assert_eq!(command.contains(BEARER), needs, "whether a token is in {command}");
+            }
+            is_of_route
         });
-        assert!(shown, "README.md shows no curl line for {route}");
+        assert!(shown.count() > 0, "README.md shows no curl line for {route}");
     }
 }

@@ -338,7 +338,7 @@ async fn the_other_side_runs_dev() {
         cancel.cancelled().await;
         Ok(())
     };
-    if let Err(error) = dev::supervise(&args, &addresses, serve).await {
+    if let Err(error) = dev::supervise(&args, &addresses, &dev::Asked::Nobody, serve).await {
         let _ = writeln!(std::io::stdout(), "refused: {error:#}");
     }
 }

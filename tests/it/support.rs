@@ -4,6 +4,7 @@
 //! [`Stack`] is a pair of servers of a test's own, for tests that kill, stop or damage them.
 
 pub mod gateway;
+pub mod proxy;
 pub mod res;
 pub mod res_client;
 pub mod resgate;

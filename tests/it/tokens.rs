@@ -2,7 +2,7 @@
 //!
 //! `servers/install --with-pyjwt` brings the library; `tests/tokens/tokens.py` makes the tokens.
 
-mod issuer;
+pub mod issuer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,15 +31,15 @@ use crate::support::{printed, refused, skip, wait_for};
 
 /// Where `servers/install --with-pyjwt` puts what starts Python with it.
 const PYTHON: &str = ".servers/bin/pyjwt";
-const PROJECT: &str = "shop-1a2b";
-const SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
+pub const PROJECT: &str = "shop-1a2b";
+pub const SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
 const RIGHTS: &str = "https://ezout.example/rights";
 
 /// What the library made.
 #[derive(Deserialize)]
-struct Made {
+pub struct Made {
     sets: BTreeMap<String, Value>,
-    tokens: BTreeMap<String, String>,
+    pub tokens: BTreeMap<String, String>,
     server: Server,
     #[serde(skip, default = "OffsetDateTime::now_utc")]
     now: OffsetDateTime,
@@ -54,7 +54,7 @@ struct Server {
 
 impl Made {
     /// Makes everything; `None` where the library is not there.
-    async fn make(issuer: Option<&str>) -> Option<Self> {
+    pub async fn make(issuer: Option<&str>) -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         if !root.join(PYTHON).exists() {
             let why = format!("{PYTHON} is not there; `servers/install --with-pyjwt` brings it");
@@ -75,11 +75,11 @@ impl Made {
         })
     }
 
-    fn set(&self, name: &str) -> Behaviour {
+    pub fn set(&self, name: &str) -> Behaviour {
         Behaviour::answer(&self.sets[name].to_string())
     }
 
-    fn token(&self, name: &str) -> &str {
+    pub fn token(&self, name: &str) -> &str {
         &self.tokens[name]
     }
 }
@@ -134,12 +134,12 @@ fn config(mode: Mode) -> Config {
         algorithms: vec![Algorithm::Rs256],
         claim: None,
         keys_url: None,
-        dev_keys: PathBuf::from("no such folder"),
+        dev_keys: Some(PathBuf::from("no such folder")),
     }
 }
 
 /// What becomes of each token of `tokens.py` that is not right. Every one of them is listed.
-const HOSTILE: &[(&str, &[&str])] = &[
+pub const HOSTILE: &[(&str, &[&str])] = &[
     ("expired", &["expired", "expires now"]),
     (
         "not_yet_valid",
@@ -589,7 +589,7 @@ async fn the_command_makes_tokens_that_a_process_of_the_same_machine_accepts() {
     let merchant = &["--role", "merchant", "--shop", SHOP, "--subject", "ada", "--for", "10m"][..];
     let made = join_all((0..4).map(|_| token(merchant, &[]))).await;
     let process = Process::start(&Config {
-        dev_keys: keys.clone(),
+        dev_keys: Some(keys.clone()),
         ..config(Mode::Dev)
     });
     let now = OffsetDateTime::now_utc();
@@ -611,7 +611,7 @@ async fn the_command_makes_tokens_that_a_process_of_the_same_machine_accepts() {
 
     // Another machine's.
     let other = Process::start(&Config {
-        dev_keys: folder.path().join("other"),
+        dev_keys: Some(folder.path().join("other")),
         ..config(Mode::Dev)
     });
     let text = printed(&made[0]);

@@ -1,6 +1,17 @@
 // Sends what a form of the page says, and shows the answer as it comes.
 "use strict";
 
+// A token that came with the link. What follows # is never sent, and is taken out of the address so that it is not kept there.
+const token = document.getElementById("token");
+token.value = "";
+function takeToken() {
+  if (!location.hash.startsWith("#token=")) return;
+  token.value = decodeURIComponent(location.hash.slice("#token=".length));
+  history.replaceState(null, "", location.pathname);
+}
+takeToken();
+addEventListener("hashchange", takeToken);
+
 for (const form of document.querySelectorAll("form[data-path]")) {
   const [send, stop] = form.querySelectorAll("button");
   const answer = form.querySelector("pre");
@@ -35,6 +46,7 @@ async function ask(form, body, signal, show) {
     else if (value && input.dataset.in === "query") query.append(name, value);
     else if (value) headers.append(name, value);
   }
+  if ("token" in form.dataset && token.value) headers.set("authorization", `Bearer ${token.value.trim()}`);
   if (body) headers.set("content-type", form.elements.type.value);
   if (form.elements.accept) headers.set("accept", form.elements.accept.value);
   const url = query.size ? `${path}?${query}` : path;

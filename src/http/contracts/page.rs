@@ -6,6 +6,12 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
+/// Where the reader puts a token. Only the script looks into it: it is in no form that a browser sends or keeps.
+const TOKEN: &str = "<p><label>token <input id=\"token\" type=\"password\" autocomplete=\"off\" spellcheck=\"false\" \
+                     placeholder=\"ezout token --role support --shop …\"></label>\
+                     <p><small>Sent with what is tried here and may take one, and forgotten with the page. \
+                     A link that ends with <code>#token=…</code> fills it in.</small>";
+
 /// The page of both documents.
 pub(super) fn page(openapi: &Value, asyncapi: &Value) -> String {
     let operations = operations(openapi);
@@ -51,7 +57,7 @@ pub(super) fn page(openapi: &Value, asyncapi: &Value) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
          <title>{title}</title>\n<link rel=\"stylesheet\" href=\"/docs/page.css\">\n<script src=\"/docs/page.js\" defer></script>\n\
          <nav><p><a href=\"/openapi.json\">openapi.json</a> <a href=\"/asyncapi.json\">asyncapi.json</a></p>{contents}</nav>\n\
-         <main><h1>{title} {version}</h1>{summary}{description}{body}</main>\n</html>\n",
+         <main><h1>{title} {version}</h1>{summary}{description}{TOKEN}{body}</main>\n</html>\n",
         title = escaped(text(&info["title"])),
         version = escaped(text(&info["version"])),
         summary = prose(&info["summary"]),
@@ -66,17 +72,23 @@ struct Operation<'a> {
     value: &'a Value,
     /// Whether it is at the address that the page is from.
     is_here: bool,
+    takes_token: bool,
+    /// Whether it is also done without a token, where the service is set up so.
+    does_without: bool,
 }
 
 fn operations(openapi: &Value) -> Vec<Operation<'_>> {
     let mut operations = Vec::new();
     for (path, item) in entries(&openapi["paths"]) {
         for (method, value) in entries(item).filter(|(name, _)| *name != "servers") {
+            let security = value.get("security").unwrap_or(&openapi["security"]);
             operations.push(Operation {
                 method: method.to_uppercase(),
                 path,
                 value,
                 is_here: item["servers"].is_null(),
+                takes_token: items(security).any(|one| !one["bearer"].is_null()),
+                does_without: items(security).any(|one| map(one).is_empty()),
             });
         }
     }
@@ -106,6 +118,11 @@ impl Operation<'_> {
             escaped(text(&value["summary"])),
             prose(&value["description"])
         );
+        html.push_str(match (self.takes_token, self.does_without) {
+            (true, true) => "<p><small>Takes a token, or none where <code>EZOUT_AUTH_ANONYMOUS=append</code>.</small>",
+            (true, false) => "<p><small>Needs a token where callers are asked who they are.</small>",
+            (false, _) => "",
+        });
         if !parameters.is_empty() {
             html.push_str("<h4>Parameters</h4><table>");
             for parameter in &parameters {
@@ -167,9 +184,10 @@ impl Operation<'_> {
     /// What is sent by the reader, filled with the first example.
     fn form(&self, openapi: &Value, parameters: &[&Value]) -> String {
         let mut html = format!(
-            "<details><summary>Try it</summary><form data-method=\"{}\" data-path=\"{}\">",
+            "<details><summary>Try it</summary><form data-method=\"{}\" data-path=\"{}\"{}>",
             self.method,
-            escaped(self.path)
+            escaped(self.path),
+            if self.takes_token { " data-token" } else { "" }
         );
         for parameter in parameters {
             let name = escaped(text(&parameter["name"]));

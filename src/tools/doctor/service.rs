@@ -45,8 +45,8 @@ pub(super) async fn check(args: &Args, http: &Client, commands: &Commands) -> Se
     let (address, admin) = (reachable(&args.http_addr), reachable(&args.admin_addr));
     let (api, readiness, metrics) = tokio::join!(
         api(http, &address, commands),
-        readiness(http, &admin, commands),
-        metrics(http, &admin),
+        readiness(http, &admin, args.admin_token.as_deref(), commands),
+        metrics(http, &admin, args.admin_token.as_deref()),
     );
     let mut findings = vec![api];
     findings.extend(readiness.findings);
@@ -60,8 +60,12 @@ pub(super) async fn check(args: &Args, http: &Client, commands: &Commands) -> Se
     }
 }
 
-async fn get(http: &Client, url: &str) -> Result<Response, reqwest::Error> {
-    http.get(url).timeout(LIMIT).send().await
+async fn get(http: &Client, url: &str, token: Option<&str>) -> Result<Response, reqwest::Error> {
+    let mut request = http.get(url).timeout(LIMIT);
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    request.send().await
 }
 
 /// An error of a request, with what lies below it, which is what helps.
@@ -78,7 +82,7 @@ async fn api(http: &Client, address: &str, commands: &Commands) -> Finding {
     const CHECK: &str = "api";
     let url = format!("http://{address}/");
     let begun = Instant::now();
-    let answer = match get(http, &url).await {
+    let answer = match get(http, &url, None).await {
         Ok(answer) => answer,
         Err(error) => {
             let fact = format!("nothing answers at http://{address}: {}", plain(error));
@@ -94,11 +98,11 @@ async fn api(http: &Client, address: &str, commands: &Commands) -> Finding {
     Finding::ok(CHECK, format!("http://{address} answers in {} ms", took.as_millis()))
 }
 
-async fn readiness(http: &Client, address: &str, commands: &Commands) -> Told {
+async fn readiness(http: &Client, address: &str, token: Option<&str>, commands: &Commands) -> Told {
     const CHECK: &str = "readiness";
     let mut told = Told::default();
     let asked = OffsetDateTime::now_utc();
-    let answer = match get(http, &format!("http://{address}/readyz")).await {
+    let answer = match get(http, &format!("http://{address}/readyz"), token).await {
         Ok(answer) => answer,
         Err(error) => {
             let fact = format!("nothing answers at http://{address}/readyz: {}", plain(error));
@@ -116,6 +120,13 @@ async fn readiness(http: &Client, address: &str, commands: &Commands) -> Told {
         told.findings.push(Finding::fail(CHECK, fact, commands.readyz()));
         return told;
     };
+    if readiness.checks.is_empty() {
+        let fact = format!("http://{address} tells its checks only to those who send its token");
+        let next = commands.doctor();
+        told.findings
+            .push(Finding::warn(CHECK, fact, next).first("with EZOUT_ADMIN_TOKEN as the service has it"));
+        return told;
+    }
     let names: Vec<&str> = readiness.checks.iter().map(|check| check.name.as_str()).collect();
     told.projects = names.contains(&"projector");
     if readiness.ready {
@@ -127,8 +138,8 @@ async fn readiness(http: &Client, address: &str, commands: &Commands) -> Told {
     told
 }
 
-async fn metrics(http: &Client, address: &str) -> Option<String> {
-    let answer = get(http, &format!("http://{address}/metrics")).await.ok()?;
+async fn metrics(http: &Client, address: &str, token: Option<&str>) -> Option<String> {
+    let answer = get(http, &format!("http://{address}/metrics"), token).await.ok()?;
     answer.error_for_status().ok()?.text().await.ok()
 }
 

@@ -330,7 +330,9 @@ fn write_settings(options: &NatsOptions) -> Result<PathBuf, ServersError> {
     };
     let mut take = |line: &str| alone = alone.replace(&format!("# {line}\n"), &format!("{line}\n"));
     if options.users.is_some() {
-        WITH_USERS.iter().for_each(|line| take(line));
+        for line in WITH_USERS {
+            take(line);
+        }
         if options.operator_without_password {
             take(WITHOUT_USER);
         }

@@ -273,6 +273,6 @@ mod tests {
         check("wsPath", "/".into());
         check("apiPath", "/api".into());
         check("headerAuth", "ezout.auth.header".into());
-        check("wsHeaderAuth", Value::Null);
+        check("wsHeaderAuth", "ezout.auth.cookie".into());
     }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use reqwest::{Client, Response};
+use ezout::core::policy::{Role, Verb};
+use ezout::http::{Door, doors};
+use reqwest::{Client, Method, Response};
 use serde_json::json;
 
 use super::{check, examples, operations};
-use crate::support::{Stack, event, session};
+use crate::support::{Service, Stack, event, printed, session, wait_for};
 
 /// Answers of POST that a request of a test does not get: the body comes too slowly or is cut off, the journal is
 /// full, or something is wrong with us. The unit tests of `src/http` and the tests of the journal have them.
@@ -112,6 +114,8 @@ async fn every_documented_answer_is_given_and_fits() {
     seen.insert(("GET".to_owned(), check::template(viewer.url().path()), 200));
     assert_eq!(get(&mut seen, &updates).await, 503);
 
+    refusals(&mut seen, &stack, &shop, &visited).await;
+
     stack.mongod.stop().await;
     for path in reads(&shop, &visited).iter().filter(|path| !path.ends_with("/updates")) {
         assert_eq!(get(&mut seen, &format!("{http}{path}")).await, 503, "{path}");
@@ -141,6 +145,105 @@ async fn every_documented_answer_is_given_and_fits() {
             assert!(given || elsewhere, "no test is answered {status} by {method} {path}");
         }
     }
+}
+
+/// What is answered to whoever has no token, one of a role that does not do that, and one of another shop.
+async fn refusals(seen: &mut Seen, stack: &Stack, shop: &str, visited: &str) {
+    let keys = stack.folder().join("keys").display().to_string();
+    let keys = [("EZOUT_AUTH", "dev"), ("EZOUT_AUTH_DEV_KEYS", &*keys)];
+    let service = stack.service_with("api", &keys).await;
+    let other_shop = session();
+    let mut tokens = Vec::new();
+    for role in Role::ALL {
+        let arguments = ["token", "--role", role.word(), "--shop", shop];
+        let token = stack.ezout_with(&arguments, &keys).await;
+        tokens.push((role, printed(&token).trim().to_owned()));
+    }
+    let token = |verb: Verb, may: bool| {
+        let of_role = tokens.iter().find(|(role, _)| role.may(verb) == may);
+        of_role.map(|(_, token)| token.as_str()).unwrap()
+    };
+    let ask = async |method: &Method, path: &str, shop: &str, token: Option<&str>| {
+        let path = path.replace("{shop}", shop).replace("{shop_id}", shop);
+        let path = path.replace("{session}", visited).replace("{correction}", CORRECTION);
+        ask(&service, method, &path, shop, visited, token).await
+    };
+    // Who may look is known once members and revocations were read.
+    wait_for("the rights to be known", async || {
+        let looks = Some(token(Verb::Look, true));
+        let answer = ask(&Method::GET, "/v1/shops/{shop}/summary", shop, looks).await;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+
+    for (method, path, door) in doors() {
+        let (Door::Shop(verb) | Door::Body(verb)) = door else {
+            continue;
+        };
+        for (shop, token, status) in [
+            (shop, None, 401),
+            (shop, Some("a.b.c"), 401),
+            (&*other_shop, None, 401),
+            (&*other_shop, Some(token(verb, true)), 404),
+        ] {
+            let answer = ask(&method, path, shop, token).await;
+            assert_eq!(
+                note(seen, method.as_str(), answer).await,
+                status,
+                "{method} {path} {token:?}"
+            );
+        }
+        let answer = ask(&method, path, shop, Some(token(verb, false))).await;
+        assert_eq!(note(seen, method.as_str(), answer).await, 403, "{method} {path}");
+    }
+    limited(seen, stack, keys, shop, visited, token(Verb::Append, true)).await;
+}
+
+/// What is answered to whoever asks too often, and about metrics to whoever has no token for them.
+async fn limited(seen: &mut Seen, stack: &Stack, keys: [(&str, &str); 2], shop: &str, visited: &str, token: &str) {
+    let options = [
+        keys[0],
+        keys[1],
+        ("EZOUT_RATE_CALLER", "1"),
+        ("EZOUT_ADMIN_TOKEN", "secret"),
+    ];
+    let service = stack.service_with("api", &options).await;
+    let metrics = format!("{}/metrics", service.admin_url());
+    assert_eq!(get(seen, &metrics).await, 401);
+    for (method, path, door) in doors() {
+        if door == Door::Open {
+            continue;
+        }
+        let path = path.replace("{shop}", shop).replace("{shop_id}", shop);
+        let path = path.replace("{session}", visited).replace("{correction}", CORRECTION);
+        wait_for("a caller to be too fast", async || {
+            let answer = ask(&service, &method, &path, shop, visited, Some(token)).await;
+            if answer.status() != 429 {
+                return None;
+            }
+            note(seen, method.as_str(), answer).await;
+            Some(())
+        })
+        .await;
+    }
+}
+
+async fn ask(
+    service: &Service,
+    method: &Method,
+    path: &str,
+    shop: &str,
+    visited: &str,
+    token: Option<&str>,
+) -> Response {
+    let mut request = Client::new().request(method.clone(), format!("{}{path}", service.http_url()));
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    if *method == Method::POST {
+        request = request.json(&event(shop, visited, 20, "ADD", 1, 1.0, 1.0));
+    }
+    request.send().await.unwrap()
 }
 
 /// What is answered to events that are sent again, that are others, and that are none.

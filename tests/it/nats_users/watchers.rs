@@ -99,20 +99,20 @@ impl Doors {
 
 struct Watcher {
     client: Client,
-    complaints: mpsc::UnboundedReceiver<String>,
+    complaints: mpsc::Receiver<String>,
     lost: watch::Receiver<bool>,
 }
 
 impl Watcher {
     async fn connect(stack: &Stack, token: &str) -> Option<Self> {
-        let (complain, complaints) = mpsc::unbounded_channel();
+        let (complain, complaints) = mpsc::channel(1_024);
         let (lose, lost) = watch::channel(false);
         let client = ConnectOptions::new()
             .token(token.to_owned())
             .max_reconnects(1)
             .event_callback(move |event| {
                 match event {
-                    Event::ServerError(error) => drop(complain.send(error.to_string())),
+                    Event::ServerError(error) => drop(complain.try_send(error.to_string())),
                     Event::Disconnected | Event::Closed => drop(lose.send_replace(true)),
                     _ => {}
                 }

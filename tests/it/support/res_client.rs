@@ -1,11 +1,11 @@
 //! What a browser does: a `WebSocket` client of Resgate that keeps a replica of what it has subscribed to.
 //!
 //! Frames are applied in the order in which they come, answers and events alike. What breaks a rule of the protocol
-//! is kept as a fault, and fails the test when the client is dropped.
+//! is kept as a fault, and fails the test when the client is dropped; so does an end of something that exists.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::{SinkExt as _, StreamExt as _, stream::SplitSink};
@@ -35,6 +35,7 @@ pub struct Event {
 pub struct ResClient {
     socket: tokio::sync::Mutex<SplitSink<WebSocketStream<TcpStream>, Message>>,
     next_id: AtomicU64,
+    expects_ends: AtomicBool,
     state: Arc<Mutex<State>>,
     reader: JoinHandle<()>,
 }
@@ -100,6 +101,7 @@ impl ResClient {
         let client = Self {
             socket: tokio::sync::Mutex::new(write),
             next_id: AtomicU64::new(1),
+            expects_ends: AtomicBool::new(false),
             state,
             reader,
         };
@@ -210,6 +212,23 @@ impl ResClient {
         lock(&self.state).closed
     }
 
+    /// What was told to be no more, or could not be had any more. A right that ends is none of it.
+    pub fn ends(&self) -> Vec<Event> {
+        let state = lock(&self.state);
+        let events = state.frames.iter().filter_map(event);
+        let is_end = |event: &Event| match event.name.as_str() {
+            "delete" => true,
+            "unsubscribe" => event.data["reason"]["code"] != "system.accessDenied",
+            _ => false,
+        };
+        events.filter(is_end).collect()
+    }
+
+    /// Takes ends for no fault: the test brings them about.
+    pub fn expect_ends(&self) {
+        self.expects_ends.store(true, Ordering::Relaxed);
+    }
+
     /// What broke a rule of the protocol.
     pub fn faults(&self) -> Vec<String> {
         lock(&self.state).replica.faults.clone()
@@ -243,6 +262,11 @@ impl Drop for ResClient {
                 faults.is_empty(),
                 "the client was told nonsense:\n{}",
                 faults.join("\n")
+            );
+            let ends = self.ends();
+            assert!(
+                ends.is_empty() || self.expects_ends.load(Ordering::Relaxed),
+                "the client was told the end of what exists: {ends:#?}"
             );
         }
     }

@@ -615,6 +615,7 @@ async fn a_browser_sees_through_resgate_what_the_service_says() {
     };
     let service = Service::start(&stack.nats.url()).await;
     let browser = ResClient::connect(&resgate.url()).await;
+    browser.expect_ends();
     assert_eq!(
         browser.subscribe("shop.list").await,
         Ok(json!([{ "n": 1, "items": [] }, { "n": 2 }]))

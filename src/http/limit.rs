@@ -1,0 +1,233 @@
+//! Limits on how often somebody may ask: by address before anything is read, by caller, and by shop for what is appended.
+//!
+//! Each is a leaky bucket (GCRA) that fills up again evenly. So one that is too fast is told when to come
+//! again, and the others do not notice it. Addresses of this machine are not counted: a proxy there is everybody.
+
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::clock::{Clock as _, DefaultClock};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use prometheus::IntCounter;
+
+use super::problem::{Code, Problem};
+use crate::core::id::ShopId;
+use crate::metrics::Metrics;
+
+/// How many seconds' worth may come at once after a silence.
+const BURST_SECONDS: u32 = 2;
+/// The most events that one body has, all of which may come at once.
+const LINES: u32 = 1_000;
+const _: () = assert!(LINES as usize == super::LINES_MAX);
+/// How often those who did not come lately are forgotten.
+const FORGET_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How often somebody may ask.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+pub struct Config {
+    /// Requests a second from one address, of IPv6 from one /64, before a token is looked at; 0 for any number. Twice as many at once. Addresses of this machine are not counted.
+    #[arg(long = "rate-address", env = "EZOUT_RATE_ADDRESS", default_value_t = 1_000)]
+    pub address: u32,
+
+    /// Requests a second of one caller, where callers are asked who they are; 0 for any number. Twice as many at once.
+    #[arg(long = "rate-caller", env = "EZOUT_RATE_CALLER", default_value_t = 2_000)]
+    pub caller: u32,
+
+    /// Events a second that one shop may append; 0 for any number. Twice as many at once, but at least a body of 1000 lines.
+    #[arg(long = "rate-shop", env = "EZOUT_RATE_SHOP", default_value_t = 5_000)]
+    pub shop: u32,
+}
+
+/// The limits of a process; clones share them.
+#[derive(Debug, Clone)]
+pub(super) struct Limits(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    addresses: Option<Limit<IpAddr>>,
+    callers: Option<Limit<String>>,
+    shops: Option<Limit<ShopId>>,
+}
+
+#[derive(Debug)]
+struct Limit<K: Hash + Eq + Clone> {
+    limiter: DefaultKeyedRateLimiter<K>,
+    burst: NonZeroU32,
+    refused: IntCounter,
+    who: &'static str,
+}
+
+impl<K: Hash + Eq + Clone> Limit<K> {
+    fn new(rate: u32, burst_min: u32, who: &'static str, metrics: &Metrics) -> Option<Self> {
+        let rate = NonZeroU32::new(rate)?;
+        let burst = NonZeroU32::new(rate.get().saturating_mul(BURST_SECONDS).max(burst_min))?;
+        Some(Self {
+            limiter: RateLimiter::keyed(Quota::per_second(rate).allow_burst(burst)),
+            burst,
+            refused: metrics.limited_requests.with_label_values(&[who]),
+            who,
+        })
+    }
+
+    /// Takes so much; if it is not there, says when it will be.
+    fn take(&self, key: &K, number: u32) -> Result<(), Problem> {
+        let number = NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN).min(self.burst);
+        let taken = self.limiter.check_key_n(key, number);
+        match taken {
+            // More than there can ever be was made less above.
+            Ok(Ok(())) | Err(_) => Ok(()),
+            Ok(Err(until)) => {
+                self.refused.inc();
+                let pause = until.wait_time_from(DefaultClock::default().now());
+                let seconds = u16::try_from(pause.as_secs().saturating_add(1)).unwrap_or(u16::MAX);
+                let detail = format!(
+                    "this {} asks more often than it may; what came is not recorded, so send it again after Retry-After",
+                    self.who
+                );
+                Err(Problem::new(Code::TooManyRequests, detail).with_retry(seconds))
+            }
+        }
+    }
+
+    fn forget(&self) {
+        self.limiter.retain_recent();
+        self.limiter.shrink_to_fit();
+    }
+}
+
+impl Limits {
+    pub(super) fn new(config: &Config, metrics: &Metrics) -> Self {
+        Self(Arc::new(Parts {
+            addresses: Limit::new(config.address, 0, "address", metrics),
+            callers: Limit::new(config.caller, 0, "caller", metrics),
+            shops: Limit::new(config.shop, LINES, "shop", metrics),
+        }))
+    }
+
+    /// No limit at all.
+    pub(super) fn none() -> Self {
+        Self(Arc::new(Parts {
+            addresses: None,
+            callers: None,
+            shops: None,
+        }))
+    }
+
+    /// A request from there.
+    pub(super) fn address(&self, peer: SocketAddr) -> Result<(), Problem> {
+        match &self.0.addresses {
+            Some(limit) if !peer.ip().to_canonical().is_loopback() => limit.take(&network(peer.ip()), 1),
+            _ => Ok(()),
+        }
+    }
+
+    /// A request of this subject.
+    pub(super) fn caller(&self, subject: &str) -> Result<(), Problem> {
+        match &self.0.callers {
+            Some(limit) => limit.take(&subject.to_owned(), 1),
+            None => Ok(()),
+        }
+    }
+
+    /// So many events for this shop.
+    pub(super) fn shop(&self, shop: ShopId, events: usize) -> Result<(), Problem> {
+        match &self.0.shops {
+            Some(limit) if events > 0 => limit.take(&shop, u32::try_from(events).unwrap_or(u32::MAX)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets those who did not come lately, for ever.
+    pub(super) async fn forget(self) {
+        loop {
+            tokio::time::sleep(FORGET_INTERVAL).await;
+            if let Some(limit) = &self.0.addresses {
+                limit.forget();
+            }
+            if let Some(limit) = &self.0.callers {
+                limit.forget();
+            }
+            if let Some(limit) = &self.0.shops {
+                limit.forget();
+            }
+        }
+    }
+}
+
+/// What counts as one address: whoever has one of IPv6 has 2^64 of them.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let prefix = address.to_bits() >> 64 << 64;
+            IpAddr::V6(Ipv6Addr::from_bits(prefix))
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn limits(rate: u32) -> (Limits, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::new());
+        let config = Config {
+            address: rate,
+            caller: rate,
+            shop: rate,
+        };
+        (Limits::new(&config, &metrics), metrics)
+    }
+
+    #[test]
+    fn who_asks_too_often_is_told_when_to_come_again_and_the_others_notice_nothing() {
+        let (limits, metrics) = limits(1);
+        let peer = |text: &str| SocketAddr::new(text.parse().unwrap(), 1);
+        for _ in 0..2 {
+            limits.address(peer("192.0.2.1")).unwrap();
+        }
+        let problem = limits.address(peer("192.0.2.1")).unwrap_err();
+        assert_eq!(problem.code().status(), StatusCode::TOO_MANY_REQUESTS);
+        limits.address(peer("192.0.2.2")).unwrap();
+        assert_eq!(metrics.limited_requests.with_label_values(&["address"]).get(), 1);
+        for _ in 0..10 {
+            limits.address(peer("127.0.0.1")).unwrap();
+            limits.address(peer("::ffff:127.0.0.1")).unwrap();
+        }
+        for _ in 0..2 {
+            limits.address(peer("2001:db8::1")).unwrap();
+        }
+        assert!(limits.address(peer("2001:db8::2")).is_err());
+        limits.address(peer("2001:db8:0:1::1")).unwrap();
+
+        for _ in 0..2 {
+            limits.caller("a").unwrap();
+        }
+        assert!(limits.caller("a").is_err());
+        limits.caller("b").unwrap();
+    }
+
+    #[test]
+    fn a_shop_may_append_a_whole_body_at_once() {
+        let (limits, _) = limits(1);
+        let shop = |n| ShopId::from(Uuid::from_u128(n));
+        limits.shop(shop(1), super::super::LINES_MAX).unwrap();
+        assert!(limits.shop(shop(1), 1).is_err());
+        limits.shop(shop(2), 1).unwrap();
+    }
+
+    #[test]
+    fn a_limit_of_nothing_is_none() {
+        let (limits, _) = limits(0);
+        for _ in 0..100 {
+            limits.caller("a").unwrap();
+        }
+    }
+}

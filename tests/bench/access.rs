@@ -1,0 +1,236 @@
+//! Access: what it costs those who may come, and how soon it ends for those who may not.
+
+use std::time::{Duration, Instant};
+
+use ezout::keys::dev::{self, Grant};
+use ezout::views::{Revoked, Views};
+use time::OffsetDateTime;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::events::{ACTIONS, Action, fresh_sessions, shop};
+use crate::ingest::{ROUNDS, add, rate, watched};
+use crate::live::{Sent, send};
+use crate::load::{Load, Requests};
+use crate::meter::Times;
+use crate::processors::{Processors, Used};
+use crate::service::{Machine, Place};
+use crate::table::{Goal, Row, Table};
+use crate::{Plan, fraction};
+
+/// Viewers whose tokens are revoked.
+const REVOKED: u64 = 200;
+/// Questions about a shop of somebody else, and as many about none.
+const QUESTIONS: u64 = 1_000;
+
+/// A token of the key pair in that place.
+fn token(place: &Place, subject: String, role: &str, shops: &[String]) -> String {
+    let grant = Grant {
+        subject,
+        role: Some(role.to_owned()),
+        shops: shops.to_vec(),
+        lasts: Duration::from_hours(1),
+        ..Grant::default()
+    };
+    dev::sign(&place.file("keys"), &grant, OffsetDateTime::now_utc()).expect("a token can be signed")
+}
+
+/// The options of a service that believes these tokens.
+fn options(place: &Place) -> [String; 4] {
+    let folder = place
+        .file("keys")
+        .to_str()
+        .expect("the folder's name is a text")
+        .to_owned();
+    [
+        "--auth".to_owned(),
+        "dev".to_owned(),
+        "--auth-dev-keys".to_owned(),
+        folder,
+    ]
+}
+
+/// Single events of callers who are asked who they are, each with a token of their own, against the same without.
+pub(crate) async fn tokens(machine: &Machine, plan: &Plan, table: &mut Table) {
+    const CONNECTIONS: usize = 256;
+    let work = format!("ingest, {CONNECTIONS} in flight, each with a token");
+    if !plan.wants(&work) {
+        return;
+    }
+    let place = machine.place().await;
+    let of_phone = |number| token(&place, format!("phone {number}"), "shopper", &[]);
+    let all: Vec<String> = (0..CONNECTIONS).map(of_phone).collect();
+    let asking = options(&place);
+    let asking: Vec<&str> = asking.iter().map(String::as_str).collect();
+    let (mut limit, mut figure) = (None, None);
+    let mut used = Used::default();
+    for _ in 0..ROUNDS {
+        for (options, tokens, side) in [
+            (&[][..], Vec::new(), &mut limit),
+            (&asking[..], all.clone(), &mut figure),
+        ] {
+            let service = place.start_with("api", options).await;
+            let load = Load {
+                address: service.http,
+                connections: CONNECTIONS,
+                requests: Requests::Singles {
+                    from: fresh_sessions(1_000_000) * ACTIONS,
+                },
+                tokens,
+                warm_up: plan.warm_up,
+                time: fraction(plan.time, ROUNDS),
+                watched: watched(&place, &service),
+            };
+            let done = load.run().await;
+            add(side, done.meter);
+            used = done.used;
+        }
+    }
+    let (limit, figure) = (rate(limit.as_ref()), rate(figure.as_ref()));
+    table.add(&Row {
+        work,
+        figure: figure.to_string(),
+        limit: limit.alone("without tokens"),
+        ratio: figure.per_second / limit.per_second,
+        goal: Goal::AtLeast(0.9),
+        used,
+    });
+}
+
+/// Honest senders beside many who send one byte of their request a second.
+pub(crate) async fn slow_clients(machine: &Machine, plan: &Plan, table: &mut Table) {
+    const SLOW: usize = 2_000;
+    let work = format!("500 events/s beside {SLOW} slow connections: POST to answer");
+    if !plan.wants(&work) {
+        return;
+    }
+    let time = plan.time * 5;
+    let place = machine.place().await;
+    let service = place.start("serve").await;
+    send(service.http, plan.warm_up, &Sent::default()).await;
+    let alone = send(service.http, time, &Sent::default()).await;
+    let mut slow = JoinSet::new();
+    for _ in 0..SLOW {
+        let address = service.http;
+        slow.spawn(async move {
+            // One that is cut off comes again.
+            loop {
+                let Ok(mut stream) = TcpStream::connect(address).await else {
+                    continue;
+                };
+                for byte in b"POST /send HTTP/1.1\r\nhost: bench\r\ncontent-length: 100\r\n"
+                    .iter()
+                    .cycle()
+                {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    if stream.write_all(&[*byte]).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let processors = Processors::watch(watched(&place, &service));
+    let beside = send(service.http, time, &Sent::default()).await;
+    let used = processors.used();
+    slow.shutdown().await;
+    table.add(&Row {
+        work,
+        figure: beside.to_string(),
+        limit: format!("{alone} without them"),
+        ratio: beside.p99_ms() / alone.p99_ms(),
+        goal: Goal::AtMost(3.0),
+        used,
+    });
+}
+
+/// How long a refusal takes for a shop that there is and for one that there is not: it must not tell them apart.
+pub(crate) async fn denials(machine: &Machine, plan: &Plan, table: &mut Table) {
+    let work = "a shop of somebody else: asked to refused";
+    if !plan.wants(work) {
+        return;
+    }
+    let place = machine.place().await;
+    let asking = options(&place);
+    let service = place
+        .start_with("serve", &asking.iter().map(String::as_str).collect::<Vec<_>>())
+        .await;
+    let own = token(&place, "merchant".to_owned(), "merchant", &[shop(1).to_string()]);
+    place
+        .fill((0..200).map(|number| Action {
+            shop: shop(2),
+            ..Action::of(fresh_sessions(1), number % ACTIONS)
+        }))
+        .await;
+    let mut stream = TcpStream::connect(service.http).await.expect("the service listens");
+    let mut buffer = vec![0; 16 * 1024];
+    let (mut there, mut nowhere) = (Times::new(), Times::new());
+    for number in 0..2 * QUESTIONS {
+        let is_there = number % 2 == 0;
+        let asked = if is_there { shop(2) } else { shop(1_000_000 + number) };
+        let request =
+            format!("GET /v1/shops/{asked}/baskets HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {own}\r\n\r\n");
+        let begin = Instant::now();
+        stream.write_all(request.as_bytes()).await.expect("the service reads");
+        let length = stream.read(&mut buffer).await.expect("the service answers");
+        let took = begin.elapsed();
+        assert!(buffer[..length].starts_with(b"HTTP/1.1 404"), "it was not refused");
+        if is_there { there.add(took) } else { nowhere.add(took) }
+    }
+    table.add(&Row {
+        work: work.to_owned(),
+        figure: there.to_string(),
+        limit: format!("{nowhere} for one that there is not"),
+        ratio: there.p50_ms() / nowhere.p50_ms(),
+        goal: Goal::None,
+        used: Used::default(),
+    });
+}
+
+/// How long an open stream goes on after its token was revoked.
+pub(crate) async fn revocations(machine: &Machine, plan: &Plan, table: &mut Table) {
+    let work = "revoked to the last frame of a stream";
+    if !plan.wants(work) {
+        return;
+    }
+    let place = machine.place().await;
+    let asking = options(&place);
+    let service = place
+        .start_with("serve", &asking.iter().map(String::as_str).collect::<Vec<_>>())
+        .await;
+    let views = Views::to_look_at(&place.views()).await.expect("the URI is well formed");
+    let mut times = Times::new();
+    let mut streams = Vec::new();
+    for number in 0..REVOKED {
+        let subject = format!("merchant {number}");
+        let token = token(&place, subject.clone(), "merchant", &[shop(number % 10).to_string()]);
+        let mut stream = TcpStream::connect(service.http).await.expect("the service listens");
+        let request = format!(
+            "GET /v1/shops/{}/updates HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\r\n",
+            shop(number % 10)
+        );
+        stream.write_all(request.as_bytes()).await.expect("the service reads");
+        streams.push((subject, stream));
+    }
+    for (subject, mut stream) in streams {
+        let begin = Instant::now();
+        views.revoke(&Revoked::Subject(subject)).await.expect("it is revoked");
+        let (mut buffer, mut text) = (vec![0; 16 * 1024], String::new());
+        while !text.contains("\"reason\":\"revoked\"") {
+            let length = stream.read(&mut buffer).await.expect("the stream ends in order");
+            assert!(length > 0, "the stream ended without a reason");
+            text.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        }
+        times.add(begin.elapsed());
+    }
+    table.add(&Row {
+        work: format!("{work}, one by one of {REVOKED}"),
+        figure: times.to_string(),
+        limit: "1 s".to_owned(),
+        ratio: times.p99_ms() / 1_000.0,
+        goal: Goal::AtMost(1.0),
+        used: Used::default(),
+    });
+}

@@ -1,0 +1,14 @@
+//! Who may do what, at every door: HTTP, live updates, and resources with and without Resgate.
+//!
+//! What is expected is worked out from the policy and from the tables of routes and resources, so that whatever is added
+//! there and is not known here fails by its name.
+
+mod browsers;
+mod faults;
+mod guarded;
+mod hostile;
+mod matrix;
+mod names;
+mod resources;
+mod sending;
+mod streams;

@@ -1,0 +1,266 @@
+//! Live updates end with their reason when the viewer may not see them any more, and go on with another token.
+
+use std::time::{Duration, Instant};
+
+use ezout::core::policy::Role;
+use ezout::keys::dev::Grant;
+use ezout::views::Revoked;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::guarded::{Asker, Guarded, grant};
+use super::resources::id_of;
+use crate::live::viewer::{Message, Picture};
+use crate::support::{event, session, wait_for};
+
+/// Longest wait for anything. Heartbeats come far sooner.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A stream as it comes.
+struct Stream {
+    response: reqwest::Response,
+    buffer: String,
+    last_id: Option<String>,
+}
+
+impl Stream {
+    async fn open(caller: &Asker, shop: &str, last_id: Option<&str>) -> Self {
+        let path = format!("/v1/shops/{shop}/updates");
+        let mut request = caller.request(reqwest::Method::GET, &path);
+        if let Some(id) = last_id {
+            request = request.header("last-event-id", id);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        Self {
+            response,
+            buffer: String::new(),
+            last_id: last_id.map(str::to_owned),
+        }
+    }
+
+    /// The next message; nothing at the end.
+    async fn next(&mut self) -> Option<Message> {
+        loop {
+            while let Some(end) = self.buffer.find("\n\n") {
+                let block: String = self.buffer.drain(..end + 2).collect();
+                let field = |name: &str| {
+                    block
+                        .lines()
+                        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+                };
+                if let Some(id) = field("id") {
+                    self.last_id = Some(id.to_owned());
+                }
+                if let (Some(event), Some(data)) = (field("event"), field("data")) {
+                    return Some(Message {
+                        event: event.to_owned(),
+                        data: serde_json::from_str(data).unwrap(),
+                        id: self.last_id.clone(),
+                    });
+                }
+            }
+            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await;
+            let chunk = chunk.expect("no message and no heartbeat came").unwrap()?;
+            self.buffer.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+
+    /// Reads until the snapshot is whole.
+    async fn begun(&mut self) {
+        loop {
+            let message = self.next().await.expect("the stream goes on");
+            if message.event == "snapshot" && message.data["more"] == false {
+                return;
+            }
+        }
+    }
+
+    /// Reads to the end; answers the last message's data, which has to be `bye`, and when it came.
+    async fn ends(&mut self) -> (Value, Instant) {
+        let mut last = None;
+        while let Some(message) = self.next().await {
+            last = Some((message, Instant::now()));
+        }
+        let (last, at) = last.expect("a message before the end");
+        assert_eq!(last.event, "bye", "{last:?}");
+        (last.data, at)
+    }
+}
+
+const ENDS: &str = "ezout_access_ends_total{door=\"updates\"}";
+
+fn soon(guarded: &Guarded, subject: &str, shop: &str, lasts: Duration) -> Asker {
+    let token = guarded.sign(&Grant {
+        lasts,
+        ..grant(subject, Some(Role::Merchant), &[shop])
+    });
+    guarded.caller(Some(token))
+}
+
+#[tokio::test]
+async fn a_viewer_whose_time_is_over_goes_on_with_a_new_token_without_a_gap_or_a_repeat() {
+    const EVENTS: usize = 200;
+    let guarded = Guarded::shared().await;
+    let shop = session();
+    let before = guarded.service.metric(ENDS).await.unwrap();
+    // The first stream is there before the first event, so that all of them are told.
+    let viewer = || soon(guarded, "ada", &shop, Duration::from_secs(2));
+    let mut picture = Picture::default();
+    let mut stream = Stream::open(&viewer(), &shop, None).await;
+    while !picture.snapshot_done {
+        match stream.next().await {
+            Some(message) => picture.take(&message),
+            // On a slow machine its time may be over by then.
+            None => stream = Stream::open(&viewer(), &shop, None).await,
+        }
+    }
+    let sending = {
+        let (shop, phone) = (
+            shop.clone(),
+            guarded.caller(Some(guarded.token(Role::Service, &[&shop]))),
+        );
+        async move {
+            let (visit, mut sent) = (session(), Vec::new());
+            for action_id in 1..=i64::try_from(EVENTS).unwrap() {
+                let added = event(&shop, &visit, action_id, "ADD", 1, 1.5, 1.5);
+                sent.push(phone.publish(&shop, &added).await.sequence());
+                // Spread over the ends of some tokens.
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+            sent
+        }
+    };
+    let mut ends = 0;
+    let viewing = async {
+        // All of them, and one end at least.
+        while picture.seen.len() < EVENTS || ends == 0 {
+            if let Some(message) = stream.next().await {
+                if message.event == "bye" {
+                    assert_eq!(message.data, json!({ "reason": "expired" }));
+                    ends += 1;
+                } else {
+                    picture.take(&message);
+                }
+                continue;
+            }
+            let id = stream.last_id.clone();
+            stream = Stream::open(&viewer(), &shop, id.as_deref()).await;
+            let hello = stream.next().await.unwrap();
+            if hello.event == "hello" {
+                assert_eq!(hello.data["recovered"], true, "{hello:?}");
+            }
+        }
+    };
+    let viewing = async {
+        let viewed = tokio::time::timeout(5 * PATIENCE, viewing).await;
+        viewed.expect("every event is told");
+    };
+    let (sent, ()) = tokio::join!(sending, viewing);
+    assert_eq!(picture.seen, sent);
+    let counted = guarded.service.metric(ENDS).await.unwrap() - before;
+    assert!(counted >= f64::from(ends), "{counted} of {ends}");
+    // What has ended is no way back in.
+    let past = OffsetDateTime::now_utc() - Duration::from_hours(2);
+    let ended = guarded.sign_at(&grant("ada", Some(Role::Merchant), &[&shop]), past);
+    let got = guarded
+        .caller(Some(ended))
+        .get(&format!("/v1/shops/{shop}/updates"))
+        .await;
+    assert_eq!((got.status, got.code().as_str()), (401, "token_expired"));
+}
+
+/// Opens streams of somebody, takes the right away, and answers how long the slowest had to wait for its last message.
+async fn end_all(guarded: &Guarded, shop: &str, token: &str, reason: &str, take: impl AsyncFnOnce()) -> Duration {
+    let caller = guarded.caller(Some(token.to_owned()));
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        let mut stream = Stream::open(&caller, shop, None).await;
+        stream.begun().await;
+        streams.push(stream);
+    }
+    let before = guarded.service.metric(ENDS).await.unwrap();
+    let begun = Instant::now();
+    take().await;
+    let mut longest = Duration::ZERO;
+    for mut stream in streams {
+        let (bye, at) = stream.ends().await;
+        assert_eq!(bye, json!({ "reason": reason }));
+        longest = longest.max(at - begun);
+    }
+    assert!(guarded.service.metric(ENDS).await.unwrap() >= before + 20.0);
+    longest
+}
+
+#[tokio::test]
+async fn whoever_loses_a_right_loses_the_streams_that_it_had_opened() {
+    let guarded = Guarded::shared().await;
+    let shop = session();
+    let rights = guarded.rights().await;
+    let updates = format!("/v1/shops/{shop}/updates");
+    let (ada, bob) = (session(), session());
+
+    // Somebody who keeps what they have.
+    let other = guarded.caller(Some(guarded.token(Role::Support, &[&shop])));
+    let mut staying = Stream::open(&other, &shop, None).await;
+    staying.begun().await;
+
+    let token = guarded.token_of(&ada, Role::Merchant, &[&shop]);
+    let revoked = Revoked::Subject(ada.clone());
+    let took = end_all(guarded, &shop, &token, "revoked", async || {
+        rights.views.revoke(&revoked).await.unwrap();
+    })
+    .await;
+    eprintln!("a revoked subject: {took:?} to the last of 20");
+    let got = guarded.caller(Some(token)).get(&updates).await;
+    assert_eq!((got.status, got.code().as_str()), (401, "token_revoked"));
+    // Signed in again, they are in again.
+    let later = guarded.sign_at(
+        &grant(&ada, Some(Role::Merchant), &[&shop]),
+        OffsetDateTime::now_utc() + Duration::from_secs(5),
+    );
+    assert_eq!(guarded.caller(Some(later)).get(&updates).await.status, 200);
+
+    let [token, another] = [(), ()].map(|()| guarded.token_of(&bob, Role::Merchant, &[&shop]));
+    let revoked = Revoked::Token(id_of(&token));
+    let took = end_all(guarded, &shop, &token, "revoked", async || {
+        rights.views.revoke(&revoked).await.unwrap();
+    })
+    .await;
+    eprintln!("a revoked token: {took:?} to the last of 20");
+    assert_eq!(guarded.caller(Some(another)).get(&updates).await.status, 200);
+
+    let carol = session();
+    rights.set_member(&carol, Role::Merchant, &[&shop]).await;
+    let token = guarded.sign(&grant(&carol, None, &[]));
+    guarded.caller(Some(token.clone())).get_until(&updates).await;
+    let took = end_all(guarded, &shop, &token, "denied", async || {
+        assert!(rights.views.remove_member(&carol).await.unwrap());
+    })
+    .await;
+    eprintln!("a removed member: {took:?} to the last of 20");
+    let got = guarded.caller(Some(token)).get(&updates).await;
+    assert_eq!((got.status, got.code().as_str()), (403, "forbidden"));
+
+    // A member who is moved to another shop sees this one no more.
+    let elsewhere = session();
+    rights.set_member(&carol, Role::Merchant, &[&shop]).await;
+    let token = guarded.sign(&grant(&carol, None, &[]));
+    guarded.caller(Some(token.clone())).get_until(&updates).await;
+    end_all(guarded, &shop, &token, "denied", async || {
+        rights.set_member(&carol, Role::Merchant, &[&elsewhere]).await;
+    })
+    .await;
+    let got = guarded.caller(Some(token)).get(&updates).await;
+    assert_eq!((got.status, got.code().as_str()), (404, "not_found"));
+
+    // All that while, whoever kept a right was told of everything.
+    let visit = session();
+    let added = event(&shop, &visit, 1, "ADD", 1, 1.5, 1.5);
+    guarded.admin().publish(&shop, &added).await;
+    wait_for("the update", async || {
+        let message = staying.next().await.expect("the stream goes on");
+        (message.data["session_id"] == visit).then_some(())
+    })
+    .await;
+}
