@@ -117,8 +117,8 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
     tasks.spawn(async move { owning.own().await });
     let watching = presenter.clone();
     tasks.spawn(async move {
-        // One process is enough to ask without a reason.
-        let leads = || watching.owned().contains_key(&0);
+        // Everyone who decides asks now and then: what is known of the end of a token is known to one process.
+        let leads = || watching.0.parts.takes_requests;
         watching.0.stop.run_until_cancelled(watching.0.guard.watch(leads)).await;
     });
     if presenter.0.parts.takes_requests {

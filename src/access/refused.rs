@@ -10,7 +10,6 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::core::error_chain;
-use crate::core::id::ShopId;
 use crate::views::{Deed, Views};
 
 /// Refusals that may wait to be noted.
@@ -20,15 +19,15 @@ const AGAIN_AFTER: Duration = Duration::from_mins(1);
 /// Refusals that are remembered to be the same.
 const KNOWN_MAX: usize = 10_000;
 
-/// By whom, what, where and why.
-type Same = (String, &'static str, Option<ShopId>, String);
+/// By whom, what and why. Not where: the caller chooses that.
+type Same = (String, &'static str, String);
 
 /// Notes what comes, for as long as it may come.
 pub(super) async fn note_all(views: Views, mut deeds: mpsc::Receiver<Deed>) {
     let mut known: HashMap<Same, Instant> = HashMap::new();
     while let Some(deed) = deeds.recv().await {
         let now = Instant::now();
-        let same = (deed.who.clone(), deed.verb, deed.shop, deed.outcome.clone());
+        let same = (deed.who.clone(), deed.verb, deed.outcome.clone());
         if known.get(&same).is_some_and(|at| now - *at < AGAIN_AFTER) {
             continue;
         }

@@ -19,8 +19,12 @@ use super::problem::{Code, Problem};
 /// A client that is cut off while it sends sees a broken connection and not the answer.
 const DISCARDED_BYTES_MAX: u64 = 1024 * 1024;
 
-/// KiB of bodies that are in memory at the same time; one more body is answered with 503.
-const MEMORY_KIB_MAX: usize = 64 * 1024;
+/// KiB of bodies with one event that are in memory at the same time; one more body is answered with 503.
+const MEMORY_KIB_MAX: usize = 32 * 1024;
+/// And of larger bodies: slow ones must not take the room of phones.
+const LARGE_KIB_MAX: usize = 48 * 1024;
+/// A body whose limit is beyond this is a large one.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
 
 /// What a body says it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +67,10 @@ pub(super) fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// The memory for bodies of all requests together.
 #[derive(Debug)]
-pub(super) struct BodyMemory(Semaphore);
+pub(super) struct BodyMemory {
+    small: Semaphore,
+    large: Semaphore,
+}
 
 /// A body, and the part of the memory that is its own until it is dropped.
 #[derive(Debug)]
@@ -74,13 +81,21 @@ pub(super) struct Held<'a> {
 
 impl BodyMemory {
     pub(super) fn new() -> Self {
-        Self(Semaphore::new(MEMORY_KIB_MAX))
+        Self {
+            small: Semaphore::new(MEMORY_KIB_MAX),
+            large: Semaphore::new(LARGE_KIB_MAX),
+        }
     }
 
-    /// Takes room for a body, or answers that the service is overloaded.
-    fn take(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Problem> {
+    /// Takes room for a body of at most `limit`, or answers that the service is overloaded.
+    fn take(&self, bytes: usize, limit: usize) -> Result<SemaphorePermit<'_>, Problem> {
         let kib = u32::try_from(bytes.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
-        self.0.try_acquire_many(kib).map_err(|_| Problem::overloaded())
+        let room = if limit > SMALL_BYTES_MAX {
+            &self.large
+        } else {
+            &self.small
+        };
+        room.try_acquire_many(kib).map_err(|_| Problem::overloaded())
     }
 }
 
@@ -96,7 +111,7 @@ pub(super) async fn read(
         return Err(too_large(limit));
     }
     let exact = body.size_hint().exact().and_then(|exact| usize::try_from(exact).ok());
-    let share = memory.take(exact.unwrap_or(limit).min(limit))?;
+    let share = memory.take(exact.unwrap_or(limit).min(limit), limit)?;
     let mut chunks = body.into_data_stream();
     let room = usize::try_from(stated).unwrap_or(limit).min(limit);
     match tokio::time::timeout(deadline, whole(&mut chunks, room, limit)).await {

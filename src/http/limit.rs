@@ -38,7 +38,7 @@ pub struct Config {
     pub caller: u32,
 
     /// Events a second that one shop may append; 0 for any number. Twice as many at once, but at least a body of 1000 lines.
-    #[arg(long = "rate-shop", env = "EZOUT_RATE_SHOP", default_value_t = 5_000)]
+    #[arg(long = "rate-shop", env = "EZOUT_RATE_SHOP", default_value_t = 20_000)]
     pub shop: u32,
 }
 

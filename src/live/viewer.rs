@@ -36,7 +36,7 @@ const OLD_EMPTY_MAX: u32 = 20;
 const PAGE_BASKETS: u16 = 100;
 /// Pieces a second that all viewers of a process together are sent, about, while they have everything.
 /// Each is a write and a wake-up: beyond some of them they would take the processors from the phones.
-const PIECES_PER_SECOND: u32 = 20_000;
+const PIECES_PER_SECOND: u32 = 8_000;
 /// A shorter rest is none: timers know milliseconds.
 const REST_MIN: Duration = Duration::from_millis(2);
 /// Longer than this nobody rests, however many they are.
@@ -400,8 +400,8 @@ mod tests {
     #[test]
     fn a_few_viewers_never_rest_and_a_crowd_shares_what_there_is() {
         assert_eq!(rest_among(1), None);
-        assert_eq!(rest_among(39), None);
-        assert_eq!(rest_among(1_000), Some(Duration::from_millis(50)));
+        assert_eq!(rest_among(15), None);
+        assert_eq!(rest_among(1_000), Some(Duration::from_millis(125)));
         assert_eq!(rest_among(1_000_000), Some(REST_MAX));
     }
 }

@@ -378,7 +378,7 @@ impl Presented {
             }
         }
         if self.page_failed.swap(false, Ordering::Relaxed) {
-            self.is_unsure = true;
+            self.reset_soon();
         }
         let now = Instant::now();
         if self.refresh_at.extract_if(.., |at| *at <= now).count() > 0 && self.known.is_some() {
@@ -394,7 +394,7 @@ impl Presented {
             .collect();
         for late in late {
             // A gateway that asked because of a reset goes on with what it has.
-            self.is_unsure = true;
+            self.reset_soon();
             let failure = Failure::new(
                 "ezout.unavailable",
                 "the baskets cannot be read at the moment; ask again",
@@ -472,9 +472,13 @@ impl Presented {
         self.waiting.len() + self.answers.len() + self.handles.len() + self.corrected.len() >= PENDING_MAX
     }
 
-    async fn refuse(&mut self, request: &Request) {
-        // It may have been asked because of a reset as well; but no reset at once, since that asks for more.
+    /// Has gateways ask again for what they may have asked for because of a reset; not at once, since that asks for more.
+    fn reset_soon(&mut self) {
         self.reset_at = self.reset_at.min(Instant::now() + REFUSED_PAUSE);
+    }
+
+    async fn refuse(&mut self, request: &Request) {
+        self.reset_soon();
         reply(&self.parts.gateway, request, Answer::Failure(unavailable())).await;
     }
 
@@ -644,7 +648,7 @@ impl Presented {
                     Err(error) => {
                         not_read(&error);
                         // As where somebody waits for too long.
-                        self.is_unsure = true;
+                        self.reset_soon();
                         Answer::Failure(Failure::new(
                             "ezout.unavailable",
                             "the sessions cannot be read; ask again",

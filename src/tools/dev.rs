@@ -480,7 +480,7 @@ impl Shown<'_> {
         };
         let live = match &self.binaries.resgate {
             Some(_) => through_resgate(self.args.resgate_addr, self.bearer()),
-            None => without_resgate(nats_url),
+            None => without_resgate(),
         };
         let data = self.args.data.display();
         let filled = token.map(|token| format!("#token={token}")).unwrap_or_default();
@@ -627,14 +627,13 @@ fn through_resgate(addr: SocketAddr, bearer: &str) -> String {
 }
 
 /// That nothing is missing, and how to get it all the same.
-fn without_resgate(nats_url: &str) -> String {
-    format!(
-        r"There is no Resgate 1.8 on PATH, and EZOUT_RESGATE_BIN names none. Everything works without it; to have it beside the rest, one of:
+fn without_resgate() -> String {
+    r"There is no Resgate 1.8 on PATH, and EZOUT_RESGATE_BIN names none. Everything works without it; to have it beside the rest, one of:
 
   go install github.com/resgateio/resgate@v1.8.0    # and start this again
-  docker run --rm --network host resgateio/resgate:1.8.0 --nats {nats_url} --headauth ezout.auth.header
+  docker compose up --build                         # everything in containers, with its image, instead of this
 "
-    )
+    .to_owned()
 }
 
 /// How to call this program from the working directory.

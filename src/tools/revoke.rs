@@ -29,15 +29,23 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let (revoked, what) = match (args.subject, args.token) {
         (Some(subject), None) => {
+            ensure!(
+                keys::token_id(&subject).is_err(),
+                "that is a token and no subject; pipe it into `ezout revoke --token -`"
+            );
             let what = format!("tokens of {subject} are revoked");
             (Revoked::Subject(subject), what)
         }
         (None, Some(token)) => {
-            let id = if token == "-" { id_from_stdin()? } else { token };
-            ensure!(
-                id.split('.').count() != 3,
-                "a token does not belong on a command line; pipe it into `ezout revoke --token -`"
-            );
+            let id = if token == "-" {
+                id_from_stdin()?
+            } else {
+                ensure!(
+                    keys::token_id(&token).is_err(),
+                    "a token does not belong on a command line; pipe it into `ezout revoke --token -`"
+                );
+                token
+            };
             let what = format!("token {id} is revoked");
             (Revoked::Token(id), what)
         }

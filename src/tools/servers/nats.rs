@@ -53,7 +53,7 @@ pub struct NatsOptions {
     pub sync_always: bool,
     /// The users of `nats/users.conf`, with rights; None lets everybody do everything.
     pub users: Option<NatsUsers>,
-    /// With users: whoever names none is an operator.
+    /// With users, and without a port for `WebSocket`: whoever names none is an operator.
     pub operator_without_password: bool,
     /// Port for `WebSocket` clients; None opens none.
     pub websocket_port: Option<u16>,
@@ -333,7 +333,8 @@ fn write_settings(options: &NatsOptions) -> Result<PathBuf, ServersError> {
         for line in WITH_USERS {
             take(line);
         }
-        if options.operator_without_password {
+        // A page of anywhere reaches the port for WebSocket, and must not be an operator for having no name.
+        if options.operator_without_password && options.websocket_port.is_none() {
             take(WITHOUT_USER);
         }
         move_streams(&options.data)?;
