@@ -108,7 +108,8 @@ async fn every_page_follows_and_is_asked_for_once() {
         client.subscribe(&rid(&shop, query)).await.unwrap();
     }
     let nats = stack.nats_client().await;
-    let mut inboxes = nats.subscribe("_INBOX.>").await.unwrap();
+    // Whoever it is that asks there, and whatever inboxes are called.
+    let mut inboxes = nats.subscribe(">").await.unwrap();
     let mut events = nats
         .subscribe(format!("event.{}.query", rid(&shop, "sessions")))
         .await
