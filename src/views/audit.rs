@@ -103,7 +103,7 @@ pub struct DeedsAfter {
 impl DeedsAfter {
     /// Reads what [`KeptDeed::place`] wrote.
     pub fn parse(text: &str) -> Option<Self> {
-        let (at, id) = text.split_once('-')?;
+        let (at, id) = text.rsplit_once('-')?;
         Some(Self {
             at: DateTime::from_millis(at.parse().ok()?),
             id: ObjectId::parse_str(id).ok()?,
@@ -200,4 +200,19 @@ impl Views {
 /// A text in a pipeline, where one that begins with `$` would be read as a field.
 fn literal(text: &str) -> Document {
     doc! { "$literal": text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_read_back_also_from_before_1970() {
+        for at in [1_700_000_000_123_i64, 0, -5] {
+            let place = format!("{at}-507f1f77bcf86cd799439011");
+            assert_eq!(DeedsAfter::parse(&place).unwrap().at.timestamp_millis(), at);
+        }
+        assert_eq!(DeedsAfter::parse("5"), None);
+        assert_eq!(DeedsAfter::parse("5-x"), None);
+    }
 }

@@ -457,8 +457,8 @@ async fn resets_without_a_change_are_told_to_nobody() {
     client.subscribe(&rid(&shop, "sessions?limit=3")).await.unwrap();
     client.subscribe(&rid(&shop, "feed")).await.unwrap();
     agrees(&client, &system.service, &shop).await;
-    // What changes a second at a time has been told.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // What changes a second at a time has been told, and a basket that was closed meanwhile has left Resgate's memory.
+    tokio::time::sleep(Duration::from_secs(7)).await;
     let before = client.frames().len();
     let nats = system.stack.nats_client().await;
     let mut gets = nats.subscribe(format!("get.ezout.shop.{shop}.>")).await.unwrap();
