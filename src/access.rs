@@ -575,6 +575,23 @@ mod tests {
     }
 
     #[test]
+    fn every_refusal_is_counted_from_the_start() {
+        let text = Metrics::new().text();
+        let all = [Refusal::NoToken, Refusal::Revoked, Refusal::Unavailable].into_iter();
+        let all = all
+            .chain(Refused::ALL.map(Refusal::Token))
+            .chain(Denied::ALL.map(Refusal::Denied));
+        let words: BTreeSet<&str> = all.map(|refusal| refusal.word()).collect();
+        for word in &words {
+            assert!(
+                text.contains(&format!("ezout_refusals_total{{reason=\"{word}\"}} 0\n")),
+                "{word}"
+            );
+        }
+        assert_eq!(text.matches("ezout_refusals_total{").count(), words.len());
+    }
+
+    #[test]
     fn a_member_is_where_the_token_and_the_membership_name_and_nowhere_else() {
         let [one, other] = [1, 2].map(|n| ShopId::from(Uuid::from_u128(n)));
         let only = |shops: &[ShopId]| Shops::Only(shops.iter().copied().collect());

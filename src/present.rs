@@ -116,11 +116,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
     let owning = presenter.clone();
     tasks.spawn(async move { owning.own().await });
     let watching = presenter.clone();
-    tasks.spawn(async move {
-        // Everyone who decides asks now and then: what is known of the end of a token is known to one process.
-        let leads = || watching.0.parts.takes_requests;
-        watching.0.stop.run_until_cancelled(watching.0.guard.watch(leads)).await;
-    });
+    tasks.spawn(async move { watching.0.stop.run_until_cancelled(watching.0.guard.watch()).await });
     if presenter.0.parts.takes_requests {
         presenter.take_requests().await;
     } else {

@@ -583,3 +583,11 @@ async fn large_bodies_together_have_a_bound_and_leave_room_for_single_events() {
             .is_ok()
     );
 }
+
+#[test]
+fn a_door_that_asks_about_a_shop_has_one_in_its_path() {
+    for (method, path, door) in doors() {
+        let names_one = path.contains("/{shop}") || path.contains("/{shop_id}");
+        assert_eq!(matches!(door, Door::Shop(_)), names_one, "{method} {path}");
+    }
+}

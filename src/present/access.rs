@@ -247,9 +247,9 @@ impl Guard {
         (ended, None)
     }
 
-    /// Has gateways ask again about those whose time is over or whose rights are others, for ever. `leads` says whether it
-    /// is this process that tells them now and then without a reason.
-    pub(super) async fn watch(&self, leads: impl Fn() -> bool) {
+    /// Has gateways ask again about those whose time is over or whose rights are others, and now and then without a reason,
+    /// for ever. Each process does that by itself: when a token ends is known only to the one that has seen it.
+    pub(super) async fn watch(&self) {
         if !self.0.access.asks() {
             return std::future::pending().await;
         }
@@ -279,7 +279,9 @@ impl Guard {
                         known = now;
                         patterns.insert(format!("{SERVICE}.>"));
                     }
-                    _ = again.tick() => if leads() { patterns.insert(format!("{SERVICE}.>")); },
+                    _ = again.tick() => {
+                        patterns.insert(format!("{SERVICE}.>"));
+                    }
                 }
             }
             self.tell(&subjects, &patterns).await;

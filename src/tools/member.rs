@@ -1,8 +1,6 @@
 //! `ezout member`: what people may do beyond what their token says.
 
 use anyhow::{Context as _, ensure};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::{deed, say};
 use crate::core::policy::{Role, Shops, Verb};
@@ -47,15 +45,8 @@ pub enum Command {
 
 /// Carries out one command.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let views = Views::start(&args.views, &tasks, stop.clone()).await?;
-    let outcome = carry_out(&views, args.command).await;
-    stop.cancel();
-    outcome
-}
-
-async fn carry_out(views: &Views, command: Command) -> anyhow::Result<()> {
-    match command {
+    let views = &Views::to_look_at(&args.views).await?;
+    match args.command {
         Command::Add { subject, role, shops } => {
             ensure!(
                 (1..=SUBJECT_MAX).contains(&subject.chars().count()),

@@ -3,8 +3,6 @@
 use std::io::Read as _;
 
 use anyhow::{Context as _, bail, ensure};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::{deed, say};
 use crate::core::policy::Verb;
@@ -51,12 +49,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
         _ => bail!("say whose tokens, or which token"),
     };
-    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let views = Views::start(&args.views, &tasks, stop.clone()).await?;
+    let views = Views::to_look_at(&args.views).await?;
     deed::note(&views, Deed::of_system(Verb::Operate, what.clone())).await?;
     views.revoke(&revoked).await?;
     say(&what);
-    stop.cancel();
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use crate::live::{Sent, send};
 use crate::load::{Load, Requests};
 use crate::meter::Times;
 use crate::processors::{Processors, Used};
-use crate::service::{Machine, Place};
+use crate::service::{Machine, Place, Service};
 use crate::table::{Goal, Row, Table};
 use crate::{Plan, fraction};
 
@@ -49,6 +49,15 @@ fn options(place: &Place) -> [String; 4] {
         "--auth-dev-keys".to_owned(),
         folder,
     ]
+}
+
+/// A place, and the whole service in it, which asks callers who they are.
+async fn asking(machine: &Machine) -> (Place, Service) {
+    let place = machine.place().await;
+    let options = options(&place);
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let service = place.start_with("serve", &options).await;
+    (place, service)
 }
 
 /// Single events of callers who are asked who they are, each with a token of their own, against the same without.
@@ -152,11 +161,7 @@ pub(crate) async fn denials(machine: &Machine, plan: &Plan, table: &mut Table) {
     if !plan.wants(work) {
         return;
     }
-    let place = machine.place().await;
-    let asking = options(&place);
-    let service = place
-        .start_with("serve", &asking.iter().map(String::as_str).collect::<Vec<_>>())
-        .await;
+    let (place, service) = asking(machine).await;
     let own = token(&place, "merchant".to_owned(), "merchant", &[shop(1).to_string()]);
     place
         .fill((0..200).map(|number| Action {
@@ -195,11 +200,7 @@ pub(crate) async fn revocations(machine: &Machine, plan: &Plan, table: &mut Tabl
     if !plan.wants(work) {
         return;
     }
-    let place = machine.place().await;
-    let asking = options(&place);
-    let service = place
-        .start_with("serve", &asking.iter().map(String::as_str).collect::<Vec<_>>())
-        .await;
+    let (place, service) = asking(machine).await;
     let views = Views::to_look_at(&place.views()).await.expect("the URI is well formed");
     let mut times = Times::new();
     let mut streams = Vec::new();
