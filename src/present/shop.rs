@@ -453,7 +453,13 @@ impl Presented {
                     }
                 };
             }
-            Resource::Summary => self.asked.summary = Some(now),
+            Resource::Summary => {
+                // It was not kept up to date since nobody had it any more.
+                if !LastAsked::is_wanted(self.asked.summary) {
+                    self.summary = None;
+                }
+                self.asked.summary = Some(now);
+            }
             Resource::Baskets | Resource::Basket(_) => {}
         }
         if let Some(answer) = self.answer_now(asked.resource) {
@@ -812,7 +818,10 @@ impl Presented {
     /// Takes a basket as it is now, and tells what is other than gateways have.
     async fn change(&mut self, session: SessionId, view: Option<&BasketView>) {
         let id = self.basket_id(session);
-        let (handling, is_fetched) = (self.handlings.get(&session).cloned(), self.fetched.contains(&session));
+        let handling = self.handlings.get(&session).cloned();
+        // What is read at this moment may be older than what is told.
+        let is_read = self.fetched.contains(&session);
+        let is_kept = is_read || !self.reads.is_empty();
         let Some(known) = &mut self.known else { return };
         let mut events: Vec<(Resource, ResourceEvent)> = Vec::new();
         let mut steps: Vec<Step> = Vec::new();
@@ -850,7 +859,7 @@ impl Presented {
                     let all = properties_json(&basket.model);
                     events.push((Resource::Basket(session), ResourceEvent::Change(all)));
                 }
-                if is_open || is_fetched {
+                if is_open || is_kept {
                     known.baskets.insert(session, basket);
                 }
                 if is_open {
@@ -875,7 +884,7 @@ impl Presented {
         for (resource, event) in events {
             self.tell(resource, event).await;
         }
-        if is_fetched {
+        if is_read {
             Box::pin(self.answer_waiting()).await;
         }
     }
@@ -1019,6 +1028,8 @@ impl Presented {
             Ok(Handled::NoBasket) => Answer::Failure(Failure::not_found()),
             Err(error) => {
                 not_read(&error);
+                // It may have been noted all the same.
+                self.refresh_at.push(Instant::now() + SLOW_PAUSE);
                 Answer::Failure(Failure::new("ezout.unavailable", "it could not be noted; try again"))
             }
         };

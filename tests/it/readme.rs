@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use ezout::core::policy::{Role, Verb};
 use ezout::http::{Door, doors};
@@ -141,7 +142,8 @@ async fn follow(system: &System, resgate: &Resgate, command: &str, token: &str) 
     let list = format!("ezout.shop.{SHOP}.baskets");
     let visit = session();
     loop {
-        let frame = frames.next_line().await.unwrap().expect("the line goes on");
+        let frame = tokio::time::timeout(Duration::from_mins(5), frames.next_line()).await;
+        let frame = frame.expect("a frame comes").unwrap().expect("the line goes on");
         let frame: Value = serde_json::from_str(&frame).unwrap();
         if frame["result"]["collections"][&list].is_array() {
             let added = event(SHOP, &visit, 1, "ADD", 1, 1.5, 1.5);
@@ -245,7 +247,7 @@ async fn every_line_of_the_readme_works_from_top_to_bottom() {
                 if last.0.starts_with('2') && last.0.len() == 3 {
                     break;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
             assert!(
                 last.0.starts_with('2') && last.0.len() == 3,

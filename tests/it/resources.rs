@@ -46,7 +46,7 @@ use serde_json::{Map, Value, json};
 use crate::support::proxy::Proxy;
 use crate::support::res_client::ResClient;
 use crate::support::resgate::Resgate;
-use crate::support::{Service, Stack, event, session, system, wait_for};
+use crate::support::{Service, Stack, event, heard, session, system, wait_for};
 
 /// Whoever sees resources.
 trait Sees {
@@ -514,7 +514,7 @@ async fn a_projector_that_is_killed_is_healed_without_an_end_told_to_anybody() {
                 .await
                 .unwrap();
             let answer = loop {
-                let answer = answers.next().await.unwrap();
+                let answer = heard(&mut answers).await;
                 // Somebody is there, who may want more time.
                 assert_eq!(answer.status, None, "nobody answers after a reset");
                 if answer.payload.starts_with(b"{") {
@@ -633,7 +633,7 @@ async fn what_changes_while_only_the_service_is_cut_off_is_healed_by_one_reset()
         }
         proxy.mend();
         loop {
-            let reset = resets.next().await.unwrap();
+            let reset = heard(&mut resets).await;
             if serde_json::from_slice::<Value>(&reset.payload).unwrap() == of_shop {
                 break;
             }
@@ -761,7 +761,7 @@ async fn the_feed_carries_every_update_as_it_is_on_nats() {
     let mut wanted = Vec::new();
     for _ in 0..20 {
         shoppers.act(&system.service).await;
-        let update = raw.next().await.unwrap();
+        let update = heard(&mut raw).await;
         wanted.push(serde_json::from_slice::<Value>(&update.payload).unwrap());
     }
     wait_for("twenty updates", async || {

@@ -21,6 +21,7 @@ use ezout::nats::User;
 use ezout::tools::servers::{
     Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, NatsUsers, free_port,
 };
+use futures::StreamExt as _;
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 use tokio::process::{Child, Command};
@@ -44,6 +45,13 @@ pub async fn wait_for<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// The next message of a subscription, which is sure to come.
+pub async fn heard(messages: &mut async_nats::Subscriber) -> async_nats::Message {
+    let next = tokio::time::timeout(PATIENCE, messages.next()).await;
+    next.unwrap_or_else(|_| panic!("nothing was heard for {PATIENCE:?}"))
+        .expect("the subscription lasts")
 }
 
 /// A nats-server and a mongod with data of their own.

@@ -13,7 +13,7 @@ use crate::support::gateway::Gateway;
 use crate::support::res::check_value;
 use crate::support::res_client::ResClient;
 use crate::support::resgate::Resgate;
-use crate::support::{Service, Stack, document, event, session, system, wait_for};
+use crate::support::{Service, Stack, document, event, heard, session, system, wait_for};
 
 /// Baskets that a list has at most, as the README says.
 const LIST_MAX: usize = 2_000;
@@ -210,7 +210,7 @@ async fn the_newest_baskets_are_in_the_list_and_the_summary_counts_all() {
     let mut steps = async |count: usize| {
         let mut steps = Vec::new();
         while steps.len() < count {
-            let event = events.next().await.unwrap();
+            let event = heard(&mut events).await;
             let data: Value = serde_json::from_slice(&event.payload).unwrap();
             let name = event.subject.rsplit('.').next().unwrap().to_owned();
             steps.push(json!([name, data["idx"]]));

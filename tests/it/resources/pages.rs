@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Shoppers, json_of, place, rid};
 use crate::support::res_client::ResClient;
 use crate::support::resgate::Resgate;
-use crate::support::{Stack, event, printed, session, system, wait_for};
+use crate::support::{Stack, event, heard, printed, session, system, wait_for};
 
 #[tokio::test]
 async fn what_means_the_same_has_the_same_query_in_every_answer() {
@@ -29,7 +29,7 @@ async fn what_means_the_same_has_the_same_query_in_every_answer() {
             .await
             .unwrap();
         loop {
-            let answer = answers.next().await.unwrap();
+            let answer = heard(&mut answers).await;
             if answer.payload.starts_with(b"{") {
                 return serde_json::from_slice(&answer.payload).unwrap();
             }
@@ -118,7 +118,7 @@ async fn every_page_follows_and_is_asked_for_once() {
     // A visit that begins is the first on the first page.
     let begins = event(&shop, &session(), 1, "ADD", 1, 1.5, 1.5);
     assert_eq!(service.publish(&shop, &begins).await.status(), 200);
-    let told = events.next().await.unwrap();
+    let told = heard(&mut events).await;
     let told: Value = serde_json::from_slice(&told.payload).unwrap();
     let inbox = told["subject"].as_str().unwrap().to_owned();
     // Another gateway would be answered as well.
@@ -202,7 +202,7 @@ async fn a_page_that_could_not_be_read_is_healed_by_a_reset() {
     .await;
     let of_shop = json!({ "resources": [rid(&shop, ">")] });
     loop {
-        let reset = resets.next().await.unwrap();
+        let reset = heard(&mut resets).await;
         if serde_json::from_slice::<Value>(&reset.payload).unwrap() == of_shop {
             break;
         }

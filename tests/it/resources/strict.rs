@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::{Sees, Shoppers, agrees, agrees_when_folded, basket, basket_rid, json_of, rid};
 use crate::support::gateway::Gateway;
 use crate::support::proxy::Proxy;
-use crate::support::{Stack, event, session, system, wait_for};
+use crate::support::{Stack, event, heard, session, system, wait_for};
 
 impl Sees for Gateway {
     fn sees(&self, rid: &str) -> Option<Value> {
@@ -170,7 +169,7 @@ async fn what_changes_while_the_service_is_cut_off_from_nats_is_healed_afterward
     gateway.subscribe(&rid(&shoppers.shop, "baskets")).await.unwrap();
     // What is asked because of the take-over is answered before the first cut: an answer that is lost is one that is missing.
     for _ in 0..2 {
-        resets.next().await.unwrap();
+        heard(&mut resets).await;
     }
     agrees_when_folded(&gateway, &api, &mut shoppers).await;
     for _ in 0..3 {
