@@ -1,0 +1,149 @@
+// The time line of a visit: a slider through its past, and playing it.
+
+import { useEffect, useRef, useState } from 'react';
+import { Icon } from '../look/icon';
+import { useKeys } from '../shell/keys';
+import { useShop } from '../shell/shop';
+import { useTexts } from '../shell/use';
+import { indexAt, type Moment, pauseAfter, SPEEDS } from './moments';
+
+export function TimeLine({
+  moments,
+  sequence,
+  onMove,
+  onSoon,
+}: {
+  moments: Moment[];
+  /** The moment that is shown; null is now. */
+  sequence: number | null;
+  onMove: (sequence: number | null) => void;
+  /** Moments that will be shown in a moment. */
+  onSoon: (sequences: number[]) => void;
+}) {
+  const texts = useTexts();
+  const { formats } = useShop();
+  const [playing, setPlaying] = useState(false);
+  const [speed, setSpeed] = useState(10);
+  // The last position is now: it goes on with what happens.
+  const last = moments.length;
+  const index = sequence === null ? last : indexAt(moments, sequence);
+  const latest = useRef(onMove);
+  latest.current = onMove;
+  const soon = useRef(onSoon);
+  soon.current = onSoon;
+
+  const moveTo = (to: number) => {
+    const moment = moments[Math.max(0, to)];
+    latest.current(to >= last || moment === undefined ? null : moment.sequence);
+  };
+  useEffect(() => {
+    if (!playing) return;
+    if (index >= last) {
+      setPlaying(false);
+      return;
+    }
+    soon.current(moments.slice(index + 1, index + 9).map((moment) => moment.sequence));
+    const timer = setTimeout(() => {
+      const next = moments[index + 1];
+      latest.current(next === undefined ? null : next.sequence);
+    }, pauseAfter(moments, index, speed));
+    return () => clearTimeout(timer);
+  }, [playing, index, last, speed, moments]);
+  const play = () => {
+    if (playing) return setPlaying(false);
+    if (index >= last) moveTo(0);
+    setPlaying(true);
+  };
+  useKeys({
+    ' ': play,
+    ArrowLeft: () => moveTo(index - 1),
+    ArrowRight: () => moveTo(index + 1),
+    Home: () => moveTo(0),
+    End: () => moveTo(last),
+  });
+  if (moments.length === 0) return null;
+  const here = moments[index];
+  const what = here === undefined ? '' : (texts.actions[here.action.toUpperCase()] ?? here.action);
+  const said = index >= last ? texts.past.now : here === undefined ? '' : `${texts.past.step(formats.number(index + 1), formats.number(last))}, ${formats.clockWithSeconds(here.at)}, ${what}`;
+  return (
+    <section className="card time-line" aria-label={texts.past.label} data-past={sequence !== null || undefined}>
+      <div className="time-line-said">
+        {index >= last ? (
+          <span className="time-line-now">
+            <Icon name="live" />
+            {texts.past.now}
+          </span>
+        ) : here === undefined ? (
+          <span>{texts.basket.notThen}</span>
+        ) : (
+          <>
+            <strong>{formats.clockWithSeconds(here.at)}</strong>
+            <span>
+              {what} {here.product === null ? null : <bdi>{here.product.length > 60 ? `${here.product.slice(0, 60)}…` : here.product}</bdi>}
+            </span>
+            <span className="sub">{texts.past.step(formats.number(index + 1), formats.number(last))}</span>
+          </>
+        )}
+      </div>
+      <div className="time-line-track">
+        <input
+          type="range"
+          min={0}
+          max={last}
+          step={1}
+          value={Math.max(0, index)}
+          aria-label={texts.past.slider}
+          aria-valuetext={said}
+          onChange={(event) => {
+            setPlaying(false);
+            moveTo(Number(event.target.value));
+          }}
+        />
+        <div className="time-line-marks" aria-hidden="true">
+          {moments.map((moment, at) =>
+            moment.diverges || moment.kind !== 'action' ? (
+              <span key={moment.sequence} className="mark" data-kind={moment.diverges ? 'diverges' : moment.kind} style={{ left: `${(at / last) * 100}%` }} />
+            ) : null,
+          )}
+        </div>
+      </div>
+      <div className="time-line-tools">
+        <button type="button" className="button quiet icon-only" aria-label={texts.past.first} onClick={() => moveTo(0)} disabled={index <= 0}>
+          <Icon name="first" />
+        </button>
+        <button type="button" className="button quiet icon-only" aria-label={texts.past.previous} onClick={() => moveTo(index - 1)} disabled={index <= 0}>
+          <Icon name="previous" />
+        </button>
+        <button type="button" className="button primary icon-only" aria-label={playing ? texts.past.pause : texts.past.play} onClick={play}>
+          <Icon name={playing ? 'pause' : 'play'} />
+        </button>
+        <button type="button" className="button quiet icon-only" aria-label={texts.past.next} onClick={() => moveTo(index + 1)} disabled={index >= last}>
+          <Icon name="next" />
+        </button>
+        <label className="field speed">
+          <span className="unseen">{texts.past.speed}</span>
+          <select value={speed} onChange={(event) => setSpeed(Number(event.target.value))}>
+            {SPEEDS.map((one) => (
+              <option key={one} value={one}>
+                {texts.past.times(one)}
+              </option>
+            ))}
+          </select>
+        </label>
+        <span className="head-space" />
+        {sequence === null ? null : (
+          <button
+            type="button"
+            className="button small"
+            onClick={() => {
+              setPlaying(false);
+              latest.current(null);
+            }}
+          >
+            {texts.past.backToNow}
+          </button>
+        )}
+      </div>
+    </section>
+  );
+}

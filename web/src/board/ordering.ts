@@ -1,0 +1,126 @@
+// Which baskets are shown and in which order: what needs a person first, and without rows jumping under a finger.
+
+import type { Row } from '../live/row';
+
+export type Need = 'parked' | 'diverged' | 'findings' | 'missing' | 'untouched';
+export type Filter = 'all' | 'needs' | 'diverged' | 'findings' | 'untouched' | 'mine';
+export type Order = 'needs' | 'last' | 'total' | 'opened';
+
+export const FILTERS: Filter[] = ['all', 'needs', 'diverged', 'findings', 'untouched', 'mine'];
+export const ORDERS: Order[] = ['needs', 'last', 'total', 'opened'];
+
+/** After so long without an event somebody may want to look where the shopper is. */
+export const UNTOUCHED_MS = 10 * 60_000;
+
+/** Why a basket needs a person, the most pressing first. */
+export function needsOf(row: Row, now: number): Need[] {
+  if (row.status !== 'open' || row.endedAt !== null) return [];
+  const needs: Need[] = [];
+  if (row.parked) needs.push('parked');
+  if (row.verdict === 'diverged') needs.push('diverged');
+  if (row.findings > 0) needs.push('findings');
+  if (row.missing > 0) needs.push('missing');
+  if (now - row.touchedAt > UNTOUCHED_MS) needs.push('untouched');
+  return needs;
+}
+
+export function isHandled(row: Row, now: number): boolean {
+  return row.handledBy !== null && row.handledUntil > now;
+}
+
+/** 0 is the most pressing. A basket that somebody is on stands behind the others of its kind. */
+export function rank(row: Row, now: number, me: string | null): number {
+  const first = needsOf(row, now)[0];
+  if (first === undefined) return 6;
+  const kind = first === 'parked' || first === 'diverged' ? 0 : first === 'findings' ? 2 : 4;
+  return kind + (isHandled(row, now) && row.handledBy !== me ? 1 : 0);
+}
+
+export interface Asked {
+  words: string;
+  filter: Filter;
+  order: Order;
+  me: string | null;
+  now: number;
+}
+
+export interface Arranged {
+  sessions: string[];
+  /** How many rows stand elsewhere than they would. */
+  moved: number;
+  open: number;
+}
+
+/**
+ * The sessions to show. While the list is `held`, those of `before` stay where they are, also where they would not be shown any more, and
+ * new ones come behind them.
+ */
+export function arrange(rows: Iterable<Row>, asked: Asked, before: readonly string[], held: boolean): Arranged {
+  const words = asked.words.trim().toLowerCase().split(/\s+/).filter(Boolean);
+  const there = new Set<string>();
+  const wanted: { row: Row; key: number }[] = [];
+  let open = 0;
+  for (const row of rows) {
+    there.add(row.session);
+    if (row.endedAt === null) open += 1;
+    if (fits(row, asked, words)) wanted.push({ row, key: keyOf(row, asked) });
+  }
+  wanted.sort((a, b) => a.key - b.key || a.row.openedAt - b.row.openedAt || (a.row.session < b.row.session ? -1 : 1));
+  const sessions = wanted.map(({ row }) => row.session);
+  if (!held) return { sessions, moved: 0, open };
+  const kept = before.filter((session) => there.has(session));
+  const known = new Set(kept);
+  const place = new Map(sessions.map((session, at) => [session, at]));
+  const stays = kept.filter((session) => place.has(session));
+  return {
+    sessions: [...kept, ...sessions.filter((session) => !known.has(session))],
+    moved: kept.length - longestRise(stays.map((session) => place.get(session) ?? 0)),
+    open,
+  };
+}
+
+function fits(row: Row, asked: Asked, words: string[]): boolean {
+  if (words.length > 0) {
+    const text = row.handledBy === null ? row.words : `${row.words}\n${row.handledBy.toLowerCase()}`;
+    if (!words.every((word) => text.includes(word))) return false;
+  }
+  switch (asked.filter) {
+    case 'all':
+      return true;
+    case 'mine':
+      return isHandled(row, asked.now) && row.handledBy === asked.me;
+    case 'needs':
+      return needsOf(row, asked.now).length > 0;
+    default:
+      return needsOf(row, asked.now).includes(asked.filter);
+  }
+}
+
+function keyOf(row: Row, asked: Asked): number {
+  switch (asked.order) {
+    case 'needs':
+      return rank(row, asked.now, asked.me);
+    case 'last':
+      return -row.touchedAt;
+    case 'total':
+      return -row.total;
+    case 'opened':
+      return -row.openedAt;
+  }
+}
+
+/** The length of the longest part that rises: so many rows stand right towards each other, and the others would move. */
+function longestRise(places: number[]): number {
+  const ends: number[] = [];
+  for (const place of places) {
+    let low = 0;
+    let high = ends.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if ((ends[middle] ?? 0) < place) low = middle + 1;
+      else high = middle;
+    }
+    ends[low] = place;
+  }
+  return ends.length;
+}

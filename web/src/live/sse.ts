@@ -1,0 +1,265 @@
+// Live updates as Server-Sent Events, read with fetch, since `EventSource` cannot send a token in a header.
+
+import { createParser, type EventSourceMessage } from 'eventsource-parser';
+import { noteServerDate } from '../api/clock';
+import { problemOf } from '../api/problem';
+import type { Basket, Handling, Update } from '../api/types';
+import { HEARTBEAT_MS } from './freshness';
+import { time } from './row';
+import type { Ending, LiveSource, Sink } from './source';
+
+export interface Asked {
+  url: string;
+  headers: () => Record<string, string>;
+  /** A newer token after the one was refused or is over; null if there is none. */
+  renew: () => Promise<string | null>;
+  heartbeatMs?: number;
+}
+
+/** Silence after which the connection is taken for dead, in heartbeats. */
+const DEAD_AFTER = 3;
+const RETRY_MS_MAX = 10_000;
+
+export class SseSource implements LiveSource {
+  readonly kind = 'sse';
+  private readonly heartbeatMs: number;
+  private lastId: string | null = null;
+  private passedId: string | null = null;
+  private sequence = 0;
+  private firstPage = true;
+  private retryMs = 750;
+  private failures = 0;
+  private running: AbortController | null = null;
+  private connection: AbortController | null = null;
+  private wake: (() => void) | null = null;
+  private behindSince: number | null = null;
+  private coalescing = false;
+
+  constructor(
+    private readonly asked: Asked,
+    private readonly sink: Sink,
+  ) {
+    this.heartbeatMs = asked.heartbeatMs ?? HEARTBEAT_MS;
+  }
+
+  start(): void {
+    const running = new AbortController();
+    this.running = running;
+    if (typeof addEventListener === 'function') {
+      addEventListener('online', () => this.comeBack(), { signal: running.signal });
+      // A laptop that slept has missed its heartbeats, and its timers too.
+      if (typeof document !== 'undefined') {
+        document.addEventListener('visibilitychange', () => !document.hidden && this.wake?.(), { signal: running.signal });
+      }
+    }
+    void this.run(running.signal);
+  }
+
+  stop(): void {
+    this.running?.abort();
+    this.connection?.abort();
+    this.wake?.();
+  }
+
+  /** The network is back: what was connected before is most likely dead. */
+  private comeBack(): void {
+    this.failures = 0;
+    this.connection?.abort();
+    this.wake?.();
+  }
+
+  private async run(signal: AbortSignal): Promise<void> {
+    this.sink.signals({ connection: 'connecting', heartbeatMs: this.heartbeatMs });
+    while (!signal.aborted) {
+      const ending = await this.connect(signal);
+      if (signal.aborted) return;
+      if (typeof ending === 'string') {
+        this.sink.signals({ connection: 'closed', retryAt: null });
+        this.sink.ended(ending);
+        return;
+      }
+      const pause = ending.soon ? 0 : Math.min(RETRY_MS_MAX, ending.afterMs ?? this.retryMs * 2 ** Math.min(this.failures, 5));
+      this.failures += ending.soon ? 0 : 1;
+      this.sink.signals({ connection: 'closed', retryAt: Date.now() + pause });
+      await this.pause(pause);
+      if (!signal.aborted) this.sink.signals({ connection: 'connecting' });
+    }
+  }
+
+  /** One connection, until it ends: for good, or to come again. */
+  private async connect(signal: AbortSignal): Promise<Ending | { soon: boolean; afterMs?: number }> {
+    const connection = new AbortController();
+    this.connection = connection;
+    const headers = this.asked.headers();
+    let ending: Ending | 'renew' | 'again' | null = null;
+    let heardAt = Date.now();
+    const watchdog = setInterval(() => {
+      if (Date.now() - heardAt > this.heartbeatMs * DEAD_AFTER) connection.abort();
+    }, this.heartbeatMs / 2);
+    const stop = () => connection.abort();
+    signal.addEventListener('abort', stop);
+    try {
+      const response = await fetch(this.asked.url, {
+        headers: { accept: 'text/event-stream', ...(this.lastId === null ? {} : { 'last-event-id': this.lastId }), ...headers },
+        cache: 'no-store',
+        signal: connection.signal,
+      });
+      noteServerDate(response.headers.get('date'));
+      if (!response.ok || response.body === null) {
+        const problem = await problemOf(response);
+        if (problem.status === 401) return await this.renewed(problem.code === 'token_revoked' ? 'revoked' : 'expired', headers);
+        if (problem.status === 403 || problem.status === 404) return 'denied';
+        return { soon: false, afterMs: problem.retryAfter === null ? undefined : problem.retryAfter * 1000 };
+      }
+      this.firstPage = true;
+      this.passedId = null;
+      const parser = createParser({
+        onRetry: (ms) => {
+          this.retryMs = ms;
+        },
+        // An id without an event: the viewer has that update from the snapshot already. It counts once the next event is here, for an id
+        // comes before the data of its own event.
+        onId: (id) => {
+          this.passedId = id;
+        },
+        onEvent: (message) => {
+          ending = this.take(message) ?? ending;
+        },
+      });
+      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        heardAt = Date.now();
+        parser.feed(value);
+        if (ending !== null) {
+          void reader.cancel().catch(() => {});
+          break;
+        }
+      }
+    } catch {
+      // Cut off, by the network, by ourselves, or never there: it comes again.
+    } finally {
+      clearInterval(watchdog);
+      signal.removeEventListener('abort', stop);
+      connection.abort();
+    }
+    switch (ending as Ending | 'renew' | 'again' | null) {
+      case 'renew':
+        return this.renewed('expired', headers);
+      case 'again':
+        return { soon: true };
+      case null:
+        return { soon: false };
+      default:
+        return ending as unknown as Ending;
+    }
+  }
+
+  /** Comes back at once with a newer token, if there is one. */
+  private async renewed(otherwise: Ending, used: Record<string, string>): Promise<Ending | { soon: boolean }> {
+    if (otherwise === 'revoked') return otherwise;
+    // Somebody else may have renewed it meanwhile.
+    if (this.asked.headers().authorization !== used.authorization) return { soon: true };
+    try {
+      return (await this.asked.renew()) === null ? otherwise : { soon: true };
+    } catch {
+      return { soon: false };
+    }
+  }
+
+  private take(message: EventSourceMessage): Ending | 'renew' | 'again' | null {
+    const now = Date.now();
+    const heard = { heardAt: now, connection: 'open' as const, retryAt: null };
+    const data: unknown = JSON.parse(message.data);
+    let next: Ending | 'renew' | 'again' | null = null;
+    switch (message.event) {
+      case 'hello': {
+        const hello = data as { recovered: boolean };
+        this.failures = 0;
+        this.behindSince = null;
+        this.coalescing = false;
+        if (!hello.recovered) this.lastId = null;
+        // What is on screen is all there was, and what came since follows; it is known to be the newest with the next heartbeat.
+        this.sink.signals({ ...heard, behindSince: null, staleSince: null });
+        break;
+      }
+      case 'snapshot': {
+        const page = data as { baskets: Basket[]; more: boolean };
+        this.sink.snapshot(page.baskets, this.firstPage, !page.more);
+        this.firstPage = !page.more;
+        for (const basket of page.baskets) this.sequence = Math.max(this.sequence, basket.sequence);
+        this.sink.signals({ ...heard, sequence: this.sequence, ...(page.more ? {} : { trueAt: now }) });
+        break;
+      }
+      case 'update': {
+        const update = data as Update;
+        this.sink.update(update);
+        this.sequence = Math.max(this.sequence, update.sequence);
+        this.sink.signals({ ...heard, sequence: this.sequence, staleSince: null, ...(this.behindSince === null ? { trueAt: now } : {}) });
+        break;
+      }
+      case 'handlings':
+        this.sink.handlings((data as { handlings: Handling[] }).handlings);
+        break;
+      case 'handling':
+        this.sink.handling(data as Handling);
+        break;
+      case 'coalesced':
+        // Not all that happened is told one by one: we are behind until it is quiet again.
+        this.coalescing = true;
+        this.behindSince ??= now;
+        this.sink.signals({ ...heard, behindSince: this.behindSince });
+        break;
+      case 'heartbeat': {
+        const beat = data as { place: string; sequence: number; stale_since: string | null };
+        this.notePassed(message.id);
+        const missed = this.lastId !== null && beat.place !== this.lastId;
+        if (missed && this.behindSince !== null && !this.coalescing) next = 'again';
+        this.coalescing = false;
+        this.behindSince = missed ? (this.behindSince ?? now) : null;
+        const staleSince = beat.stale_since === null ? null : time(beat.stale_since);
+        if (!missed) this.sequence = Math.max(this.sequence, beat.sequence);
+        const isTrue = !missed && staleSince === null;
+        this.sink.signals({
+          ...heard,
+          staleSince,
+          behindSince: this.behindSince,
+          sequence: this.sequence,
+          ...(isTrue ? { trueAt: now } : {}),
+        });
+        break;
+      }
+      case 'bye':
+      case 'lagging':
+      case 'lost': {
+        const { reason } = data as { reason: string };
+        if (reason === 'expired') next = 'renew';
+        else if (reason === 'revoked' || reason === 'denied') next = reason;
+        else next = reason === 'stopping' ? null : 'again';
+        break;
+      }
+    }
+    this.notePassed(message.id);
+    return next;
+  }
+
+  private notePassed(id: string | undefined): void {
+    const passed = id ?? this.passedId;
+    if (passed !== null && passed !== undefined && passed !== '') this.lastId = passed;
+    this.passedId = null;
+  }
+
+  private pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(done, ms);
+      const source = this;
+      function done() {
+        clearTimeout(timer);
+        source.wake = null;
+        resolve();
+      }
+      this.wake = done;
+    });
+  }
+}

@@ -1,0 +1,34 @@
+// How fast each stage goes on: the difference of what the service said, over the last seconds.
+
+import type { Operations } from '../api/types';
+
+export interface Sample {
+  at: number;
+  sequences: Map<string, number>;
+}
+
+/** Long enough that a rate does not flicker, short enough that a stop is seen. */
+const OVER_MS = 10_000;
+
+export function sampleOf(operations: Operations): Sample {
+  const sequences = new Map<string, number>();
+  for (const stage of operations.stages) if (stage.sequence !== null) sequences.set(stage.stage, stage.sequence);
+  return { at: Date.parse(operations.at), sequences };
+}
+
+/** The samples that rates are made of, with one more. A service that was started anew begins anew. */
+export function withSample(samples: readonly Sample[], sample: Sample): Sample[] {
+  const last = samples[samples.length - 1];
+  if (last !== undefined && sample.at <= last.at) return sample.at < last.at ? [sample] : [...samples];
+  return [...samples.filter((one) => sample.at - one.at <= OVER_MS), sample];
+}
+
+/** Events a second of a stage; null as long as there is nothing to compare with. */
+export function rateOf(samples: readonly Sample[], stage: string): number | null {
+  const first = samples.find((one) => one.sequences.has(stage));
+  const last = samples[samples.length - 1];
+  const from = first?.sequences.get(stage);
+  const to = last?.sequences.get(stage);
+  if (first === undefined || last === undefined || from === undefined || to === undefined || last.at <= first.at) return null;
+  return Math.max(0, to - from) / ((last.at - first.at) / 1000);
+}

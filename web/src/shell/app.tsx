@@ -1,0 +1,152 @@
+// The page: who is signed in, and which screen the address names.
+
+import { useQueryClient } from '@tanstack/react-query';
+import { type ReactNode, useEffect, useState } from 'react';
+import { Route, Switch, useLocation, useSearch } from 'wouter';
+import { useAttention } from '../board/attention';
+import { BoardPage } from '../board/page';
+import { BasketPage } from '../basket/page';
+import { HistoryPage } from '../history/page';
+import { OperationsPage } from '../operations/page';
+import { ShopsPage } from '../signin/shops';
+import { SignInPage } from '../signin/page';
+import { Header } from './header';
+import { Help } from './help';
+import { useKeys } from './keys';
+import { NameProvider } from './name';
+import { ShopProvider, useShop } from './shop';
+import { Boundary, Empty, Failed, Loading } from './states';
+import { useAuth, useAuthState, useMay, useMe, useTexts } from './use';
+
+const SHOP = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+
+/** The shop that was looked at last, so that a screen without one knows the way back. */
+let lastShop: string | null = null;
+
+export function App() {
+  const auth = useAuth();
+  const state = useAuthState();
+  const texts = useTexts();
+  const cache = useQueryClient();
+  useEffect(() => {
+    // Nothing of one person stays for the next.
+    if (state.stage === 'signed_out') cache.clear();
+  }, [state.stage, cache]);
+  switch (state.stage) {
+    case 'starting':
+      return <Middle><Loading text={texts.signIn.starting} /></Middle>;
+    case 'signing_in':
+      return <Middle><Loading text={texts.signIn.signingIn} /></Middle>;
+    case 'failed':
+      return (
+        <Middle>
+          <Failed title={texts.signIn.cannotStart} error={state.error} hint={texts.signIn.cannotStartHint} onRetry={() => void auth.again()} />
+        </Middle>
+      );
+    case 'signed_out':
+      return <SignInPage why={state.why} />;
+    case 'signed_in':
+      return (
+        <NameProvider key={state.me.subject ?? ''}>
+          <Pages />
+        </NameProvider>
+      );
+  }
+}
+
+function Middle({ children }: { children: ReactNode }) {
+  return <main className="middle" id="content">{children}</main>;
+}
+
+function Pages() {
+  return (
+    <Switch>
+      <Route path="/shops/:shop/baskets/:session">
+        {(params) => <OfShop shop={params.shop}><BasketPage key={params.session} session={params.session.toLowerCase()} /></OfShop>}
+      </Route>
+      <Route path="/shops/:shop/history">{(params) => <OfShop shop={params.shop}><HistoryPage /></OfShop>}</Route>
+      <Route path="/shops/:shop">{(params) => <OfShop shop={params.shop}><BoardPage /></OfShop>}</Route>
+      <Route path="/operations"><Plain><Inspect /></Plain></Route>
+      <Route path="/"><Start /></Route>
+      <Route path="/sign-in"><Start /></Route>
+      <Route><Plain><NoPage /></Plain></Route>
+    </Switch>
+  );
+}
+
+function Inspect() {
+  return useMay('inspect') ? <OperationsPage /> : <NoPage />;
+}
+
+function NoPage() {
+  const texts = useTexts();
+  return (
+    <Empty icon="help" title={texts.notFound.title} text={texts.notFound.text}>
+      <a className="button" href="/">
+        {texts.notFound.home}
+      </a>
+    </Empty>
+  );
+}
+
+/** With one shop there is nothing to choose. */
+function Start() {
+  const me = useMe();
+  const search = useSearch();
+  const [, go] = useLocation();
+  const only = !me.all_shops && me.shops.length === 1 ? me.shops[0] : undefined;
+  const wantsToChoose = new URLSearchParams(search).has('choose');
+  const to = only !== undefined && !wantsToChoose ? `/shops/${only.shop_id}` : null;
+  useEffect(() => {
+    if (to !== null) go(to, { replace: true });
+  }, [to, go]);
+  return to === null ? <Plain><ShopsPage /></Plain> : null;
+}
+
+function Plain({ children }: { children: ReactNode }) {
+  const me = useMe();
+  const shop = me.shops.find((one) => one.shop_id === lastShop);
+  return <Frame shop={lastShop} name={shop?.name ?? null}>{children}</Frame>;
+}
+
+function OfShop({ shop, children }: { shop: string; children: ReactNode }) {
+  const id = shop.toLowerCase();
+  if (!SHOP.test(id)) return <Plain><NoPage /></Plain>;
+  lastShop = id;
+  return (
+    <ShopProvider key={id} id={id}>
+      <ShopFrame>{children}</ShopFrame>
+    </ShopProvider>
+  );
+}
+
+function ShopFrame({ children }: { children: ReactNode }) {
+  const { shop } = useShop();
+  useAttention();
+  return <Frame shop={shop.shop_id} name={shop.name}>{children}</Frame>;
+}
+
+function Frame({ shop, name, children }: { shop: string | null; name: string | null; children: ReactNode }) {
+  const texts = useTexts();
+  const [help, setHelp] = useState(false);
+  const [path, go] = useLocation();
+  const mayInspect = useMay('inspect');
+  useKeys({
+    '?': () => setHelp(true),
+    '/': () => document.querySelector<HTMLInputElement>('input[type=search]')?.focus(),
+    'g l': () => shop !== null && go(`/shops/${shop}`),
+    'g h': () => shop !== null && go(`/shops/${shop}/history`),
+    'g o': () => mayInspect && go('/operations'),
+  });
+  return (
+    <>
+      <Header shop={shop} name={name} onHelp={() => setHelp(true)} />
+      <main id="content" className="content" tabIndex={-1}>
+        <Boundary key={path} texts={{ title: texts.problems.brokenTitle, text: texts.problems.brokenText, reload: texts.problems.reload }}>
+          {children}
+        </Boundary>
+      </main>
+      <Help open={help} onClose={() => setHelp(false)} />
+    </>
+  );
+}

@@ -1,0 +1,75 @@
+// Short notices that go away by themselves, and what is only said to screen readers.
+
+import { createContext, type ReactNode, useCallback, useContext, useMemo, useRef, useState } from 'react';
+import { Icon } from '../look/icon';
+import { useTexts } from './use';
+
+interface Notice {
+  id: number;
+  text: string;
+  kind: 'good' | 'bad';
+  action?: { label: string; run: () => void };
+}
+
+interface Notices {
+  notify: (text: string, more?: { kind?: Notice['kind']; action?: Notice['action'] }) => void;
+  /** Says something to screen readers, politely. */
+  announce: (text: string) => void;
+}
+
+const Context = createContext<Notices>({ notify: () => {}, announce: () => {} });
+const SHOWN_MS = 7_000;
+
+export function useNotices(): Notices {
+  return useContext(Context);
+}
+
+export function NoticesProvider({ children }: { children: ReactNode }) {
+  const texts = useTexts();
+  const [shown, setShown] = useState<Notice[]>([]);
+  const [said, setSaid] = useState('');
+  const next = useRef(1);
+  const remove = useCallback((id: number) => setShown((before) => before.filter((one) => one.id !== id)), []);
+  const value = useMemo<Notices>(
+    () => ({
+      notify: (text, more = {}) => {
+        const id = next.current++;
+        setShown((before) => [...before.slice(-2), { id, text, kind: more.kind ?? 'good', action: more.action }]);
+        setTimeout(() => remove(id), more.action === undefined ? SHOWN_MS : SHOWN_MS * 2);
+      },
+      announce: setSaid,
+    }),
+    [remove],
+  );
+  return (
+    <Context.Provider value={value}>
+      {children}
+      <div className="notices" role="status">
+        {shown.map((one) => (
+          <div key={one.id} className={`notice ${one.kind}`}>
+            <Icon name={one.kind === 'good' ? 'check' : 'alert'} />
+            <span>{one.text}</span>
+            {one.action === undefined ? null : (
+              <button
+                type="button"
+                className="button small"
+                onClick={() => {
+                  one.action?.run();
+                  remove(one.id);
+                }}
+              >
+                {one.action.label}
+              </button>
+            )}
+            <button type="button" className="button quiet icon-only small" aria-label={texts.close} onClick={() => remove(one.id)}>
+              <Icon name="close" />
+            </button>
+          </div>
+        ))}
+      </div>
+      <div className="unseen" role="log" aria-live="polite">
+        {said}
+      </div>
+    </Context.Provider>
+  );
+}

@@ -1,0 +1,182 @@
+// Who is signed in. Tokens are in memory only: a reload signs out, and nothing is left on a shared tablet.
+
+import { type Bearer, Client } from '../api/client';
+import type { Problem } from '../api/problem';
+import { problemOf, Unreachable } from '../api/problem';
+import type { Config, Me, Role } from '../api/types';
+import type { Ending } from '../live/source';
+import { claimsOf } from './token';
+
+export interface SignedIn {
+  token: string;
+  /** A newer token, or null if there is none without the person. */
+  renew: (() => Promise<string | null>) | null;
+  end?: () => void;
+}
+
+export type Why = Ending | 'not_allowed' | 'refused' | 'ended' | null;
+
+export type AuthState =
+  | { stage: 'starting' }
+  | { stage: 'failed'; error: unknown }
+  | { stage: 'signed_out'; why: Why }
+  | { stage: 'signing_in' }
+  | { stage: 'signed_in'; me: Me };
+
+/** How long before its end a token is renewed. */
+const EARLY_MS = 60_000;
+const LOOK_EVERY_MS = 10_000;
+
+export class Auth implements Bearer {
+  readonly client = new Client(this);
+  private state_: AuthState = { stage: 'starting' };
+  private config_: Config | null = null;
+  private signedIn: SignedIn | null = null;
+  private chosen: string | null = null;
+  private renewing: Promise<string | null> | null = null;
+  private readonly listeners = new Set<() => void>();
+
+  constructor() {
+    setInterval(() => {
+      const end = this.expiresAt();
+      if (end !== null && this.signedIn?.renew && end - Date.now() < EARLY_MS) void this.renew().catch(() => {});
+    }, LOOK_EVERY_MS);
+  }
+
+  get state(): AuthState {
+    return this.state_;
+  }
+
+  get config(): Config | null {
+    return this.config_;
+  }
+
+  listen(listener: () => void): () => void {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  }
+
+  private become(state: AuthState): void {
+    this.state_ = state;
+    for (const listener of [...this.listeners]) listener();
+  }
+
+  /** Asks how people sign in here; with a token from a link somebody is signed in at once. */
+  async begin(tokenOfLink: string | null): Promise<void> {
+    this.become({ stage: 'starting' });
+    try {
+      const response = await fetch('/config.json', { cache: 'no-store' });
+      if (!response.ok) throw await problemOf(response);
+      this.config_ = (await response.json()) as Config;
+    } catch (error) {
+      this.become({ stage: 'failed', error: error instanceof TypeError ? new Unreachable(error) : error });
+      return;
+    }
+    const { auth } = this.config_;
+    if (tokenOfLink !== null) await this.enter({ token: tokenOfLink, renew: null });
+    else if (auth.kind === 'off') await this.enter(null);
+    else if (auth.kind === 'oidc' && location.pathname === '/sign-in' && new URLSearchParams(location.search).has('state')) {
+      this.become({ stage: 'signing_in' });
+      try {
+        const { comeBack } = await import('./oidc');
+        const back = await comeBack(auth);
+        history.replaceState(null, '', back.place);
+        await this.enter(back);
+      } catch {
+        history.replaceState(null, '', '/sign-in');
+        this.become({ stage: 'signed_out', why: 'refused' });
+      }
+    } else this.become({ stage: 'signed_out', why: null });
+  }
+
+  /** The name of whom somebody chose to be, where that can be chosen. */
+  get chosenName(): string | null {
+    return this.chosen;
+  }
+
+  /** Takes a token, and asks the service who that is. */
+  async enter(signedIn: SignedIn | null): Promise<void> {
+    this.signedIn = signedIn;
+    this.become({ stage: 'signing_in' });
+    try {
+      const me = await this.client.me();
+      if (!me.verbs.includes('look') && !me.verbs.includes('inspect')) {
+        this.signedIn = null;
+        this.become({ stage: 'signed_out', why: 'not_allowed' });
+        return;
+      }
+      this.become({ stage: 'signed_in', me });
+    } catch (error) {
+      // A refused token has said so by itself already.
+      if (this.state_.stage === 'signing_in') this.become({ stage: 'failed', error });
+    }
+  }
+
+  /** Signs in as one of the people of a machine where anybody may be anybody. */
+  async be(person: { name: string; role: Role }, shop: string): Promise<void> {
+    const ask = async () => {
+      const response = await fetch('/dev/token', {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ role: person.role, shop, name: person.name }),
+      });
+      if (!response.ok) throw await problemOf(response);
+      return ((await response.json()) as { token: string }).token;
+    };
+    const token = await ask();
+    this.chosen = person.name;
+    await this.enter({ token, renew: ask });
+  }
+
+  /** Tries once more what could not be done since the service was not there. */
+  async again(): Promise<void> {
+    const { signedIn } = this;
+    if (this.config_ === null || (signedIn === null && this.config_.auth.kind !== 'off')) await this.begin(null);
+    else await this.enter(signedIn);
+  }
+
+  leave(why: Why = 'ended'): void {
+    this.signedIn?.end?.();
+    this.signedIn = null;
+    this.chosen = null;
+    if (this.config_?.auth.kind === 'off') {
+      void this.begin(null);
+      return;
+    }
+    this.become({ stage: 'signed_out', why });
+  }
+
+  token(): string | null {
+    return this.signedIn?.token ?? null;
+  }
+
+  /** When the token ends, by its own word. */
+  expiresAt(): number | null {
+    const end = this.signedIn === null ? undefined : claimsOf(this.signedIn.token).exp;
+    return end === undefined ? null : end * 1000;
+  }
+
+  get renews(): boolean {
+    return this.signedIn?.renew != null;
+  }
+
+  renew(): Promise<string | null> {
+    const current = this.signedIn;
+    if (current === null || current.renew === null) return Promise.resolve(null);
+    this.renewing ??= current
+      .renew()
+      .then((token) => {
+        if (token !== null && this.signedIn === current) this.signedIn = { ...current, token };
+        return token;
+      })
+      .finally(() => {
+        this.renewing = null;
+      });
+    return this.renewing;
+  }
+
+  refused(problem: Problem): void {
+    if (this.state_.stage === 'signed_out') return;
+    this.leave(problem.code === 'token_revoked' ? 'revoked' : problem.code === 'token_expired' ? 'expired' : 'refused');
+  }
+}

@@ -1,0 +1,31 @@
+import react from '@vitejs/plugin-react';
+import { defineConfig } from 'vitest/config';
+
+// The service of `make run`, which `npm run dev` passes everything on to that is not of the page.
+const service = process.env.EZOUT_SERVICE ?? 'http://127.0.0.1:8000';
+const passedOn = ['/v1', '/config.json', '/dev', '/docs', '/openapi.json', '/asyncapi.json', '/problems', '/publish', '/send'];
+
+// The files have fixed names, so that each build of the same source gives the same bytes under the same names; the service tells
+// their versions apart by ETag.
+export default defineConfig({
+  plugins: [react()],
+  server: { host: '127.0.0.1', proxy: Object.fromEntries(passedOn.map((path) => [path, { target: service }])) },
+  build: {
+    outDir: 'dist',
+    target: 'es2022',
+    cssCodeSplit: false,
+    // An inlined picture would be one that the policy of the page has to allow.
+    assetsInlineLimit: 0,
+    modulePreload: false,
+    reportCompressedSize: true,
+    chunkSizeWarningLimit: 700,
+    rolldownOptions: {
+      output: {
+        entryFileNames: 'app.js',
+        chunkFileNames: 'assets/[name].js',
+        assetFileNames: (asset) => (asset.names.some((name) => name.endsWith('.css')) ? 'app.css' : 'assets/[name][extname]'),
+      },
+    },
+  },
+  test: { environment: 'node', include: ['test/**/*.test.ts'] },
+});
