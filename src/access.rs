@@ -395,7 +395,7 @@ impl Access {
     }
 
     /// When somebody's token was revoked; nothing if it was not.
-    pub fn revoked_at(&self, identity: &Identity) -> Option<OffsetDateTime> {
+    fn revoked_at(&self, identity: &Identity) -> Option<OffsetDateTime> {
         let Identity::Known(known) = identity else {
             return None;
         };
@@ -484,11 +484,15 @@ impl Access {
         self.0.rights.clone()
     }
 
-    /// Measures how long after their revocation somebody was sent away.
-    pub fn sent_away(&self, identity: &Identity) {
-        if let (Some(asking), Some(at)) = (&self.0.asking, self.revoked_at(identity)) {
+    /// Measures how long after their revocation somebody was sent away from a door; of one whose right ended otherwise, since `known`.
+    pub fn sent_away(&self, identity: &Identity, door: &str, known: Option<OffsetDateTime>) {
+        if let (Some(asking), Some(at)) = (&self.0.asking, self.revoked_at(identity).or(known)) {
             let took = (OffsetDateTime::now_utc() - at).as_seconds_f64().max(0.0);
-            asking.metrics.revocation_seconds.observe(took);
+            asking
+                .metrics
+                .revocation_seconds
+                .with_label_values(&[door])
+                .observe(took);
         }
     }
 

@@ -73,7 +73,7 @@ async fn ended(api: Api, identity: Identity, shop: ShopId) -> Goodbye {
     let refusal = api.access().ended(&identity, Verb::Look, Object::Shop(shop)).await;
     api.count_end(refusal.word());
     if refusal == Refusal::Revoked {
-        api.access().sent_away(&identity);
+        api.access().sent_away(&identity, "updates", None);
     }
     match refusal {
         Refusal::Token(_) | Refusal::NoToken => Goodbye::Expired,
