@@ -19,6 +19,7 @@ use crate::access::Access;
 use crate::admit;
 use crate::config::ServiceOptions;
 use crate::correct;
+use crate::http::serve::Room;
 use crate::http::{self, Api, health};
 use crate::journal::Journal;
 use crate::keys::{Keys, Mode};
@@ -112,8 +113,7 @@ pub async fn run(
     tasks.spawn(http::serve::serve(
         admin,
         admin_router,
-        options.http.http_connections,
-        metrics.admin_connections.clone(),
+        Room::for_operators(&options.http, &metrics),
         stop_admin.clone(),
     ));
 
@@ -150,8 +150,8 @@ pub async fn run(
     if let Some(listener) = api {
         let state = api_state(&options, &journal, &views, access, &metrics, &tasks, &stop).await?;
         let router = http::router(state);
-        let (most, open) = (options.http.http_connections, metrics.http_connections.clone());
-        let serving = http::serve::serve(listener, router, most, open, stop.clone());
+        let room = Room::for_clients(&options.http, &metrics);
+        let serving = http::serve::serve(listener, router, room, stop.clone());
         tokio::join!(serving, stop.run_until_cancelled(becoming_ready));
     } else {
         stop.run_until_cancelled(becoming_ready).await;
