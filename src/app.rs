@@ -34,9 +34,9 @@ use crate::views::{self, Views};
 
 pub use signals::StopSignals;
 
-/// How long background tasks may take to end after they were told to.
 /// The users of NATS of which one is for each part.
 const PART_USERS: &str = "api, project, correct or serve";
+/// How long background tasks may take to end after they were told to.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// What a process does.
@@ -227,7 +227,7 @@ fn start_access(
 ) -> anyhow::Result<Access> {
     let keys = Keys::start(&options.keys, metrics, tasks, stop.clone())?;
     if keys.mode() == Mode::Off {
-        return Ok(Access::off());
+        return Ok(Access::off(Some(views.clone())));
     }
     Ok(Access::start(
         &options.access,

@@ -117,7 +117,7 @@ impl Api {
             journal,
             views,
             live: None,
-            access: Access::off(),
+            access: Access::off(None),
             limits: Limits::none(),
             cors: None,
             meaning,
