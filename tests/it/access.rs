@@ -6,6 +6,7 @@
 mod audit;
 mod browsers;
 mod faults;
+mod floods;
 mod guarded;
 mod hostile;
 mod matrix;

@@ -13,7 +13,7 @@ use crate::support::{Stack, event, session, wait_for};
 use crate::tokens::issuer::Issuer;
 use crate::tokens::{HOSTILE, Made, PROJECT, SHOP};
 
-fn no_panic_in(log: &std::path::Path) {
+pub(super) fn no_panic_in(log: &std::path::Path) {
     let log = std::fs::read_to_string(log).unwrap();
     assert!(!log.contains("panic"), "{log}");
 }
