@@ -11,6 +11,7 @@ mod refused;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -170,10 +171,15 @@ impl Known {
 
     /// What they may do as a member, too.
     fn as_member(&self, member: &Member) -> Caller {
+        let named = match &self.named {
+            // `*` was given to the role of the token: a gateway for all shops who is support of one is not support of all.
+            Shops::All if member.role != self.caller.role => Shops::NONE,
+            named => named.clone(),
+        };
         Caller {
             role: member.role,
             // Not those of the token's own role: a shopper who may be in any shop is no merchant of all.
-            shops: shops_of(member.role, self.named.clone().and(member.shops.clone())),
+            shops: shops_of(member.role, named.and(member.shops.clone())),
             shopper: self.caller.shopper,
         }
     }
@@ -249,6 +255,10 @@ pub struct Access(Arc<Parts>);
 struct Parts {
     /// Nothing where nobody is asked.
     asking: Option<Asking>,
+    /// Where it is noted who asks for what.
+    audit: Option<Views>,
+    /// That somebody came by another part, where this one asks nobody, was said.
+    is_told: AtomicBool,
     anonymous: bool,
     rights: watch::Receiver<Option<Arc<Rights>>>,
 }
@@ -257,16 +267,17 @@ struct Parts {
 #[derive(Debug)]
 struct Asking {
     keys: Keys,
-    views: Views,
     refused: mpsc::Sender<Deed>,
     metrics: Arc<Metrics>,
 }
 
 impl Access {
-    /// Lets everybody do everything.
-    pub fn off() -> Self {
+    /// Lets everybody do everything. Who comes by another part, where callers are asked, is noted here all the same.
+    pub fn off(audit: Option<Views>) -> Self {
         Self(Arc::new(Parts {
             asking: None,
+            audit,
+            is_told: AtomicBool::new(false),
             anonymous: true,
             rights: watch::channel(Some(Arc::default())).1,
         }))
@@ -288,12 +299,9 @@ impl Access {
         tasks.spawn(async move { ended.run_until_cancelled(follows).await });
         tasks.spawn(async move { stop.run_until_cancelled(notes).await });
         Self(Arc::new(Parts {
-            asking: Some(Asking {
-                keys,
-                views,
-                refused,
-                metrics,
-            }),
+            asking: Some(Asking { keys, refused, metrics }),
+            audit: Some(views),
+            is_told: AtomicBool::new(false),
             anonymous: config.anonymous == Some(Anonymous::Append),
             rights,
         }))
@@ -395,7 +403,7 @@ impl Access {
     }
 
     /// When somebody's token was revoked; nothing if it was not.
-    pub fn revoked_at(&self, identity: &Identity) -> Option<OffsetDateTime> {
+    fn revoked_at(&self, identity: &Identity) -> Option<OffsetDateTime> {
         let Identity::Known(known) = identity else {
             return None;
         };
@@ -417,14 +425,23 @@ impl Access {
         }
     }
 
-    /// Notes that somebody asks for this, before it is done; where nobody is asked there is nobody to note.
+    /// Notes that somebody asks for this, before it is done; where nobody is known there is nobody to note.
     ///
     /// # Errors
     /// [`ViewError`]; then it should not be done.
     pub async fn note(&self, identity: &Identity, deed: Deed) -> Result<(), ViewError> {
-        match (&self.0.asking, identity.subject()) {
-            (Some(asking), Some(subject)) => asking.views.keep_deed(&deed.by(subject)).await,
-            _ => Ok(()),
+        let Some(subject) = identity.subject() else {
+            return Ok(());
+        };
+        if !self.asks() && !self.0.is_told.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                "a caller who has a name came by another process, and this one runs with EZOUT_AUTH=off, so it hears of no \
+                 revocation; give every part of a deployment the same EZOUT_AUTH"
+            );
+        }
+        match &self.0.audit {
+            Some(views) => views.keep_deed(&deed.by(subject)).await,
+            None => Ok(()),
         }
     }
 
@@ -484,11 +501,15 @@ impl Access {
         self.0.rights.clone()
     }
 
-    /// Measures how long after their revocation somebody was sent away.
-    pub fn sent_away(&self, identity: &Identity) {
-        if let (Some(asking), Some(at)) = (&self.0.asking, self.revoked_at(identity)) {
+    /// Measures how long after their revocation somebody was sent away from a door; of one whose right ended otherwise, since `known`.
+    pub fn sent_away(&self, identity: &Identity, door: &str, known: Option<OffsetDateTime>) {
+        if let (Some(asking), Some(at)) = (&self.0.asking, self.revoked_at(identity).or(known)) {
             let took = (OffsetDateTime::now_utc() - at).as_seconds_f64().max(0.0);
-            asking.metrics.revocation_seconds.observe(took);
+            asking
+                .metrics
+                .revocation_seconds
+                .with_label_values(&[door])
+                .observe(took);
         }
     }
 
@@ -604,5 +625,13 @@ mod tests {
         let merchant = known(Some("merchant"), &[one]);
         assert_eq!(as_member(&merchant, Role::Support, only(&[other])), only(&[one, other]));
         assert_eq!(as_member(&merchant, Role::Shopper, Shops::NONE), only(&[one]));
+        // What a token says of every shop it says of its own role.
+        let mut everywhere = known(Some("merchant"), &[]).claims;
+        everywhere.shops = vec!["*".to_owned()];
+        let everywhere = Known::of(everywhere).unwrap();
+        assert_eq!(as_member(&everywhere, Role::Support, only(&[one])), only(&[one]));
+        assert_eq!(as_member(&everywhere, Role::Admin, Shops::NONE), Shops::NONE);
+        assert_eq!(as_member(&everywhere, Role::Merchant, only(&[one])), Shops::All);
+        assert_eq!(as_member(&everywhere, Role::Support, Shops::All), Shops::All);
     }
 }

@@ -11,11 +11,13 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, Identity, Refusal};
 use crate::core::policy::{Object, Shops, Verb};
+use crate::core::retry::Backoff;
 use crate::metrics::Metrics;
 use crate::nats::{Admission, Caller, Callout, Seat};
 
@@ -27,9 +29,13 @@ const AT_A_TIME: usize = 64;
 const WATCHERS_MAX: usize = 100_000;
 /// Shops of one watcher; each is a subject of its own at the server.
 const SHOPS_MAX: usize = 500;
-/// How often a connection is asked to end.
-const ENDS_MAX: usize = 5;
-const END_PAUSE: Duration = Duration::from_millis(100);
+/// How long it may take to find out who somebody is. nats-server waits for 2 s, and then lets nobody in whatever is answered.
+const IDENTIFY_MAX: Duration = Duration::from_millis(1_500);
+/// How often everybody who was let in is looked at without a reason, and those are forgotten whose time is over.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
+/// First and longest pause before a connection is asked to end once more.
+const END_PAUSE_FIRST: Duration = Duration::from_millis(100);
+const END_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// How watchers are let in.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -61,12 +67,14 @@ struct Watcher {
     identity: Identity,
     shops: Shops,
     until: OffsetDateTime,
+    is_ending: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Door {
     parts: Parts,
     watchers: Arc<Mutex<HashMap<Seat, Watcher>>>,
+    stop: CancellationToken,
 }
 
 /// Lets in until `stop`. Whoever was let in is sent away then, and comes in by another process.
@@ -74,6 +82,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
     let door = Door {
         parts,
         watchers: Arc::default(),
+        stop: stop.clone(),
     };
     let tasks = TaskTracker::new();
     let open = async {
@@ -147,6 +156,7 @@ impl Door {
             identity: identity.clone(),
             shops: shops.clone(),
             until,
+            is_ending: false,
         };
         let is_full = self.watchers().len() >= WATCHERS_MAX;
         let is_much = matches!(&shops, Shops::Only(shops) if shops.len() > SHOPS_MAX);
@@ -176,7 +186,8 @@ impl Door {
 
     async fn identify(&self, caller: &Caller, now: OffsetDateTime) -> Result<(Identity, Shops), Refusal> {
         let access = &self.parts.access;
-        let identity = access.identify(caller.token.as_deref(), now).await?;
+        let identified = tokio::time::timeout(IDENTIFY_MAX, access.identify(caller.token.as_deref(), now)).await;
+        let identity = identified.unwrap_or(Err(Refusal::Unavailable))?;
         let shops = access.shops(&identity, Verb::Look, now);
         let shops = shops.inspect_err(|refusal| access.note_refused(&identity, Verb::Look, Object::System, refusal))?;
         Ok((identity, shops))
@@ -198,47 +209,61 @@ impl Door {
     /// Ends the connections of those who may no longer watch what they were let in for.
     async fn end_rights(&self, tasks: &TaskTracker) {
         let mut changes = self.parts.access.changes();
-        while changes.changed().await.is_ok() {
+        let mut again = tokio::time::interval(LOOK_AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                _ = again.tick() => {}
+            }
             let now = OffsetDateTime::now_utc();
             let mut ended = Vec::new();
             self.remember(|watchers| {
-                // The servers have ended these themselves.
+                // The servers have ended these themselves, and may have told so while nobody listened.
                 watchers.retain(|_, watcher| watcher.until > now);
-                for (seat, watcher) in watchers.iter() {
+                for (seat, watcher) in watchers.iter_mut().filter(|(_, watcher)| !watcher.is_ending) {
                     let left = self.parts.access.shops(&watcher.identity, Verb::Look, now);
                     if left.is_ok_and(|left| is_within(&watcher.shops, &left)) {
                         continue;
                     }
-                    ended.push((seat.clone(), watcher.identity.clone()));
+                    watcher.is_ending = true;
+                    ended.push((seat.clone(), watcher.clone()));
                 }
             });
-            for (seat, identity) in ended {
+            for (seat, watcher) in ended {
                 let door = self.clone();
-                tasks.spawn(async move { door.end(&seat, &identity, now).await });
+                tasks.spawn(async move {
+                    let ending = door.end(&seat, &watcher, now);
+                    door.stop.run_until_cancelled(ending).await
+                });
             }
         }
     }
 
-    async fn end(&self, seat: &Seat, identity: &Identity, known: OffsetDateTime) {
+    /// Has a watcher's connection ended, however often that takes, as long as it would go on otherwise.
+    async fn end(&self, seat: &Seat, watcher: &Watcher, known: OffsetDateTime) {
         let Parts {
             callout,
             access,
             metrics,
         } = &self.parts;
-        for _ in 0..ENDS_MAX {
-            if callout.end(seat).await {
-                self.remember(|watchers| {
-                    watchers.remove(seat);
-                });
-                let since = access.revoked_at(identity).unwrap_or(known);
-                let took = (OffsetDateTime::now_utc() - since).as_seconds_f64().max(0.0);
-                metrics.nats_watcher_end_seconds.observe(took);
-                metrics.access_ends.with_label_values(&["nats"]).inc();
+        let mut backoff = Backoff::new(END_PAUSE_FIRST, END_PAUSE_MAX);
+        while !callout.end(seat).await {
+            if !self.watchers().contains_key(seat) {
+                // It was over before its server could say so.
+                break;
+            }
+            if watcher.until <= OffsetDateTime::now_utc() {
+                tracing::error!("a watcher whose rights have ended could not be sent away before its time was over");
                 return;
             }
-            tokio::time::sleep(END_PAUSE).await;
+            tokio::time::sleep(backoff.next_pause()).await;
         }
-        tracing::error!("a watcher whose rights have ended could not be sent away; the connection ends within an hour");
+        self.remember(|watchers| {
+            watchers.remove(seat);
+        });
+        access.sent_away(&watcher.identity, "nats", Some(known));
+        metrics.access_ends.with_label_values(&["nats"]).inc();
     }
 }
 

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -17,6 +19,7 @@ use crate::access::Access;
 use crate::admit;
 use crate::config::ServiceOptions;
 use crate::correct;
+use crate::http::serve::Room;
 use crate::http::{self, Api, health};
 use crate::journal::Journal;
 use crate::keys::{Keys, Mode};
@@ -31,6 +34,8 @@ use crate::views::{self, Views};
 
 pub use signals::StopSignals;
 
+/// The users of NATS of which one is for each part.
+const PART_USERS: &str = "api, project, correct or serve";
 /// How long background tasks may take to end after they were told to.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -103,13 +108,12 @@ pub async fn run(
     if role.projects() {
         checks.push(projector_check(status.clone()));
     }
-    checks.extend(rights_check(&options, &journal, &tasks, &stop_journal)?);
+    checks.push(rights_check(&options, &journal, &tasks, &stop_journal)?);
     let admin_router = health::router(Arc::clone(&metrics), checks, admin_token(&options)?);
     tasks.spawn(http::serve::serve(
         admin,
         admin_router,
-        options.http.http_connections,
-        metrics.admin_connections.clone(),
+        Room::for_operators(&options.http, &metrics),
         stop_admin.clone(),
     ));
 
@@ -146,8 +150,8 @@ pub async fn run(
     if let Some(listener) = api {
         let state = api_state(&options, &journal, &views, access, &metrics, &tasks, &stop).await?;
         let router = http::router(state);
-        let (most, open) = (options.http.http_connections, metrics.http_connections.clone());
-        let serving = http::serve::serve(listener, router, most, open, stop.clone());
+        let room = Room::for_clients(&options.http, &metrics);
+        let serving = http::serve::serve(listener, router, room, stop.clone());
         tokio::join!(serving, stop.run_until_cancelled(becoming_ready));
     } else {
         stop.run_until_cancelled(becoming_ready).await;
@@ -223,7 +227,7 @@ fn start_access(
 ) -> anyhow::Result<Access> {
     let keys = Keys::start(&options.keys, metrics, tasks, stop.clone())?;
     if keys.mode() == Mode::Off {
-        return Ok(Access::off());
+        return Ok(Access::off(Some(views.clone())));
     }
     Ok(Access::start(
         &options.access,
@@ -261,40 +265,54 @@ async fn open_door(
     Ok(Some((tokio::spawn(admit::run(parts, stop.clone())), stop)))
 }
 
-/// Tries what the users of this process must not do, where they are ours; their part in readiness.
+/// Tries what the users of this process must not do, where they are ours; their part in readiness. Where they are not,
+/// nobody knows what they must not do.
 fn rights_check(
     options: &ServiceOptions,
     journal: &Journal,
     tasks: &TaskTracker,
     stop: &CancellationToken,
-) -> anyhow::Result<Option<health::Check>> {
-    let mut users = Vec::new();
-    for url in [Some(&options.journal.nats_url), options.admit.door_url.as_ref()]
-        .into_iter()
-        .flatten()
-    {
+) -> anyhow::Result<health::Check> {
+    let mut tried = Vec::new();
+    let mut strangers = Vec::new();
+    let has_users = watch::Sender::new(false);
+    let try_on = |trying: BoxFuture<'static, ()>| {
+        let stop = stop.clone();
+        tasks.spawn(async move { stop.run_until_cancelled(trying).await });
+    };
+    let is_door: fn(User) -> bool = |user| user == User::Door;
+    let door = options.admit.door_url.as_ref().map(|url| (url, is_door, "door"));
+    let part = (&options.journal.nats_url, User::is_part as fn(User) -> bool, PART_USERS);
+    for (url, is_meant, meant) in [Some(part), door].into_iter().flatten() {
         let address = Address::parse(url).context("EZOUT_NATS_URL or EZOUT_NATS_DOOR_URL")?;
-        let Some(user) = address.user().and_then(User::of) else {
+        let status = journal.link().status();
+        let Some(name) = address.user().map(str::to_owned) else {
+            let trying = nats::keep_trying_as_nobody(address, status, has_users.clone());
+            try_on(trying.boxed());
             continue;
         };
-        let (tell, tried) = watch::channel(Tried::default());
-        let (status, stop) = (journal.link().status(), stop.clone());
-        tasks.spawn(async move {
-            let trying = nats::keep_trying(address, user, status, tell);
-            stop.run_until_cancelled(trying).await
-        });
-        users.push((user.name(), tried));
+        let Some(user) = User::of(&name).filter(|user| is_meant(*user)) else {
+            strangers.push(format!(
+                "NATS is reached as {name:?}, of whom nobody knows what must be refused; \
+                 the user for it in nats/users.conf is {meant}"
+            ));
+            continue;
+        };
+        let (tell, told) = watch::channel(Tried::default());
+        try_on(nats::keep_trying(address, user, status, tell).boxed());
+        tried.push((user.name(), told));
     }
-    if users.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(health::Check::new("rights", move || {
-        let reasons: Vec<String> = users
-            .iter()
-            .flat_map(|(name, tried)| tried.borrow().reasons(name))
-            .collect();
+    Ok(health::Check::new("rights", move || {
+        let mut reasons = strangers.clone();
+        if *has_users.borrow() {
+            reasons.push(format!(
+                "NATS has users, and this process came as none of them; \
+                 name {PART_USERS} in EZOUT_NATS_URL"
+            ));
+        }
+        reasons.extend(tried.iter().flat_map(|(name, tried)| tried.borrow().reasons(name)));
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
-    })))
+    }))
 }
 
 /// Starts taking corrections, and answers how to stop it.

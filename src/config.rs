@@ -23,11 +23,11 @@ pub struct Cli {
 /// How the process logs.
 #[derive(Debug, Clone, Args)]
 pub struct LogOptions {
-    /// What to log: a level, or levels by module such as `info,ezout::project=debug`.
+    /// What to log: a level, or levels by module such as `info,ezout::project=debug`. Without it HTTP/2 does not warn of each client that breaks its rules.
     #[arg(
         long = "log",
         env = "EZOUT_LOG",
-        default_value = "info,async_nats=warn",
+        default_value = "info,async_nats=warn,h2=error",
         global = true
     )]
     pub filter: String,

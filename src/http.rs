@@ -117,7 +117,7 @@ impl Api {
             journal,
             views,
             live: None,
-            access: Access::off(),
+            access: Access::off(None),
             limits: Limits::none(),
             cors: None,
             meaning,
@@ -284,6 +284,7 @@ pub fn router(api: Api) -> Router {
     let mut router = router
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_method)
+        .layer(middleware::from_fn_with_state(api.clone(), door::count))
         .layer(CatchPanicLayer::custom(after_panic))
         .layer(middleware::map_response(harden));
     // It answers every OPTIONS, which nobody asks where no other page may use the API.

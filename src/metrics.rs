@@ -45,6 +45,9 @@ const REJECTIONS: [&str; 25] = [
     "money",
 ];
 
+/// The doors by which somebody stays who came in.
+const DOORS: [&str; 3] = ["updates", "resgate", "nats"];
+
 /// Why a token is not believed.
 const TOKEN_REFUSALS: [&str; 12] = [
     "malformed",
@@ -179,18 +182,18 @@ metrics! {
     repeated_updates: counter() "ezout_repeated_updates_total";
     /// Callers who were not let in, by reason: at a route, at a resource of Resgate, or while they were connected.
     refusals: counter_by("reason" = TOKEN_REFUSALS.into_iter().chain(["no_token", "revoked", "unavailable", "role", "shop", "shopper"])) "ezout_refusals_total";
-    /// Time from a revocation, by MongoDB's clock, to the end of a connection that it ended.
-    revocation_seconds: histogram(SECONDS) "ezout_revocation_seconds";
-    /// Requests that were refused since somebody asked more often than they may, by who it is.
-    limited_requests: counter_by("who" = ["address", "caller", "shop"]) "ezout_limited_requests_total";
+    /// Time from a revocation, by MongoDB's clock, to the end of what it ended, by door; of watchers of NATS also from when this process knew that a right had ended.
+    revocation_seconds: histogram_by(SECONDS, "door" = DOORS) "ezout_revocation_seconds";
+    /// Requests that were refused since somebody asked more often than they may, by who it is; `connection` is one of Resgate that gave tokens.
+    limited_requests: counter_by("who" = ["address", "caller", "connection", "shop"]) "ezout_limited_requests_total";
+    /// Connections that were closed, and live streams that were refused, since their address or their caller had as many as it may.
+    limited_places: counter_by("place" = ["connection", "viewer"]) "ezout_limited_places_total";
     /// Refusals that are not in the audit, since too many came at once.
     audit_left_out: counter() "ezout_audit_left_out_total";
     /// Connections of callers that were ended since they may not any more, by door.
-    access_ends: counter_by("door" = ["updates", "resgate", "nats"]) "ezout_access_ends_total";
+    access_ends: counter_by("door" = DOORS) "ezout_access_ends_total";
     /// Watchers that this process has let in, who are connected to NATS themselves.
     nats_watchers: gauge() "ezout_nats_watchers";
-    /// Time from a revocation, or from when this process knew that a right had ended, to the end of the watcher's connection to NATS.
-    nats_watcher_end_seconds: histogram(SECONDS) "ezout_nats_watcher_end_seconds";
     /// Requests of Resgate, by kind.
     res_requests: counter_by("kind" = ["access", "get", "call", "auth"]) "ezout_res_requests_total";
     /// Requests of Resgate that were passed on to the process that owns the shop.

@@ -74,13 +74,21 @@ impl Route {
     }
 }
 
+/// Counts a request of its address, whatever it asks for, also what is open and what there is not.
+pub(super) async fn count(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>();
+    match peer.map_or(Ok(()), |Peer(peer)| api.limits().address(*peer)) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
 /// What a path names, unless it is no text.
 type ShopPath = Result<RawPathParams, RawPathParamsRejection>;
 
 async fn pass(api: &Api, door: Door, path: ShopPath, mut request: Request, next: Next) -> Response {
     let shop = path.ok().and_then(|path| shop_of(&path));
-    let peer = request.extensions().get::<Peer>().copied();
-    match enter(api, door, shop, peer, request.headers()).await {
+    match enter(api, door, shop, request.headers()).await {
         Ok(identity) => {
             request.extensions_mut().insert(identity);
             next.run(request).await
@@ -89,17 +97,8 @@ async fn pass(api: &Api, door: Door, path: ShopPath, mut request: Request, next:
     }
 }
 
-async fn enter(
-    api: &Api,
-    door: Door,
-    shop: Option<ShopId>,
-    peer: Option<Peer>,
-    headers: &HeaderMap,
-) -> Result<Identity, Problem> {
+async fn enter(api: &Api, door: Door, shop: Option<ShopId>, headers: &HeaderMap) -> Result<Identity, Problem> {
     let limits = api.limits();
-    if let Some(Peer(peer)) = peer {
-        limits.address(peer)?;
-    }
     let now = OffsetDateTime::now_utc();
     let access = api.access();
     let refused = |refusal: Refusal| refused(api, &refusal);

@@ -1,7 +1,10 @@
-//! Limits on how often somebody may ask: by address before anything is read, by caller, and by shop for what is appended.
+//! Limits on how often somebody may ask: by address before anything is read, by caller, and by shop for what is appended;
+//! and on how much somebody may have at once: connections of an address, live streams of a caller and of an address.
 //!
-//! Each is a leaky bucket (GCRA) that fills up again evenly. So one that is too fast is told when to come
+//! How often is a leaky bucket (GCRA) that fills up again evenly. So one that is too fast is told when to come
 //! again, and the others do not notice it. Addresses of this machine are not counted: a proxy there is everybody.
+
+mod places;
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -13,6 +16,7 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use prometheus::IntCounter;
 
+use self::places::{Full, Place, Places};
 use super::problem::{Code, Problem};
 use crate::core::id::ShopId;
 use crate::metrics::Metrics;
@@ -22,6 +26,8 @@ const BURST_SECONDS: u32 = 2;
 /// The most events that one body has, all of which may come at once.
 const LINES: u32 = 1_000;
 const _: () = assert!(LINES as usize == super::LINES_MAX);
+/// Pause that is asked for when somebody has as many live streams as they may, in seconds.
+const VIEWERS_SECONDS: u16 = 10;
 /// How often those who did not come lately are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -40,6 +46,64 @@ pub struct Config {
     /// Events a second that one shop may append; 0 for any number. Twice as many at once, but at least a body of 1000 lines.
     #[arg(long = "rate-shop", env = "EZOUT_RATE_SHOP", default_value_t = 20_000)]
     pub shop: u32,
+
+    /// Connections to the API from one address, of IPv6 from one /64, at once; one more is closed. 0 for any number, as behind a proxy on another machine. Addresses of this machine are not counted.
+    #[arg(long, env = "EZOUT_CONNECTIONS_PER_ADDRESS", default_value_t = 1_000)]
+    pub connections_per_address: usize,
+
+    /// Live streams of one caller at once, where callers are asked who they are; 0 for any number.
+    #[arg(long, env = "EZOUT_VIEWERS_PER_CALLER", default_value_t = 100)]
+    pub viewers_per_caller: usize,
+
+    /// Live streams to one address, of IPv6 to one /64, at once; 0 for any number. Addresses of this machine are not counted.
+    #[arg(long, env = "EZOUT_VIEWERS_PER_ADDRESS", default_value_t = 1_000)]
+    pub viewers_per_address: usize,
+}
+
+/// Places of addresses, of which each may have so many at once.
+#[derive(Debug, Clone)]
+pub(super) struct Addresses {
+    places: Places<IpAddr>,
+    counts_own: bool,
+    refused: Option<IntCounter>,
+}
+
+impl Addresses {
+    /// So many for each, and any number where it is 0; those of this machine have as many as they like unless `counts_own`.
+    pub(super) fn new(most: usize, counts_own: bool, refused: IntCounter) -> Self {
+        Self {
+            places: Places::new(most),
+            counts_own,
+            refused: Some(refused),
+        }
+    }
+
+    /// As many as they like for all.
+    pub(super) fn any() -> Self {
+        Self {
+            places: Places::new(0),
+            counts_own: false,
+            refused: None,
+        }
+    }
+
+    /// A place for somebody from there, until it is dropped.
+    pub(super) fn take(&self, peer: SocketAddr) -> Result<Option<Place<IpAddr>>, Full> {
+        if !self.counts_own && peer.ip().to_canonical().is_loopback() {
+            return Ok(None);
+        }
+        let taken = self.places.take(network(peer.ip()));
+        taken
+            .map(Some)
+            .inspect_err(|Full| self.refused.iter().for_each(IntCounter::inc))
+    }
+}
+
+/// What a live stream holds while it is open.
+#[derive(Debug)]
+pub(super) struct ViewerPlaces {
+    _of_caller: Option<Place<String>>,
+    _of_address: Option<Place<IpAddr>>,
 }
 
 /// The limits of a process; clones share them.
@@ -51,6 +115,9 @@ struct Parts {
     addresses: Option<Limit<IpAddr>>,
     callers: Option<Limit<String>>,
     shops: Option<Limit<ShopId>>,
+    viewers_of_callers: Places<String>,
+    viewers_of_addresses: Addresses,
+    refused_viewers: Option<IntCounter>,
 }
 
 #[derive(Debug)]
@@ -105,6 +172,13 @@ impl Limits {
             addresses: Limit::new(config.address, 0, "address", metrics),
             callers: Limit::new(config.caller, 0, "caller", metrics),
             shops: Limit::new(config.shop, LINES, "shop", metrics),
+            viewers_of_callers: Places::new(config.viewers_per_caller),
+            viewers_of_addresses: Addresses::new(
+                config.viewers_per_address,
+                false,
+                metrics.limited_places.with_label_values(&["viewer"]),
+            ),
+            refused_viewers: Some(metrics.limited_places.with_label_values(&["viewer"])),
         }))
     }
 
@@ -114,6 +188,9 @@ impl Limits {
             addresses: None,
             callers: None,
             shops: None,
+            viewers_of_callers: Places::new(0),
+            viewers_of_addresses: Addresses::any(),
+            refused_viewers: None,
         }))
     }
 
@@ -139,6 +216,33 @@ impl Limits {
             Some(limit) if events > 0 => limit.take(&shop, u32::try_from(events).unwrap_or(u32::MAX)),
             _ => Ok(()),
         }
+    }
+
+    /// A live stream of this subject to there.
+    pub(super) fn viewer(&self, subject: Option<&str>, peer: Option<SocketAddr>) -> Result<ViewerPlaces, Problem> {
+        let Parts {
+            viewers_of_callers,
+            viewers_of_addresses,
+            refused_viewers,
+            ..
+        } = &*self.0;
+        let full = |who: &str| {
+            let detail =
+                format!("this {who} has as many live streams as it may; end one, or ask again after Retry-After");
+            Problem::new(Code::TooManyRequests, detail).with_retry(VIEWERS_SECONDS)
+        };
+        let of_caller = subject
+            .map(|subject| viewers_of_callers.take(subject.to_owned()))
+            .transpose();
+        let of_caller = of_caller.map_err(|Full| {
+            refused_viewers.iter().for_each(IntCounter::inc);
+            full("caller")
+        })?;
+        let of_address = peer.map(|peer| viewers_of_addresses.take(peer)).transpose();
+        Ok(ViewerPlaces {
+            _of_caller: of_caller,
+            _of_address: of_address.map_err(|Full| full("address"))?.flatten(),
+        })
     }
 
     /// Forgets those who did not come lately, for ever.
@@ -182,6 +286,9 @@ mod tests {
             address: rate,
             caller: rate,
             shop: rate,
+            connections_per_address: 0,
+            viewers_per_caller: rate as usize,
+            viewers_per_address: rate as usize,
         };
         (Limits::new(&config, &metrics), metrics)
     }
@@ -226,8 +333,32 @@ mod tests {
     #[test]
     fn a_limit_of_nothing_is_none() {
         let (limits, _) = limits(0);
+        let peer = SocketAddr::new("192.0.2.1".parse().unwrap(), 1);
+        let mut viewers = Vec::new();
         for _ in 0..100 {
             limits.caller("a").unwrap();
+            viewers.push(limits.viewer(Some("a"), Some(peer)).unwrap());
         }
+    }
+
+    #[test]
+    fn who_has_as_many_streams_as_they_may_gets_another_when_one_ends() {
+        let (limits, metrics) = limits(2);
+        let peer = |text: &str| Some(SocketAddr::new(text.parse().unwrap(), 1));
+        let (one, other) = (peer("2001:db8::1"), peer("2001:db8:0:1::1"));
+        let first = limits.viewer(Some("a"), one).unwrap();
+        let _second = limits.viewer(Some("a"), other).unwrap();
+        // The caller has two, and its address one more than the other caller.
+        let problem = limits.viewer(Some("a"), peer("192.0.2.1")).unwrap_err();
+        assert_eq!(problem.code(), Code::TooManyRequests);
+        let _third = limits.viewer(Some("b"), peer("2001:db8::2")).unwrap();
+        assert!(limits.viewer(Some("c"), one).is_err(), "both are of one /64");
+        let local: Vec<_> = (0..9)
+            .map(|_| limits.viewer(None, peer("127.0.0.1")).unwrap())
+            .collect();
+        assert_eq!(local.len(), 9);
+        assert_eq!(metrics.limited_places.with_label_values(&["viewer"]).get(), 2);
+        drop(first);
+        let _fourth = limits.viewer(Some("a"), one).unwrap();
     }
 }

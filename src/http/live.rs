@@ -11,6 +11,7 @@ use futures::StreamExt as _;
 use super::Api;
 use super::append::shop_of;
 use super::problem::{Code, Problem};
+use super::serve::Peer;
 use crate::access::{Identity, Refusal};
 use crate::core::id::ShopId;
 use crate::core::policy::{Object, Verb};
@@ -33,11 +34,13 @@ pub(super) async fn updates(
     path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     Extension(identity): Extension<Identity>,
+    peer: Option<Extension<Peer>>,
     headers: HeaderMap,
 ) -> Response {
     // The time until the stream begins; it goes on for as long as the viewer likes.
     let _timer = api.timer("updates");
-    begin(&api, path, query.as_deref(), identity, &headers).unwrap_or_else(Problem::into_response)
+    let peer = peer.map(|Extension(peer)| peer);
+    begin(&api, path, query.as_deref(), identity, peer, &headers).unwrap_or_else(Problem::into_response)
 }
 
 fn begin(
@@ -45,6 +48,7 @@ fn begin(
     path: Result<Path<String>, PathRejection>,
     query: Option<&str>,
     identity: Identity,
+    peer: Option<Peer>,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let shop = shop_of(path)?;
@@ -57,10 +61,16 @@ fn begin(
             "this process takes events only; ask one that reads",
         )
     })?;
+    let places = api.limits().viewer(identity.subject(), peer.map(|Peer(peer)| peer))?;
     let stream = hub
         .view(shop, after, ended(api.clone(), identity, shop))
         .map_err(|Full| Problem::plain(Code::TooManyViewers).with_retry(FULL_SECONDS))?;
-    let mut response = Body::from_stream(stream.map(Ok::<_, std::convert::Infallible>)).into_response();
+    let stream = stream.map(move |piece| {
+        // They are given back with the stream.
+        let _ = &places;
+        Ok::<_, std::convert::Infallible>(piece)
+    });
+    let mut response = Body::from_stream(stream).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -73,7 +83,7 @@ async fn ended(api: Api, identity: Identity, shop: ShopId) -> Goodbye {
     let refusal = api.access().ended(&identity, Verb::Look, Object::Shop(shop)).await;
     api.count_end(refusal.word());
     if refusal == Refusal::Revoked {
-        api.access().sent_away(&identity);
+        api.access().sent_away(&identity, "updates", None);
     }
     match refusal {
         Refusal::Token(_) | Refusal::NoToken => Goodbye::Expired,

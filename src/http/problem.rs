@@ -138,7 +138,7 @@ codes! {
     NotFound = "not_found", NOT_FOUND, "Not found";
     /// The path exists, the method does not. The Allow header names those that do.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed";
-    /// This caller, this address or this shop asks more often than it may. Nothing was done; ask again after Retry-After.
+    /// This caller, this address or this shop asks more often than it may, or has as many live streams as it may. Nothing was done; ask again after Retry-After.
     TooManyRequests = "too_many_requests", TOO_MANY_REQUESTS, "Too many requests";
     /// More events came at once than can be recorded. This one is not recorded; send the same event again after Retry-After.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too many events at once";

@@ -1,6 +1,7 @@
 //! The accept loop: limits for connections, headers and silence, and an orderly stop.
 //!
-//! Connections beyond the limit wait in the backlog of the socket, and so cost this process nothing.
+//! Connections beyond the limit wait in the backlog of the socket, and so cost this process nothing. One
+//! of an address that has as many as it may is closed at once, so that no address keeps all others waiting.
 //! On a stop nobody is accepted any more, requests under way are answered, and what is not done
 //! within the grace is cut off. Who takes nothing of its answer is cut off long before.
 
@@ -27,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
 use self::write_timeout::{Limit, WriteTimeout};
+use super::limit::Addresses;
+use crate::metrics::Metrics;
 
 /// How long the other end may keep us waiting.
 const PATIENCE: Patience = Patience {
@@ -64,6 +67,35 @@ const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
+/// How many connections may be open at once, and how many are.
+#[derive(Debug)]
+pub struct Room {
+    most: usize,
+    addresses: Addresses,
+    open: IntGauge,
+}
+
+impl Room {
+    /// For those who use the API.
+    pub fn for_clients(config: &super::Config, metrics: &Metrics) -> Self {
+        let refused = metrics.limited_places.with_label_values(&["connection"]);
+        Self {
+            most: config.http_connections,
+            addresses: Addresses::new(config.limits.connections_per_address, false, refused),
+            open: metrics.http_connections.clone(),
+        }
+    }
+
+    /// For those who watch over the process.
+    pub fn for_operators(config: &super::Config, metrics: &Metrics) -> Self {
+        Self {
+            most: config.http_connections,
+            addresses: Addresses::any(),
+            open: metrics.admin_connections.clone(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Patience {
     /// For the head of a request. It also ends connections that were kept alive and are idle this long.
@@ -90,26 +122,12 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until `stop` is cancelled and the connections have ended, at most the grace of 10 s later.
-///
-/// At most `connections_max` connections are open at once; `open` counts them.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    connections_max: usize,
-    open: IntGauge,
-    stop: CancellationToken,
-) {
-    serve_with(listener, router, connections_max, open, stop, PATIENCE).await;
+pub async fn serve(listener: TcpListener, router: Router, room: Room, stop: CancellationToken) {
+    serve_with(listener, router, room, stop, PATIENCE).await;
 }
 
-async fn serve_with(
-    listener: TcpListener,
-    router: Router,
-    connections_max: usize,
-    open: IntGauge,
-    stop: CancellationToken,
-    patience: Patience,
-) {
+async fn serve_with(listener: TcpListener, router: Router, room: Room, stop: CancellationToken, patience: Patience) {
+    let Room { most, addresses, open } = room;
     let builder = builder(patience);
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -118,13 +136,18 @@ async fn serve_with(
         tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => open.dec(),
-            accepted = listener.accept(), if connections.len() < connections_max.max(1) => match accepted {
+            accepted = listener.accept(), if connections.len() < most.max(1) => match accepted {
                 Ok((stream, peer)) => {
                     pause = ACCEPT_PAUSE_FIRST;
+                    // Dropped and so closed: to say why would take as long as to serve.
+                    let Ok(place) = addresses.take(peer) else { continue };
                     open.inc();
                     let watcher = graceful.watcher();
                     let attending = attend(stream, peer, builder.clone(), router.clone(), watcher, patience, stop.clone());
-                    connections.spawn(attending);
+                    connections.spawn(async move {
+                        attending.await;
+                        drop(place);
+                    });
                 }
                 // The client went away while it waited; the next one may be there already.
                 Err(error) if is_of_the_connection(&error) => {}
@@ -231,19 +254,21 @@ mod tests {
         server: tokio::task::JoinHandle<()>,
     }
 
-    fn serving(router: Router, connections_max: usize, patience: Patience) -> Served {
+    fn serving(router: Router, most: usize, patience: Patience) -> Served {
+        serving_to(router, most, Addresses::any(), patience)
+    }
+
+    fn serving_to(router: Router, most: usize, addresses: Addresses, patience: Patience) -> Served {
         let listener = listen(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let open = IntGauge::new("open", "open").unwrap();
         let stop = CancellationToken::new();
-        let server = tokio::spawn(serve_with(
-            listener,
-            router,
-            connections_max,
-            open.clone(),
-            stop.clone(),
-            patience,
-        ));
+        let room = Room {
+            most,
+            addresses,
+            open: open.clone(),
+        };
+        let server = tokio::spawn(serve_with(listener, router, room, stop.clone(), patience));
         Served {
             address,
             open,
@@ -275,6 +300,34 @@ mod tests {
         assert_eq!(served.open.get(), 1);
         drop(first);
         assert!(hear(&mut second).await.ends_with("here"));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_has_as_many_connections_as_it_may_gets_no_more_and_the_others_do() {
+        let refused = prometheus::IntCounter::new("refused", "refused").unwrap();
+        let addresses = Addresses::new(2, true, refused.clone());
+        let served = serving_to(Router::new().route("/", get(async || "here")), 10, addresses, PATIENCE);
+        let from = async |address: [u8; 4]| {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind((address, 0).into()).unwrap();
+            let mut stream = socket.connect(served.address).await.unwrap();
+            // Where it is closed already this may fail, and so may the reading.
+            let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await;
+            let mut buffer = vec![0; 4096];
+            let length = stream.read(&mut buffer).await.unwrap_or_default();
+            (stream, buffer[..length].ends_with(b"here"))
+        };
+        let one = [127, 0, 0, 1];
+        let (first, second) = (from(one).await, from(one).await);
+        assert!(first.1 && second.1);
+        for _ in 0..20 {
+            assert!(!from(one).await.1, "a third connection was served");
+        }
+        assert_eq!((refused.get(), served.open.get()), (20, 2));
+        assert!(from([127, 0, 0, 2]).await.1, "another address is served");
+        drop(first);
+        // Its end is seen a moment later.
+        while !from(one).await.1 {}
     }
 
     #[tokio::test]

@@ -591,3 +591,41 @@ fn a_door_that_asks_about_a_shop_has_one_in_its_path() {
         assert_eq!(matches!(door, Door::Shop(_)), names_one, "{method} {path}");
     }
 }
+
+#[tokio::test]
+async fn what_is_open_and_what_is_not_there_count_for_the_address_as_well() {
+    #[derive(clap::Parser)]
+    struct Limits {
+        #[command(flatten)]
+        limits: limit::Config,
+    }
+    let Limits { limits } = Limits::parse_from(["test", "--rate-address", "1"]);
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let router = router(api().await.with_limits(&limits, &tasks, stop));
+    let ask = async |path: &str, from: &str| {
+        let mut request = Request::get(path).body(Body::empty()).unwrap();
+        let peer = SocketAddr::new(from.parse().unwrap(), 1);
+        request.extensions_mut().insert(serve::Peer(peer));
+        answer(router.clone(), request).await
+    };
+    for (number, path) in ["/", "/openapi.json", "/nothing"].into_iter().enumerate() {
+        let from = format!("192.0.2.{number}");
+        let first = [ask(path, &from).await, ask(path, &from).await].map(|answer| answer.status);
+        assert!(!first.contains(&429), "{path}: {first:?}");
+        let third = ask(path, &from).await;
+        check_problem(&third, 429, "too_many_requests", path);
+        assert!(third.headers.contains_key("retry-after"), "{path}");
+    }
+    // Every route, so that none is made that is not counted.
+    for (method, path, _) in doors() {
+        let path = path.replace(['{', '}'], "");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(&path)
+            .body(Body::empty())
+            .unwrap();
+        let peer = SocketAddr::new("192.0.2.0".parse().unwrap(), 1);
+        request.extensions_mut().insert(serve::Peer(peer));
+        assert_eq!(answer(router.clone(), request).await.status, 429, "{path}");
+    }
+}

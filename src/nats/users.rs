@@ -64,6 +64,11 @@ impl User {
         Self::ALL.into_iter().find(|user| user.name() == name)
     }
 
+    /// Whether it is that of a part of the service.
+    pub fn is_part(self) -> bool {
+        PARTS.contains(&self)
+    }
+
     /// The variable in which nats-server finds its password.
     pub fn variable(self) -> String {
         format!("EZOUT_NATS_PASSWORD_{}", self.name().to_ascii_uppercase())
@@ -265,7 +270,7 @@ pub const RIGHTS: &[Right] = &[
     subscribe("hear answers to an operator", "_INBOX_operator.>", &[Operator]),
     subscribe("hear answers to `door`", "_INBOX_door.>", &[Door]),
     publish("give out a replay", "replay.probe", &[Operator]),
-    publish("use a subject that is none of ours", "probe", &[]),
+    STRANGE,
     subscribe("listen to everything", ">", &[]),
     subscribe("be asked who may come in", "$SYS.REQ.USER.AUTH", &[Door]),
     publish("answer who may come in", "$SYS._INBOX.probe", &[Door]),
@@ -423,6 +428,39 @@ pub async fn keep_trying(
             let found: Vec<String> = found.iter().map(ToString::to_string).collect();
             tracing::error!("NATS lets the user {} {}", user.name(), found.join("; "));
             tried.send_replace(Tried::Allowed(found));
+        }
+        if status.wait_for(|status| status.generation != generation).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What nobody is refused where there are no users, and everybody where there are.
+const STRANGE: Right = publish("use a subject that is none of ours", NOTHING, &[]);
+
+/// Tries whether the server has users, for somebody who comes as none of them, now and each time that the connection is made
+/// anew. A server may let them in all the same, as a user of its own choice.
+pub async fn keep_trying_as_nobody(
+    address: Address,
+    mut status: watch::Receiver<Status>,
+    has_users: watch::Sender<bool>,
+) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+    loop {
+        if status.wait_for(|status| status.up).await.is_err() {
+            return;
+        }
+        let generation = status.borrow_and_update().generation;
+        match not_refused(&address, &[STRANGE]).await {
+            Ok(allowed) => {
+                backoff.reset();
+                has_users.send_replace(allowed.is_empty());
+            }
+            Err(error) => {
+                tracing::debug!("whether NATS has users could not be tried: {error}");
+                tokio::time::sleep(backoff.next_pause()).await;
+                continue;
+            }
         }
         if status.wait_for(|status| status.generation != generation).await.is_err() {
             return;

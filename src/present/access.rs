@@ -5,9 +5,11 @@
 //! now and then; and each call is looked at once more.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
@@ -33,6 +35,9 @@ const SHOPS_MAX: usize = 100;
 const ENDS_MAX: usize = 100_000;
 /// Names of tokens, and patterns, in one message.
 const NAMES_MAX: usize = 500;
+/// How often a second one connection may say who it is, and how often at once.
+const SAYS_A_SECOND: NonZeroU32 = NonZeroU32::new(2).unwrap();
+const SAYS_AT_ONCE: NonZeroU32 = NonZeroU32::new(20).unwrap();
 
 /// The one who asks clients who they are. Clones share it.
 #[derive(Debug, Clone)]
@@ -43,6 +48,8 @@ struct Inner {
     access: Access,
     gateway: Gateway,
     metrics: Arc<Metrics>,
+    /// How often each connection has said lately who it is.
+    says: DefaultKeyedRateLimiter<String>,
     /// When tokens end, and what they let their bearers see.
     ends: Mutex<BTreeSet<(OffsetDateTime, String)>>,
     sooner: Notify,
@@ -54,6 +61,7 @@ impl Guard {
             access,
             gateway,
             metrics,
+            says: RateLimiter::keyed(Quota::per_second(SAYS_A_SECOND).allow_burst(SAYS_AT_ONCE)),
             ends: Mutex::default(),
             sooner: Notify::new(),
         }))
@@ -84,7 +92,7 @@ impl Guard {
                     self.0.metrics.access_ends.with_label_values(&["resgate"]).inc();
                 }
                 if let (Refusal::Revoked, Ok(identity)) = (&refusal, identity(&self.0.access, &request.body())) {
-                    self.0.access.sent_away(&identity);
+                    self.0.access.sent_away(&identity, "resgate", None);
                 }
                 Answer::Failure(self.failure(&refusal, false))
             }
@@ -122,6 +130,12 @@ impl Guard {
         let Some(cid) = body.cid.as_deref().filter(|cid| is_connection(cid)) else {
             return Answer::Failure(Failure::invalid_params("the request names no connection"));
         };
+        // To be asked about is nothing that a client does.
+        if request.method() != "renew" && self.0.says.check_key(&cid.to_owned()).is_err() {
+            self.0.metrics.limited_requests.with_label_values(&["connection"]).inc();
+            let detail = "this connection says who it is more often than it may; wait some seconds";
+            return Answer::Failure(Failure::new("ezout.too_many_requests", detail));
+        }
         let said = match request.method() {
             "jwt" => match body
                 .params
@@ -280,6 +294,8 @@ impl Guard {
                         patterns.insert(format!("{SERVICE}.>"));
                     }
                     _ = again.tick() => {
+                        self.0.says.retain_recent();
+                        self.0.says.shrink_to_fit();
                         patterns.insert(format!("{SERVICE}.>"));
                     }
                 }

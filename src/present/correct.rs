@@ -8,6 +8,7 @@ use super::Parts;
 use crate::access::Identity;
 use crate::core::basket::{Basket, Refused};
 use crate::core::event::{EventError, Proposal, Proposed};
+use crate::core::failpoint;
 use crate::core::id::BasketId;
 use crate::core::policy::Verb;
 use crate::resgate::{Answer, Failure, Request};
@@ -71,7 +72,9 @@ async fn file(
         }
         let deed = Deed::in_shop(Verb::Correct, format!("correction {id}"), basket.shop).with_session(basket.session);
         parts.access.note(identity, deed).await?;
+        failpoint::hit("before_proposal");
         parts.views.propose(id, basket, &proposal).await?;
+        failpoint::hit("after_proposal");
     }
     let filed = parts.views.outcome(id, basket, &proposal, WAIT_MAX).await?;
     Ok(filed.map_err(|another| Failure::new("ezout.conflict", another.to_string())))

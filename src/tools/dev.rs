@@ -221,6 +221,12 @@ where
     let binaries = Binaries::find(&args.binaries)?;
     let _lock = lock(&args.data)?;
     let resgate = binaries.resgate.is_some().then_some(args.resgate_addr);
+    if let Some(addr) = resgate.filter(|addr| *asked == Asked::Nobody && !addr.ip().is_loopback()) {
+        bail!(
+            "EZOUT_AUTH=off lets everybody see everything, and Resgate at {addr} could be reached from elsewhere; \
+             set EZOUT_AUTH to firebase, oidc or dev, or EZOUT_RESGATE_ADDR to an address of this machine such as 127.0.0.1:8080"
+        );
+    }
     let (nats, monitor, mongod) = ports::check(addresses, resgate)?;
     let logs = args.data.join("logs");
     let users = NatsUsers::open(&args.data.join("nats"))?;

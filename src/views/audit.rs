@@ -136,20 +136,22 @@ impl Views {
     /// # Errors
     /// [`ViewError`]; it may be kept, and to keep it again makes two of it.
     pub async fn keep_deed(&self, deed: &Deed) -> Result<(), ViewError> {
-        let mut set = doc! {
-            "at": "$$NOW", "who": literal(&deed.who), "verb": deed.verb,
+        let mut kept = doc! {
+            "_id": ObjectId::new(), "at": "$$NOW", "who": literal(&deed.who), "verb": deed.verb,
             "what": literal(&deed.what), "outcome": literal(&deed.outcome),
         };
         if let Some(shop) = deed.shop {
-            set.insert("shop_id", shop.to_string());
+            kept.insert("shop_id", shop.to_string());
         }
         if let Some(session) = deed.session {
-            set.insert("session_id", session.to_string());
+            kept.insert("session_id", session.to_string());
         }
-        // An update that inserts, so that the time is the server's.
+        // A pipeline, so that the time is the server's, and one that only adds, so that no right to change is needed.
+        let add = doc! { "into": AUDIT, "whenMatched": "fail", "whenNotMatched": "insert" };
         let command = doc! {
-            "update": AUDIT,
-            "updates": [ { "q": { "_id": ObjectId::new() }, "u": [ { "$set": set } ], "upsert": true } ],
+            "aggregate": 1,
+            "pipeline": [ { "$documents": [ kept ] }, { "$merge": add } ],
+            "cursor": {},
             "writeConcern": durable(),
         };
         write_command(&self.database, "keep who did what", command).await?;

@@ -26,6 +26,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ),
     ("0008_open", include_str!("../../migrations/0008_open.json")),
     ("0009_handlings", include_str!("../../migrations/0009_handlings.json")),
+    ("0010_access", include_str!("../../migrations/0010_access.json")),
 ];
 
 /// What to do with a command that finds its work done.
@@ -199,4 +200,23 @@ fn for_each_version(command: Document, versions: &[Version]) -> Vec<Document> {
         command
     };
     versions.iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_applied_and_in_the_order_of_the_names() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+        let files = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        let mut files: Vec<String> = files
+            .filter_map(|name| Some(name.to_str()?.strip_suffix(".json")?.to_owned()))
+            .collect();
+        files.sort();
+        let applied: Vec<&str> = MIGRATIONS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(applied, files);
+    }
 }

@@ -3,13 +3,17 @@
 use std::time::{Duration, Instant};
 
 use ezout::keys::dev::{self, Grant};
+use ezout::nats::User;
+use ezout::tools::servers::{ResgateOptions, ResgateServer};
 use ezout::views::{Revoked, Views};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::events::{ACTIONS, Action, fresh_sessions, shop};
+use crate::gateway::Browser;
 use crate::ingest::{ROUNDS, add, rate, watched};
 use crate::live::{Sent, send};
 use crate::load::{Load, Requests};
@@ -19,8 +23,8 @@ use crate::service::{Machine, Place, Service};
 use crate::table::{Goal, Row, Table};
 use crate::{Plan, fraction};
 
-/// Viewers whose tokens are revoked.
-const REVOKED: u64 = 200;
+/// How many are revoked at each door.
+const REVOKED: u64 = 150;
 /// Questions about a shop of somebody else, and as many about none.
 const QUESTIONS: u64 = 1_000;
 
@@ -194,28 +198,24 @@ pub(crate) async fn denials(machine: &Machine, plan: &Plan, table: &mut Table) {
     });
 }
 
-/// How long an open stream goes on after its token was revoked.
+/// How long what is open goes on after its token was revoked, at each door.
 pub(crate) async fn revocations(machine: &Machine, plan: &Plan, table: &mut Table) {
-    let work = "revoked to the last frame of a stream";
+    let work = "revoked to the last frame";
     if !plan.wants(work) {
         return;
     }
-    let (place, service) = asking(machine).await;
+    let place = machine.place_with_users().await;
+    let nats = &place.nats[0];
+    let seed = nats.users().expect("it has users").issuer_seed();
+    let door = nats.url_of(User::Door);
+    let options = options(&place);
+    let mut options: Vec<&str> = options.iter().map(String::as_str).collect();
+    options.extend(["--nats-door-url", &door, "--nats-issuer-seed", &seed]);
+    let service = place.start_with("serve", &options).await;
     let views = Views::to_look_at(&place.views()).await.expect("the URI is well formed");
+
     let mut times = Times::new();
-    let mut streams = Vec::new();
-    for number in 0..REVOKED {
-        let subject = format!("merchant {number}");
-        let token = token(&place, subject.clone(), "merchant", &[shop(number % 10).to_string()]);
-        let mut stream = TcpStream::connect(service.http).await.expect("the service listens");
-        let request = format!(
-            "GET /v1/shops/{}/updates HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\r\n",
-            shop(number % 10)
-        );
-        stream.write_all(request.as_bytes()).await.expect("the service reads");
-        streams.push((subject, stream));
-    }
-    for (subject, mut stream) in streams {
+    for (subject, mut stream) in streams(&place, &service).await {
         let begin = Instant::now();
         views.revoke(&Revoked::Subject(subject)).await.expect("it is revoked");
         let (mut buffer, mut text) = (vec![0; 16 * 1024], String::new());
@@ -226,12 +226,106 @@ pub(crate) async fn revocations(machine: &Machine, plan: &Plan, table: &mut Tabl
         }
         times.add(begin.elapsed());
     }
-    table.add(&Row {
-        work: format!("{work}, one by one of {REVOKED}"),
+    table.add(&revoked(work, "a live stream", &times));
+
+    if let Some(program) = &machine.binaries.resgate {
+        let options = ResgateOptions::in_folder(&place.file("resgate"), nats.url_of(User::Resgate));
+        let resgate = ResgateServer::start(program, options).await.expect("Resgate starts");
+        let mut browsers = Vec::new();
+        for number in 0..REVOKED {
+            let (subject, token) = merchant(&place, "browser", number);
+            let list = format!("ezout.shop.{}.baskets", shop(number % 10));
+            let browser = Browser::subscribe_as(&resgate, &token, &list).await;
+            browsers.push((subject, list, browser));
+        }
+        let mut times = Times::new();
+        for (subject, list, mut browser) in browsers {
+            let begin = Instant::now();
+            views.revoke(&Revoked::Subject(subject)).await.expect("it is revoked");
+            browser.loses(&list).await;
+            times.add(begin.elapsed());
+        }
+        table.add(&revoked(work, "a browser behind Resgate", &times));
+        resgate.stop().await;
+    } else {
+        println!("NOT MEASURED: {work} of a browser: there is no resgate on PATH\n");
+    }
+
+    let mut watchers = Vec::new();
+    for number in 0..REVOKED {
+        let (subject, token) = merchant(&place, "watcher", number);
+        watchers.push((
+            subject,
+            Watcher::connect(&nats.url(), token, shop(number % 10).to_string()).await,
+        ));
+    }
+    let mut times = Times::new();
+    for (subject, mut watcher) in watchers {
+        let begin = Instant::now();
+        views.revoke(&Revoked::Subject(subject)).await.expect("it is revoked");
+        watcher.lost.wait_for(|lost| *lost).await.expect("it is told");
+        times.add(begin.elapsed());
+    }
+    table.add(&revoked(work, "a watcher of NATS", &times));
+}
+
+fn revoked(work: &str, whose: &str, times: &Times) -> Row {
+    Row {
+        work: format!("{work} of {whose}, one by one of {REVOKED}"),
         figure: times.to_string(),
         limit: "1 s".to_owned(),
         ratio: times.p99_ms() / 1_000.0,
         goal: Goal::AtMost(1.0),
         used: Used::default(),
-    });
+    }
+}
+
+/// A merchant of one of ten shops: who it is, and its token.
+fn merchant(place: &Place, kind: &str, number: u64) -> (String, String) {
+    let subject = format!("{kind} {number}");
+    let token = token(place, subject.clone(), "merchant", &[shop(number % 10).to_string()]);
+    (subject, token)
+}
+
+async fn streams(place: &Place, service: &Service) -> Vec<(String, TcpStream)> {
+    let mut streams = Vec::new();
+    for number in 0..REVOKED {
+        let (subject, token) = merchant(place, "viewer", number);
+        let mut stream = TcpStream::connect(service.http).await.expect("the service listens");
+        let request = format!(
+            "GET /v1/shops/{}/updates HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\r\n",
+            shop(number % 10)
+        );
+        stream.write_all(request.as_bytes()).await.expect("the service reads");
+        streams.push((subject, stream));
+    }
+    streams
+}
+
+/// Somebody who watches a shop at NATS itself.
+struct Watcher {
+    _client: async_nats::Client,
+    lost: watch::Receiver<bool>,
+}
+
+impl Watcher {
+    async fn connect(url: &str, token: String, shop: String) -> Self {
+        let (lose, lost) = watch::channel(false);
+        let client = async_nats::ConnectOptions::new()
+            .token(token)
+            .max_reconnects(1)
+            .event_callback(move |event| {
+                if matches!(event, async_nats::Event::Disconnected | async_nats::Event::Closed) {
+                    lose.send_replace(true);
+                }
+                std::future::ready(())
+            })
+            .connect(url)
+            .await
+            .expect("the watcher is let in");
+        let hears = client.subscribe(format!("updates.store.{shop}")).await;
+        hears.expect("it listens");
+        client.flush().await.expect("the server is there");
+        Self { _client: client, lost }
+    }
 }

@@ -258,7 +258,7 @@ async fn burst(work: &str, service: &Service, resgate: &ResgateServer, table: &m
 }
 
 /// A browser that keeps the version of each basket.
-struct Browser {
+pub(crate) struct Browser {
     socket: WebSocketStream<TcpStream>,
     versions: HashMap<String, u64>,
     asked: u64,
@@ -266,6 +266,27 @@ struct Browser {
 
 impl Browser {
     async fn subscribe(resgate: &ResgateServer, name: &str) -> Self {
+        let mut browser = Self::connect(resgate).await;
+        browser.ask(name).await;
+        browser
+    }
+
+    /// One that says who it is first.
+    pub(crate) async fn subscribe_as(resgate: &ResgateServer, token: &str, name: &str) -> Self {
+        let mut browser = Self::connect(resgate).await;
+        let params = format!("{{\"jwt\":\"{token}\"}}");
+        browser.send("auth.ezout.auth.jwt", &params).await;
+        browser.ask(name).await;
+        browser
+    }
+
+    /// Waits until it is told that it does not see a resource any more.
+    pub(crate) async fn loses(&mut self, name: &str) {
+        let told = format!("{name}.unsubscribe");
+        while self.frame().await["event"] != told.as_str() {}
+    }
+
+    async fn connect(resgate: &ResgateServer) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", resgate.port()))
             .await
             .expect("Resgate listens");
@@ -278,7 +299,6 @@ impl Browser {
             asked: 0,
         };
         browser.send("version", "{\"protocol\":\"1.2.3\"}").await;
-        browser.ask(name).await;
         browser
     }
 

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use ezout::journal::{Config, Journal, State};
 use ezout::metrics::Metrics;
-use ezout::tools::servers::{Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, free_port};
+use ezout::nats::User;
+use ezout::tools::servers::{
+    Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, NatsUsers, free_port,
+};
 use futures::stream::{self, StreamExt as _};
 use mongodb::Database;
 use tempfile::TempDir;
@@ -78,6 +81,17 @@ impl Machine {
     /// A place for the service with one new nats-server.
     pub(crate) async fn place(&self) -> Place {
         self.place_with(vec![self.nats(true).await]).await
+    }
+
+    /// A place for the service with one new nats-server, at which each part has a user of its own.
+    pub(crate) async fn place_with_users(&self) -> Place {
+        let folder = self.new_folder();
+        let options = NatsOptions {
+            users: Some(NatsUsers::open(&folder).expect("passwords can be made")),
+            ..NatsOptions::in_folder(&folder)
+        };
+        let nats = NatsServer::start(&self.binaries.nats_server, options).await;
+        self.place_with(vec![nats.expect("nats-server starts")]).await
     }
 
     /// A place for the service with a new cluster of three.
@@ -227,7 +241,7 @@ impl Place {
             .args([
                 role,
                 "--nats-url",
-                &self.nats[0].url(),
+                &self.nats[0].url_of(User::of(role).expect("each role has a user")),
                 "--nats-monitor-url",
                 &monitors.join(","),
             ])

@@ -3,8 +3,10 @@
 //! What is expected is worked out from the policy and from the tables of routes and resources, so that whatever is added
 //! there and is not known here fails by its name.
 
+mod audit;
 mod browsers;
 mod faults;
+mod floods;
 mod guarded;
 mod hostile;
 mod matrix;

@@ -260,3 +260,22 @@ async fn the_lines_of_dev_carry_a_token_where_sending_needs_one_and_none_where_n
     assert!(!dev.banner.to_lowercase().contains("token"), "{}", dev.banner);
     dev.try_all().await;
 }
+
+#[tokio::test]
+async fn where_nobody_is_asked_resgate_serves_this_machine_only() {
+    if binaries().resgate.is_none() {
+        return skip("resgate", "there is no resgate on PATH");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_ezout"))
+        .args(["dev", "--data"])
+        .arg(folder.path().join("data"))
+        .env("EZOUT_AUTH", "off")
+        .env("EZOUT_RESGATE_ADDR", format!("0.0.0.0:{}", free_port().unwrap()))
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
+    let said = crate::support::refused(&output);
+    assert!(said.contains("EZOUT_AUTH=off lets everybody see everything"), "{said}");
+    assert!(said.contains("EZOUT_RESGATE_ADDR"), "{said}");
+}

@@ -18,6 +18,7 @@ mod journal;
 mod live;
 mod looking;
 mod migrate;
+mod mongodb_roles;
 mod nats_users;
 mod project;
 mod readme;

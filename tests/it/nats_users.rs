@@ -73,6 +73,35 @@ async fn a_server_that_lets_everybody_do_everything_makes_a_part_not_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_comes_as_none_of_the_users_of_a_part_is_not_ready() {
+    let stack = Stack::start_with_users(|nats| nats.operator_without_password = true).await;
+    let url = stack.nats.url();
+    let (bob, operator) = (url.replace("://", "://bob:x@"), stack.nats.url_of(User::Operator));
+    // Of nobody the server makes an operator here.
+    for (url, wanted) in [
+        (
+            &bob,
+            "NATS is reached as \"bob\", of whom nobody knows what must be refused",
+        ),
+        (&operator, "NATS is reached as \"operator\""),
+        (&url, "NATS has users, and this process came as none of them"),
+    ] {
+        let service = stack.launch("api", &[("EZOUT_NATS_URL", url)]);
+        let reasons = wait_for("the reason", async || {
+            let readiness = service.readiness().await?;
+            let reasons = readiness["reasons"].to_string();
+            reasons.contains("rights: ").then_some(reasons)
+        })
+        .await;
+        assert!(
+            reasons.contains(&wanted.replace('"', "\\\"")),
+            "{wanted} is not in {reasons}"
+        );
+        assert!(reasons.contains("api, project, correct or serve"), "{reasons}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_part_does_its_work_as_its_own_user() {
     let stack = Stack::start_with_users(|_| ()).await;
     let edits = [("EZOUT_EDITS_PER_MINUTE", "60")];

@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 
 use super::Addresses;
 
@@ -82,24 +82,25 @@ pub(super) fn check(addresses: &Addresses, resgate: Option<SocketAddr>) -> anyho
     Ok((nats, monitor, mongod))
 }
 
-/// The port in a URL with one host, which must be this machine, since the server is to be started here.
+/// The port in a URL with one host, which must be this machine, since the server is to be started here. No part of the URL
+/// is in an error: where it is malformed, a password may stand anywhere.
 fn port_in(variable: &str, url: &str, default: u16) -> anyhow::Result<u16> {
     let (_, rest) = url
         .split_once("://")
-        .with_context(|| format!("{variable} is not a URL: {url}"))?;
+        .with_context(|| format!("{variable} is no URL: it has no ://"))?;
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
     let hosts = authority.rsplit('@').next().unwrap_or_default();
     let (host, port) = match hosts.rsplit_once(':') {
         Some((host, port)) => (
             host,
             port.parse()
-                .with_context(|| format!("{variable} has no port number: {hosts}"))?,
+                .map_err(|_| anyhow!("{variable} has no port number behind its host"))?,
         ),
         None => (hosts, default),
     };
     ensure!(
         matches!(host, "127.0.0.1" | "localhost"),
-        "{variable} names {hosts}, and `ezout dev` starts its own servers on 127.0.0.1; `ezout serve` uses others"
+        "{variable} names another host, and `ezout dev` starts its own servers on 127.0.0.1; `ezout serve` uses others"
     );
     Ok(port)
 }
@@ -167,6 +168,23 @@ mod tests {
         check("nats://example.com:4222", None);
         check("127.0.0.1:4222", None);
         check("nats://127.0.0.1:port", None);
+    }
+
+    #[test]
+    fn a_malformed_url_tells_no_password() {
+        for url in [
+            "name:geheim@127.0.0.1:4222",
+            "nats://name:geheim",
+            "nats://name:x@ge/heim@127.0.0.1:4222",
+            "nats://name:geheim@127.0.0.1:geheim",
+            "mongodb://name:geheim@db.example:27017,other:geheim/",
+        ] {
+            let error = format!("{:#}", port_in("EZOUT_NATS_URL", url, 7).unwrap_err());
+            assert!(error.contains("EZOUT_NATS_URL"), "{error}");
+            for part in ["geheim", "heim", "name:", "@ge"] {
+                assert!(!error.contains(part), "{url}: {error}");
+            }
+        }
     }
 
     #[test]

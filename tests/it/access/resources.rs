@@ -13,6 +13,7 @@ use super::matrix::Client;
 use crate::support::gateway::Gateway;
 use crate::support::{event, session, wait_for};
 
+const LIMITED: &str = "ezout_limited_requests_total{who=\"connection\"}";
 /// Long enough to do some things before it ends.
 const SOON: Duration = Duration::from_secs(3);
 
@@ -274,6 +275,43 @@ async fn a_call_is_refused_though_the_gateway_still_believes_in_the_right() {
     wait_for("the refusal", async || {
         let answer = call(&kept, "handle", handle.clone()).await;
         (answer["error"]["code"] == "system.accessDenied").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_says_who_it_is_again_and_again_is_told_to_wait_and_the_others_are_not() {
+    let guarded = Guarded::shared().await;
+    let nats = guarded.stack.nats_client().await;
+    let token = guarded.token(Role::Merchant, &[&session()]);
+    let (one, other) = ("dc2cmhlqmd2tgi8lv5rg", "dc2cmhlqmd2tgi8lv6rg");
+    let auth = async |cid: &str, method: &str| {
+        let request = json!({ "token": null, "cid": cid, "params": { "jwt": token } });
+        ask(&nats, format!("auth.ezout.auth.{method}"), &request).await
+    };
+    let before = guarded.service.metric(LIMITED).await.unwrap();
+    let mut answers = Vec::new();
+    for _ in 0..100 {
+        answers.push(auth(one, "jwt").await);
+    }
+    let limited = answers
+        .iter()
+        .filter(|answer| answer["error"]["code"] == "ezout.too_many_requests");
+    let limited = limited.count();
+    assert!((1..=80).contains(&limited), "{limited} of 100 were told to wait");
+    assert!(
+        answers[..20]
+            .iter()
+            .all(|answer| answer["result"].is_null() && answer["error"].is_null())
+    );
+    assert!(guarded.service.metric(LIMITED).await.unwrap() >= before + 1.0);
+    // Whoever is asked about is not told to wait, and neither is another connection.
+    for (cid, method) in [(one, "renew"), (other, "jwt")] {
+        let answer = auth(cid, method).await;
+        assert!(answer["error"].is_null(), "{method}: {answer}");
+    }
+    wait_for("the connection to be heard again", async || {
+        auth(one, "logout").await["error"].is_null().then_some(())
     })
     .await;
 }

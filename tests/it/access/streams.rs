@@ -8,7 +8,7 @@ use ezout::views::Revoked;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::guarded::{Asker, Guarded, grant};
+use super::guarded::{Asker, Guarded, dev_mode, grant, keys_of};
 use super::resources::id_of;
 use crate::live::viewer::{Message, Picture};
 use crate::support::{event, session, wait_for};
@@ -88,6 +88,7 @@ impl Stream {
     }
 }
 
+const LIMITED: &str = "ezout_limited_places_total{place=\"viewer\"}";
 const ENDS: &str = "ezout_access_ends_total{door=\"updates\"}";
 
 fn soon(guarded: &Guarded, subject: &str, shop: &str, lasts: Duration) -> Asker {
@@ -263,4 +264,33 @@ async fn whoever_loses_a_right_loses_the_streams_that_it_had_opened() {
         (message.data["session_id"] == visit).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn one_caller_takes_no_more_streams_than_it_may_and_the_others_notice_nothing() {
+    let guarded = Guarded::shared().await;
+    let keys = keys_of(&guarded.stack);
+    let mut environment = dev_mode(&keys).to_vec();
+    environment.push(("EZOUT_VIEWERS_PER_CALLER", "3"));
+    let service = guarded.stack.service_with("api", &environment).await;
+    let (shop, ada) = (session(), session());
+    let caller = |subject: &str| Asker::new(&service, Some(guarded.token_of(subject, Role::Merchant, &[&shop])));
+    let updates = format!("/v1/shops/{shop}/updates");
+    // Members and revocations may be known a moment after the process is ready.
+    caller(&session()).get_until(&updates).await;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        // Each with a token of its own.
+        streams.push(Stream::open(&caller(&ada), &shop, None).await);
+    }
+    let before = service.metric(LIMITED).await.unwrap();
+    let got = caller(&ada).get(&updates).await;
+    assert_eq!((got.status, got.code().as_str()), (429, "too_many_requests"));
+    assert!(got.headers.contains_key("retry-after"));
+    assert_eq!(service.metric(LIMITED).await, Some(before + 1.0));
+    // Everything else is as it was, for her and for others.
+    assert_eq!(caller(&ada).get(&format!("/v1/shops/{shop}/summary")).await.status, 200);
+    assert_eq!(caller(&session()).get(&updates).await.status, 200);
+    streams.pop();
+    caller(&ada).get_until(&updates).await;
 }

@@ -13,7 +13,9 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::support::proxy::Proxy;
 use crate::support::{Service, Stack, event, printed, session, wait_for};
+use crate::tokens::issuer::{Behaviour, Issuer};
 
 const SENDER: &str = "sender";
 
@@ -27,16 +29,23 @@ struct Doors {
 
 impl Doors {
     async fn open() -> Self {
+        Self::open_with(async |_| Vec::new()).await
+    }
+
+    /// With more of the environment, once the servers are there.
+    async fn open_with(more: impl AsyncFnOnce(&Stack) -> Vec<(&'static str, String)>) -> Self {
         let websocket = free_port().unwrap();
         let stack = Stack::start_with_users(|nats| nats.websocket_port = Some(websocket)).await;
         let keys = stack.folder().join("keys");
         let (url, seed) = (stack.nats.url_of(User::Door), stack.nats.users().unwrap().issuer_seed());
-        let environment = [
-            ("EZOUT_AUTH", "dev"),
-            ("EZOUT_AUTH_DEV_KEYS", keys.to_str().unwrap()),
-            ("EZOUT_NATS_DOOR_URL", &url),
-            ("EZOUT_NATS_ISSUER_SEED", &seed),
+        let mut environment = vec![
+            ("EZOUT_AUTH", "dev".to_owned()),
+            ("EZOUT_AUTH_DEV_KEYS", keys.to_str().unwrap().to_owned()),
+            ("EZOUT_NATS_DOOR_URL", url),
+            ("EZOUT_NATS_ISSUER_SEED", seed),
         ];
+        environment.extend(more(&stack).await);
+        let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, &**value)).collect();
         let service = stack.service_with("serve", &environment).await;
         Self {
             stack,
@@ -91,7 +100,7 @@ impl Doors {
 
     async fn ended(&self) -> f64 {
         self.service
-            .metric("ezout_nats_watcher_end_seconds_count")
+            .metric("ezout_revocation_seconds_count{door=\"nats\"}")
             .await
             .unwrap_or_default()
     }
@@ -253,8 +262,10 @@ async fn tokens_that_do_not_count_let_nobody_in() {
     let revoked = doors.merchant("r", &[&shop]);
     assert!(doors.lets_in(&revoked).await);
     printed(&doors.stack.ezout(&["revoke", "r"]).await);
+    let series = "ezout_refusals_total{reason=\"revoked\"}";
     wait_for("the revocation to be known", async || {
-        (!doors.lets_in(&revoked).await).then_some(())
+        // The one who was on the way in when it came is sent away and not refused.
+        (!doors.lets_in(&revoked).await && doors.service.metric(series).await? >= 1.0).then_some(())
     })
     .await;
     for reason in [
@@ -352,4 +363,70 @@ async fn a_browser_hears_its_shop_by_websocket_and_nothing_else() {
     assert!(!said.contains(&format!("MSG updates.store.{other}")), "{said}");
     printed(&doors.stack.ezout(&["revoke", "browser"]).await);
     while let Some(Ok(_)) = socket.next().await {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_door_misses_while_it_is_cut_off_is_made_up_for() {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let doors = Doors::open_with(async |stack| {
+        let proxy = Proxy::start(&stack.nats.url()).await;
+        let url = stack.nats.users().unwrap().url(&proxy.url(), User::Door);
+        assert!(tell.send(proxy).is_ok());
+        vec![("EZOUT_NATS_DOOR_URL", url)]
+    })
+    .await;
+    let proxy = told.await.unwrap();
+    let shop = shop();
+    let mut revoked = doors.watcher(&doors.merchant("revoked", &[&shop])).await;
+    let short = doors.token("short", "merchant", &[&shop], Duration::from_secs(4));
+    let mut short = doors.watcher(&short).await;
+    assert_eq!(doors.service.metric("ezout_nats_watchers").await, Some(2.0));
+
+    proxy.cut();
+    printed(&doors.stack.ezout(&["revoke", "revoked"]).await);
+    // One leaves and nobody hears of it; the other stays, however often its end is asked for.
+    short.sent_away().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!*revoked.lost.borrow_and_update());
+    assert_eq!(doors.ended().await, 0.0);
+    proxy.mend();
+    revoked.sent_away().await;
+    wait_for("the end to be counted", async || {
+        (doors.ended().await >= 1.0).then_some(())
+    })
+    .await;
+    wait_for("everybody to be forgotten", async || {
+        (doors.service.metric("ezout_nats_watchers").await == Some(0.0)).then_some(())
+    })
+    .await;
+    let series = "ezout_access_ends_total{door=\"nats\"}";
+    assert_eq!(doors.service.metric(series).await, Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_that_does_not_answer_keeps_nobody_waiting_at_the_door() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let issuer = Issuer::start(Behaviour::Stalls).await;
+    let url = issuer.keys_url();
+    let doors = Doors::open_with(async |_| {
+        vec![
+            ("EZOUT_AUTH", "firebase".to_owned()),
+            ("EZOUT_AUTH_PROJECT", "shop-app".to_owned()),
+            ("EZOUT_AUTH_KEYS_URL", url),
+        ]
+    })
+    .await;
+    let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let (header, claims) = (json!({ "alg": "RS256", "kid": "one" }), json!({ "sub": "ada" }));
+    let token = format!("{}.{}.{}", part(header), part(claims), URL_SAFE_NO_PAD.encode([7; 256]));
+    // The fetch of the keys goes on for 10 s; the server gives up after 2 s, and is answered before.
+    let series = "ezout_refusals_total{reason=\"unavailable\"}";
+    wait_for("the door to say that nobody can tell", async || {
+        assert!(!doors.lets_in(&token).await);
+        (doors.service.metric(series).await? >= 1.0).then_some(())
+    })
+    .await;
+    let log = std::fs::read_to_string(doors.stack.nats.log()).unwrap();
+    assert!(log.contains("unavailable"), "the server does not know why: {log}");
 }

@@ -1,0 +1,554 @@
+//! Hostile bodies, and floods of HTTP/2 frames, while somebody honest goes on sending.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ezout::core::policy::Role;
+use futures::future::join_all;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::guarded::{Asker, Guarded};
+use super::hostile::no_panic_in;
+use crate::support::{Service, event, session};
+
+/// How much more memory the process may have at any moment. Far beyond what it takes, and far below what is sent.
+const MEMORY_MAX: u64 = 192 * 1024 * 1024;
+/// Longest wait for an answer or an end. A slow body is given up after some seconds.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// What the process has in memory, in bytes.
+fn memory(service: &Service) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    kib * 1024
+}
+
+/// Somebody who sends an event after the other, and of whom each is taken.
+struct Honest {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicUsize>,
+    sends: JoinHandle<u64>,
+}
+
+impl Honest {
+    fn begin(guarded: &'static Guarded) -> Self {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&sent));
+        let shop = session();
+        let phone = guarded.caller(Some(guarded.token(Role::Service, &[&shop])));
+        let looks = guarded.caller(Some(guarded.token(Role::Merchant, &[&shop])));
+        let sends = tokio::spawn(async move {
+            let (visit, mut most) = (session(), 0);
+            for action_id in 1.. {
+                let added = event(&shop, &visit, action_id, "ADD", 1, 1.5, 1.5);
+                let got = phone.publish(&shop, &added).await;
+                assert_eq!(got.status, 200, "somebody honest was refused: {got:?}");
+                let got = looks.get(&format!("/v1/shops/{shop}/summary")).await;
+                assert_eq!(got.status, 200, "somebody honest was refused: {got:?}");
+                counted.fetch_add(1, Ordering::Relaxed);
+                most = most.max(memory(&guarded.service));
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            most
+        });
+        Self { stop, sent, sends }
+    }
+
+    /// Returns when one more was sent than by now: what was done to the service until now did not end it.
+    async fn goes_on(&self) {
+        let now = self.sent.load(Ordering::Relaxed);
+        while self.sent.load(Ordering::Relaxed) <= now {
+            assert!(!self.sends.is_finished(), "somebody honest was refused");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// How many were sent, and the most memory that the process had meanwhile.
+    async fn end(self) -> (usize, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        let most = self.sends.await.unwrap();
+        (self.sent.load(Ordering::Relaxed), most)
+    }
+}
+
+fn address(service: &Service) -> String {
+    service.http_url().trim_start_matches("http://").to_owned()
+}
+
+/// Sends bytes as they are and nothing more, and answers the status and the code of what came back; nothing where the
+/// connection was ended without an answer.
+async fn raw(service: &Service, bytes: &[u8]) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address(service)).await.unwrap();
+    let (mut reads, mut writes) = stream.split();
+    // Whoever is answered early may not be read to the end.
+    let sending = async {
+        let _ = writes.write_all(bytes).await;
+    };
+    let reading = async {
+        let mut answer = Vec::new();
+        let _ = reads.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let both = tokio::time::timeout(PATIENCE, async { tokio::join!(sending, reading).1 });
+    let answer = both.await.expect("an answer or an end");
+    let status = answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    let code = answer
+        .split_once("\"code\":\"")
+        .and_then(|(_, rest)| rest.split_once('"'));
+    Some((status, code.map_or(String::new(), |(code, _)| code.to_owned())))
+}
+
+/// A request with these headers and this body.
+fn request(path: &str, token: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n{headers}\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// With the right length.
+fn whole(path: &str, token: &str, body: &[u8]) -> Vec<u8> {
+    request(path, token, &format!("content-length: {}\r\n", body.len()), body)
+}
+
+/// An event in which a field has a value that no JSON library of ours writes.
+fn with(shop: &str, field: &str, value: &str) -> Vec<u8> {
+    let mut sent = event(shop, &session(), 1, "ADD", 1, 1.5, 1.5);
+    sent.as_object_mut().unwrap().remove(field);
+    let rest = sent.to_string();
+    format!("{{\"{field}\":{value},{}", &rest[1..]).into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_body_is_refused_with_its_code_and_nobody_else_notices() {
+    const LARGE: usize = 1_000_000_000;
+    let guarded = Guarded::shared().await;
+    let service = &guarded.service;
+    let shop = session();
+    let token = guarded.token(Role::Service, &[&shop]);
+    let begun = memory(service);
+    let honest = Honest::begin(guarded);
+    let publish = format!("/publish/{shop}");
+    let good = event(&shop, &session(), 1, "ADD", 1, 1.5, 1.5).to_string();
+    let deep = |open: &str, close: &str| format!("{}{}", open.repeat(7_000), close.repeat(7_000));
+
+    // What is in the body.
+    let bodies: Vec<(&str, Vec<u8>, (u16, &str))> = vec![
+        (
+            "cut off",
+            good.as_bytes()[..good.len() / 2].to_vec(),
+            (422, "not_an_object"),
+        ),
+        ("nothing", Vec::new(), (422, "not_an_object")),
+        (
+            "no UTF-8",
+            with(&shop, "product_name", "\"\u{1}\"")
+                .iter()
+                .map(|byte| if *byte == 1 { 0xff } else { *byte })
+                .collect(),
+            (422, "not_an_object"),
+        ),
+        (
+            "half a surrogate",
+            with(&shop, "product_name", "\"\\ud800\""),
+            (422, "not_an_object"),
+        ),
+        (
+            "an array 7,000 deep",
+            deep("[", "]").into_bytes(),
+            (422, "not_an_object"),
+        ),
+        (
+            "a field 7,000 deep",
+            with(&shop, "product_name", &deep("[", "]")),
+            (422, "invalid_event"),
+        ),
+        (
+            "an object 2,000 deep",
+            with(
+                &shop,
+                "product_name",
+                &format!("{}1{}", "{\"a\":".repeat(2_000), "}".repeat(2_000)),
+            ),
+            (422, "invalid_event"),
+        ),
+        (
+            "the same field twice",
+            with(&shop, "shop_id\":\"x\",\"shop_id", &format!("\"{shop}\"")),
+            (422, "not_an_object"),
+        ),
+        ("NaN", with(&shop, "product_price", "NaN"), (422, "not_an_object")),
+        (
+            "Infinity",
+            with(&shop, "product_price", "-Infinity"),
+            (422, "not_an_object"),
+        ),
+        ("1e400", with(&shop, "product_price", "1e400"), (422, "invalid_event")),
+        (
+            "a price of 5,000 digits",
+            with(&shop, "product_price", &"9".repeat(5_000)),
+            (422, "invalid_event"),
+        ),
+        (
+            "an exponent of 5,000 digits",
+            with(&shop, "product_price", &format!("1e{}", "9".repeat(5_000))),
+            (422, "invalid_event"),
+        ),
+        (
+            "a price below 0",
+            with(&shop, "product_price", "-0.1"),
+            (422, "invalid_event"),
+        ),
+        (
+            "2^63",
+            with(&shop, "product_id", "9223372036854775808"),
+            (422, "invalid_event"),
+        ),
+        (
+            "half a product",
+            with(&shop, "product_id", "0.1"),
+            (422, "invalid_event"),
+        ),
+        ("1 MB", vec![b' '; 1_000_000], (413, "body_too_large")),
+    ];
+    let mut wrong = Vec::new();
+    for (what, body, (status, code)) in &bodies {
+        let got = raw(service, &whole(&publish, &token, body)).await;
+        if got != Some((*status, (*code).to_owned())) {
+            wrong.push(format!("{what}: {got:?} and not {status} {code}"));
+        }
+    }
+    // What is said about the body: nothing stands for an end without an answer.
+    let gzip = "content-encoding: gzip\r\ncontent-length: 20\r\n";
+    let bomb = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &[0; 10]].concat();
+    let lines = format!("{good}\n").repeat(1_001).into_bytes();
+    let lines_head = format!("content-length: {}\r\n", lines.len());
+    let as_lines = request(&format!("/v1/shops/{shop}/events"), &token, &lines_head, &lines);
+    let as_lines = String::from_utf8(as_lines)
+        .unwrap()
+        .replacen("application/json", "application/x-ndjson", 1);
+    let length = |length: &str| format!("content-length: {length}\r\n");
+    let chunked = "transfer-encoding: chunked\r\n";
+    let requests: Vec<(&str, Vec<u8>, &[Option<u16>])> = vec![
+        ("packed", request(&publish, &token, gzip, &bomb), &[Some(415)]),
+        ("1,001 lines", as_lines.into_bytes(), &[Some(413)]),
+        (
+            "1 GB announced",
+            request(&publish, &token, &length(&LARGE.to_string()), b"{"),
+            &[Some(413)],
+        ),
+        (
+            "2^64 announced",
+            request(&publish, &token, &length("18446744073709551616"), b"{"),
+            &[Some(400), None],
+        ),
+        (
+            "-1 announced",
+            request(&publish, &token, &length("-1"), b"{}"),
+            &[Some(400), None],
+        ),
+        (
+            "two lengths",
+            request(&publish, &token, &format!("{}{}", length("2"), length("3")), b"{} "),
+            &[Some(400), None],
+        ),
+        (
+            "more announced than sent",
+            request(&publish, &token, &length("500"), b"{}"),
+            &[Some(408)],
+        ),
+        (
+            "less announced than sent",
+            request(&publish, &token, &length("2"), b"{}{}{}"),
+            &[Some(422)],
+        ),
+        (
+            "chunks without an end",
+            request(&publish, &token, chunked, b"2\r\n{}\r\n"),
+            &[Some(408)],
+        ),
+        (
+            "a chunk of no number",
+            request(&publish, &token, chunked, b"zz\r\n{}\r\n0\r\n\r\n"),
+            &[Some(400), None],
+        ),
+        (
+            "a chunk below 0",
+            request(&publish, &token, chunked, b"-1\r\n{}\r\n0\r\n\r\n"),
+            &[Some(400), None],
+        ),
+        (
+            "a chunk of 2^64",
+            request(&publish, &token, chunked, b"ffffffffffffffffff\r\n{}"),
+            &[Some(400), None],
+        ),
+        (
+            "a chunk of 2^63",
+            request(&publish, &token, chunked, b"7fffffffffffffff\r\n{}"),
+            &[Some(400), Some(408), Some(413), None],
+        ),
+        (
+            "a chunk longer than it says",
+            request(&publish, &token, chunked, b"2\r\n{}{}\r\n0\r\n\r\n"),
+            &[Some(400), None],
+        ),
+        (
+            "chunks of one byte each",
+            request(&publish, &token, chunked, &b"1\r\n \r\n".repeat(200_000)),
+            &[Some(413), None],
+        ),
+        (
+            "a chunk with 1 MB of extensions",
+            request(
+                &publish,
+                &token,
+                chunked,
+                &[b"2;", &[b'a'; 1_000_000][..], b"\r\n{}\r\n0\r\n\r\n"].concat(),
+            ),
+            &[Some(400), None],
+        ),
+        (
+            "an encoding that is none",
+            request(&publish, &token, "transfer-encoding: gzip\r\n", b"{}"),
+            &[Some(400), Some(501), None],
+        ),
+        (
+            "a length beside chunks",
+            request(&publish, &token, &format!("{}{chunked}", length("4")), b"0\r\n\r\n"),
+            &[Some(400), Some(422), None],
+        ),
+        (
+            "200 headers",
+            request(&publish, &token, &"a: b\r\n".repeat(200), b""),
+            &[Some(431)],
+        ),
+        (
+            "a header of 1 MB",
+            request(&publish, &token, &format!("a: {}\r\n", "b".repeat(1_000_000)), b""),
+            &[Some(431), None],
+        ),
+        (
+            "a path of 1 MB",
+            request(&format!("/{}", "a".repeat(1_000_000)), &token, "", b""),
+            &[Some(414), Some(431), None],
+        ),
+        ("no HTTP", b"\0\x01\x02 HELO\r\n\r\n".to_vec(), &[Some(400), None]),
+    ];
+    for (what, bytes, allowed) in &requests {
+        let got = raw(service, bytes).await.map(|(status, _)| status);
+        if !allowed.contains(&got) {
+            wrong.push(format!("{what}: {got:?} and not one of {allowed:?}"));
+        }
+    }
+    // Many at once, each a body that comes byte by byte and does not end.
+    let drips = (0..50).map(async |_| {
+        let mut stream = TcpStream::connect(address(service)).await.unwrap();
+        let head = request(&publish, &token, chunked, b"");
+        stream.write_all(&head).await.unwrap();
+        let (mut reads, mut writes) = stream.into_split();
+        let dripping = tokio::spawn(async move {
+            while writes.write_all(b"1\r\n \r\n").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let mut answer = vec![0; 64];
+        let length = tokio::time::timeout(PATIENCE, reads.read(&mut answer)).await;
+        dripping.abort();
+        let length = length.expect("an answer or an end").unwrap_or_default();
+        String::from_utf8_lossy(&answer[..length]).starts_with("HTTP/1.1 408")
+    });
+    let slow = join_all(drips).await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(slow.iter().all(|refused| *refused), "a slow body was not given up");
+    honest.goes_on().await;
+    let (sent, most) = honest.end().await;
+    assert!(most < begun + MEMORY_MAX, "{most} bytes, and {begun} before");
+    assert_eq!(
+        guarded.journal_of(&shop).await.len(),
+        0,
+        "something hostile was recorded"
+    );
+    no_panic_in(&service.log);
+    let count = bodies.len() + requests.len() + 50;
+    eprintln!("{count} hostile bodies beside {sent} honest events; memory {begun} to {most} at most");
+}
+
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// `GET http://test/` (RFC 7541: entries 2, 6 and 4 of the static table, and an authority).
+const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 4, b't', b'e', b's', b't'];
+/// How much one connection sends at most of frames that cost the service little before it has enough of them.
+const FLOOD: usize = 64 * 1024 * 1024;
+/// And of frames of which each may be a request.
+const REQUESTS: usize = 128 * 1024;
+/// Connections of each kind.
+const FLOODS: usize = 8;
+
+/// What became of a flood.
+#[derive(Debug, Default)]
+struct Flooded {
+    sent: usize,
+    /// The server said that it is over, or ended the connection.
+    is_ended: bool,
+    /// It took nothing more for a while.
+    is_stuck: bool,
+}
+
+/// Sends frames until the server has enough of it, or all are sent.
+async fn flood(service: &Service, most: usize, reads: bool, mut next: impl FnMut(u32) -> Vec<u8>) -> Flooded {
+    let mut stream = TcpStream::connect(address(service)).await.unwrap();
+    stream
+        .write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat())
+        .await
+        .unwrap();
+    let (mut read, mut write) = stream.into_split();
+    let is_ended = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&is_ended);
+    let reading = tokio::spawn(async move {
+        if !reads {
+            return std::future::pending().await;
+        }
+        let mut head = [0; 9];
+        while read.read_exact(&mut head).await.is_ok() {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            if head[3] == GOAWAY
+                || tokio::io::copy(&mut (&mut read).take(length.into()), &mut tokio::io::sink())
+                    .await
+                    .is_err()
+            {
+                break;
+            }
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    let mut flooded = Flooded::default();
+    for turn in 0.. {
+        let bytes = next(turn);
+        match tokio::time::timeout(Duration::from_secs(3), write.write_all(&bytes)).await {
+            Ok(Ok(())) => flooded.sent += bytes.len(),
+            Ok(Err(_)) => is_ended.store(true, Ordering::Relaxed),
+            Err(_) => flooded.is_stuck = true,
+        }
+        flooded.is_ended = is_ended.load(Ordering::Relaxed);
+        if flooded.is_ended || flooded.is_stuck || flooded.sent >= most {
+            break;
+        }
+    }
+    reading.abort();
+    flooded
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_frames_is_cut_off_and_nobody_else_notices() {
+    let guarded = Guarded::shared().await;
+    let service = &guarded.service;
+    // It speaks HTTP/2 with whoever asks in order.
+    let mut stream = TcpStream::connect(address(service)).await.unwrap();
+    let asked = [
+        PREFACE,
+        &frame(SETTINGS, 0, 0, &[]),
+        &frame(HEADERS, END_STREAM | END_HEADERS, 1, GET),
+    ]
+    .concat();
+    stream.write_all(&asked).await.unwrap();
+    let mut page = Vec::new();
+    while !String::from_utf8_lossy(&page).contains("</html>") {
+        assert!(stream.read_buf(&mut page).await.unwrap() > 0, "the page did not come");
+    }
+    drop(stream);
+
+    let begun = memory(service);
+    let honest = Honest::begin(guarded);
+    let id = |turn: u32| 2 * turn + 1;
+    let opened_and_reset = |turn: u32| {
+        let opened = frame(HEADERS, END_STREAM | END_HEADERS, id(turn), GET);
+        [opened, frame(RST_STREAM, 0, id(turn), &8_u32.to_be_bytes())].concat()
+    };
+    let resets = join_all((0..FLOODS).map(|_| flood(service, REQUESTS, true, opened_and_reset))).await;
+    honest.goes_on().await;
+    // Streams that are opened and left open.
+    let opened = |turn: u32| frame(HEADERS, END_HEADERS, id(turn), GET);
+    let opens = join_all((0..FLOODS).map(|_| flood(service, REQUESTS, true, opened))).await;
+    honest.goes_on().await;
+    // A head without an end.
+    let part = vec![0; 16 * 1024];
+    let endless = |turn: u32| match turn {
+        0 => frame(HEADERS, 0, 1, GET),
+        _ => frame(CONTINUATION, 0, 1, &part),
+    };
+    let continuations = join_all((0..FLOODS).map(|_| flood(service, FLOOD, true, endless))).await;
+    let empty = |turn: u32| match turn {
+        0 => frame(HEADERS, 0, 1, GET),
+        _ => frame(CONTINUATION, 0, 1, &[]).repeat(100),
+    };
+    let nothings = join_all((0..FLOODS).map(|_| flood(service, FLOOD, true, empty))).await;
+    honest.goes_on().await;
+    // What has to be answered, by somebody who does not read the answers.
+    let settings = |_| frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]).repeat(100);
+    let settings = join_all((0..FLOODS).map(|_| flood(service, FLOOD, false, settings))).await;
+    let pings = |_| frame(PING, 0, 0, &[7; 8]).repeat(100);
+    let pings = join_all((0..FLOODS).map(|_| flood(service, FLOOD, false, pings))).await;
+    honest.goes_on().await;
+    // Bodies of nothing, without an end.
+    let nothing = |turn: u32| match turn {
+        0 => frame(HEADERS, END_HEADERS, 1, &[&[0x83], &GET[1..]].concat()),
+        _ => frame(DATA, 0, 1, &[]).repeat(100),
+    };
+    let bodies = join_all((0..FLOODS).map(|_| flood(service, 8 * REQUESTS, true, nothing))).await;
+    honest.goes_on().await;
+    let (sent, most) = honest.end().await;
+
+    let floods = [
+        ("streams reset", &resets, false),
+        ("streams left open", &opens, false),
+        ("continuations", &continuations, true),
+        ("empty continuations", &nothings, true),
+        ("settings", &settings, true),
+        ("pings", &pings, true),
+        ("empty bodies", &bodies, false),
+    ];
+    for (what, flooded, is_cut_off) in floods {
+        let cut = flooded
+            .iter()
+            .filter(|flooded| flooded.is_ended || flooded.is_stuck)
+            .count();
+        let bytes: usize = flooded.iter().map(|flooded| flooded.sent).sum();
+        eprintln!(
+            "{what}: {cut} of {} cut off after {bytes} bytes together",
+            flooded.len()
+        );
+        if is_cut_off {
+            assert_eq!(cut, flooded.len(), "{what}: {flooded:?}");
+        }
+    }
+    assert!(most < begun + MEMORY_MAX, "{most} bytes, and {begun} before");
+    no_panic_in(&service.log);
+    eprintln!("beside {sent} honest events; memory {begun} to {most} at most");
+    // And the floods have left nothing behind that would keep others waiting.
+    let caller: Asker = guarded.caller(None);
+    assert_eq!(caller.get("/").await.status, 200);
+}
