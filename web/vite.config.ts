@@ -16,13 +16,17 @@ export default defineConfig({
     cssCodeSplit: false,
     // An inlined picture would be one that the policy of the page has to allow.
     assetsInlineLimit: 0,
-    modulePreload: false,
+    modulePreload: { polyfill: false },
     reportCompressedSize: true,
     chunkSizeWarningLimit: 700,
     rolldownOptions: {
       output: {
         entryFileNames: 'app.js',
-        chunkFileNames: 'assets/[name].js',
+        // A screen is named by its folder: each is called `page` in there.
+        chunkFileNames: (chunk) => {
+          const folder = /([^/]+)\/page\.tsx$/.exec(chunk.facadeModuleId ?? '')?.[1];
+          return `assets/${folder ?? '[name]'}.js`;
+        },
         assetFileNames: (asset) => (asset.names.some((name) => name.endsWith('.css')) ? 'app.css' : 'assets/[name][extname]'),
       },
     },

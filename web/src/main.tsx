@@ -12,6 +12,7 @@ import { NoticesProvider } from './shell/notices';
 import { AuthProvider, SpokenProvider } from './shell/use';
 import { Auth } from './signin/auth';
 import { takeTokenOfLink } from './signin/token';
+import { prepare } from './texts/texts';
 
 applyTheme();
 const auth = new Auth();
@@ -31,7 +32,9 @@ const cache = new QueryClient({
 });
 
 const page = document.getElementById('page');
-if (page !== null) {
+
+function show(): void {
+  if (page === null) return;
   createRoot(page).render(
     <StrictMode>
       <QueryClientProvider client={cache}>
@@ -46,3 +49,6 @@ if (page !== null) {
     </StrictMode>,
   );
 }
+
+// A language that cannot be loaded is no reason to show nothing.
+void prepare().then(show, show);

@@ -190,7 +190,7 @@ function Head({ session, basket, past, at }: { session: string; basket: Basket |
         {basket === undefined ? null : (
           <p className="sub">
             {texts.basket.opened} {formats.dayAndTime(time(basket.opened_at))}
-            {past || basket.updated_at === null ? null : ` · ${texts.basket.lastAction} ${texts.ago(texts.age((now - time(basket.updated_at)) / 1000))}`}
+            {past || basket.updated_at === null ? null : ` · ${texts.basket.lastAction} ${texts.ago(texts.age((now - time(basket.updated_at)) / 1000), (now - time(basket.updated_at)) / 1000)}`}
           </p>
         )}
       </div>

@@ -1,9 +1,10 @@
 // Events and takings of the day, drawn by uPlot, and as a table for those who do not see it.
 
 import { useQuery } from '@tanstack/react-query';
-import { useEffect, useRef } from 'react';
+import { useEffect, useRef, useState } from 'react';
 import uPlot from 'uplot';
 import type { Day } from '../api/types';
+import { Icon } from '../look/icon';
 import type { Formats } from '../look/money';
 import { useShop } from '../shell/shop';
 import { useClient, useMedia, usePreferences, useTexts } from '../shell/use';
@@ -25,16 +26,29 @@ export function DayChart() {
   });
   const events = data?.points.reduce((sum, point) => sum + point.events, 0) ?? 0;
   const takings = data?.points.reduce((sum, point) => sum + point.paid_total, 0) ?? 0;
+  // On a small screen the baskets come first: the chart is there with a tap.
+  const narrow = useMedia('(max-width: 859px)');
+  const [chosen, setChosen] = useState<boolean | null>(null);
+  const open = chosen ?? !narrow;
   return (
     <section className="card chart-card" aria-labelledby="chart-title">
       <div className="card-head">
-        <h2 id="chart-title">{texts.board.chart}</h2>
-        <p className="legend">
-          <span className="legend-events">{texts.board.chartEvents}</span>
-          <span className="legend-takings">{texts.board.chartTakings}</span>
-        </p>
+        <h2 id="chart-title">
+          <button type="button" className="chart-toggle" aria-expanded={open} onClick={() => setChosen(!open)}>
+            {texts.board.chart}
+            <Icon name="chevron" className={open ? 'turned' : undefined} />
+          </button>
+        </h2>
+        {open ? (
+          <p className="legend">
+            <span className="legend-events">{texts.board.chartEvents}</span>
+            <span className="legend-takings">{texts.board.chartTakings}</span>
+          </p>
+        ) : data === undefined ? null : (
+          <p className="chart-lead">{texts.board.chartLead(formats.number(events), formats.money(takings))}</p>
+        )}
       </div>
-      {data === undefined ? (
+      {!open ? null : data === undefined ? (
         <div className="chart-none">{error === null ? texts.loading : texts.board.chartNone}</div>
       ) : (
         <>

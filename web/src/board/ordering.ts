@@ -12,6 +12,9 @@ export const ORDERS: Order[] = ['needs', 'last', 'total', 'opened'];
 /** After so long without an event somebody may want to look where the shopper is. */
 export const UNTOUCHED_MS = 10 * 60_000;
 
+/** An action that is late is mostly on its way; one that is missing for so long may not come. */
+const ON_ITS_WAY_MS = 15_000;
+
 /** Why a basket needs a person, the most pressing first. */
 export function needsOf(row: Row, now: number): Need[] {
   if (row.status !== 'open' || row.endedAt !== null) return [];
@@ -19,7 +22,7 @@ export function needsOf(row: Row, now: number): Need[] {
   if (row.parked) needs.push('parked');
   if (row.verdict === 'diverged') needs.push('diverged');
   if (row.findings > 0) needs.push('findings');
-  if (row.missing > 0) needs.push('missing');
+  if (row.missing > 0 && now - row.missingSince > ON_ITS_WAY_MS) needs.push('missing');
   if (now - row.touchedAt > UNTOUCHED_MS) needs.push('untouched');
   return needs;
 }
@@ -48,6 +51,9 @@ export interface Arranged {
   sessions: string[];
   /** How many rows stand elsewhere than they would. */
   moved: number;
+  /** How many of them are open; those that have just ended are shown a little longer. */
+  shown: number;
+  /** How many are open in all. */
   open: number;
 }
 
@@ -60,20 +66,24 @@ export function arrange(rows: Iterable<Row>, asked: Asked, before: readonly stri
   const there = new Set<string>();
   const wanted: { row: Row; key: number }[] = [];
   let open = 0;
+  let shown = 0;
   for (const row of rows) {
     there.add(row.session);
     if (row.endedAt === null) open += 1;
-    if (fits(row, asked, words)) wanted.push({ row, key: keyOf(row, asked) });
+    if (!fits(row, asked, words)) continue;
+    if (row.endedAt === null) shown += 1;
+    wanted.push({ row, key: keyOf(row, asked) });
   }
   wanted.sort((a, b) => a.key - b.key || a.row.openedAt - b.row.openedAt || (a.row.session < b.row.session ? -1 : 1));
   const sessions = wanted.map(({ row }) => row.session);
-  if (!held) return { sessions, moved: 0, open };
+  if (!held) return { sessions, moved: 0, shown, open };
   const kept = before.filter((session) => there.has(session));
   const known = new Set(kept);
   const place = new Map(sessions.map((session, at) => [session, at]));
   const stays = kept.filter((session) => place.has(session));
   return {
     sessions: [...kept, ...sessions.filter((session) => !known.has(session))],
+    shown,
     moved: kept.length - longestRise(stays.map((session) => place.get(session) ?? 0)),
     open,
   };

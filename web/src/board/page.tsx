@@ -83,7 +83,7 @@ export function BoardPage() {
               ))}
             </select>
           </label>
-          <span className="tools-count">{store.signalled.loaded ? texts.board.count(formats.number(arranged.sessions.length), formats.number(arranged.open)) : ''}</span>
+          <span className="tools-count">{store.signalled.loaded ? texts.board.count(formats.number(arranged.shown), formats.number(arranged.open)) : ''}</span>
           {arranged.moved > 0 ? (
             <button type="button" className="button small held" onClick={reorder} title={texts.board.held(arranged.moved)}>
               <Icon name="sort" />
@@ -138,6 +138,7 @@ function useArranged(words: string, filter: Filter, order: Order, me: string | n
     const same =
       next.moved === before.moved &&
       next.open === before.open &&
+      next.shown === before.shown &&
       next.sessions.length === before.sessions.length &&
       next.sessions.every((session, at) => session === before.sessions[at]);
     if (same) return;
@@ -184,7 +185,8 @@ function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current
   const mayHandle = useMay('handle');
   const { take, release, name } = useHandling();
   const narrow = useMedia('(max-width: 859px)');
-  const height = narrow ? 116 : 60;
+  const narrowest = useMedia('(max-width: 639px)');
+  const height = narrowest ? 112 : narrow ? 74 : 60;
   const list = useRef<HTMLDivElement>(null);
   const [margin, setMargin] = useState(0);
   const [focused, setFocused] = useState<string | null>(null);

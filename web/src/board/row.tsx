@@ -92,12 +92,12 @@ export const BoardRow = memo(function BoardRow({
             </>
           )}
         </span>
-        <span className="sub">{texts.ago(age)}</span>
+        <span className="sub">{texts.ago(age, (now - row.touchedAt) / 1000)}</span>
       </div>
       <div role="gridcell" className="cell cell-notes">
         {needs.includes('parked') ? <span className="chip bad-chip">{texts.board.parked}</span> : null}
         {row.findings > 0 ? <span className="chip warn-chip">{texts.board.findings(row.findings)}</span> : null}
-        {row.missing > 0 ? <span className="chip warn-chip">{texts.board.missing(row.missing)}</span> : null}
+        {needs.includes('missing') ? <span className="chip warn-chip">{texts.board.missing(row.missing)}</span> : null}
         {needs.includes('untouched') ? <span className="chip warn-chip">{texts.board.untouched(age)}</span> : null}
         {row.late > 0 ? <span className="chip plain-chip">{texts.board.late(row.late)}</span> : null}
       </div>

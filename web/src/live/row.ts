@@ -15,6 +15,8 @@ export interface Row {
   readonly findings: number;
   /** Actions that should be there and are not. */
   readonly missing: number;
+  /** Since when there are any, by the service's clock. */
+  readonly missingSince: number;
   /** Actions that came after later ones, as far as this page has seen. */
   readonly late: number;
   readonly parked: boolean;
@@ -69,6 +71,7 @@ export function rowOf(basket: Basket, before: Row | undefined, now: number): Row
     verdict: basket.verdict,
     findings: basket.finding_count,
     missing: basket.missing.length,
+    missingSince: basket.missing.length === 0 ? 0 : before?.missingSince || now,
     late: before?.late ?? 0,
     parked: basket.parked_since !== null,
     openedAt: time(basket.opened_at) || before?.openedAt || now,
@@ -93,7 +96,9 @@ export function rowAfter(update: Update, before: Row | undefined, now: number): 
   const at = time(update.create_time);
   const late = byPhone && before !== undefined && at < before.phoneTime;
   const isNewest = byPhone && !late;
-  const name = clipped(update.product_name);
+  // Paying names a product as well, which says nothing.
+  const isOfProduct = ['ADD', 'REMOVE'].includes(update.action.toUpperCase());
+  const name = isOfProduct ? clipped(update.product_name) : null;
   const said = before?.words ?? words(update.session_id, update.shopper_id, []);
   return {
     session: update.session_id,
@@ -106,11 +111,12 @@ export function rowAfter(update: Update, before: Row | undefined, now: number): 
     verdict: state.verdict,
     findings: state.finding_count,
     missing: before?.missing ?? 0,
+    missingSince: before?.missingSince ?? 0,
     late: (before?.late ?? 0) + (late ? 1 : 0),
     parked: before?.parked ?? false,
     openedAt: before?.openedAt ?? (at || now),
     lastAction: isNewest ? update.action : (before?.lastAction ?? update.action),
-    lastProduct: isNewest ? name : (before?.lastProduct ?? name),
+    lastProduct: isNewest ? name : (before?.lastProduct ?? null),
     lastActionId: isNewest ? update.action_id : (before?.lastActionId ?? 0),
     phoneTime: isNewest ? at : (before?.phoneTime ?? at),
     touchedAt: now,

@@ -1,13 +1,10 @@
 // The page: who is signed in, and which screen the address names.
 
 import { useQueryClient } from '@tanstack/react-query';
-import { type ReactNode, useEffect, useState } from 'react';
+import { lazy, type ReactNode, Suspense, useEffect, useState } from 'react';
 import { Route, Switch, useLocation, useSearch } from 'wouter';
 import { useAttention } from '../board/attention';
 import { BoardPage } from '../board/page';
-import { BasketPage } from '../basket/page';
-import { HistoryPage } from '../history/page';
-import { OperationsPage } from '../operations/page';
 import { ShopsPage } from '../signin/shops';
 import { SignInPage } from '../signin/page';
 import { Header } from './header';
@@ -17,6 +14,12 @@ import { NameProvider } from './name';
 import { ShopProvider, useShop } from './shop';
 import { Boundary, Empty, Failed, Loading } from './states';
 import { useAuth, useAuthState, useMay, useMe, useTexts } from './use';
+
+// The board is what people wait for; the other screens are loaded when they are wanted.
+const basketPage = () => import('../basket/page');
+const BasketPage = lazy(() => basketPage().then((page) => ({ default: page.BasketPage })));
+const HistoryPage = lazy(() => import('../history/page').then((page) => ({ default: page.HistoryPage })));
+const OperationsPage = lazy(() => import('../operations/page').then((page) => ({ default: page.OperationsPage })));
 
 const SHOP = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
@@ -141,9 +144,9 @@ function Frame({ shop, name, children }: { shop: string | null; name: string | n
   return (
     <>
       <Header shop={shop} name={name} onHelp={() => setHelp(true)} />
-      <main id="content" className="content" tabIndex={-1}>
+      <main id="content" className="content" tabIndex={-1} onPointerEnter={() => void basketPage()}>
         <Boundary key={path} texts={{ title: texts.problems.brokenTitle, text: texts.problems.brokenText, reload: texts.problems.reload }}>
-          {children}
+          <Suspense fallback={<Loading />}>{children}</Suspense>
         </Boundary>
       </main>
       <Help open={help} onClose={() => setHelp(false)} />

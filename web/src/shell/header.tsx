@@ -3,6 +3,7 @@
 import { Link, useLocation } from 'wouter';
 import { Icon, type IconName } from '../look/icon';
 import { prefer } from '../look/preferences';
+import { prepare } from '../texts/texts';
 import { Badge } from './badge';
 import { Menu, MenuChoice, MenuItem, MenuLine, MenuSwitch } from './dialog';
 import { useName } from './name';
@@ -79,7 +80,7 @@ export function Header({ shop, name, onHelp }: { shop: string | null; name: stri
           <MenuChoice
             label={texts.nav.language}
             value={preferred.language}
-            onChoose={(language) => prefer({ language })}
+            onChoose={(language) => void prepare(language).then(() => prefer({ language }))}
             choices={[
               ['system', texts.nav.languageSystem],
               ['en', texts.languages.en ?? 'en'],

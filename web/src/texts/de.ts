@@ -23,7 +23,7 @@ export const de: Texts = {
     if (whole < 86_400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
     return `${Math.floor(whole / 86_400)} T ${Math.floor((whole % 86_400) / 3600)} h`;
   },
-  ago: (age) => `vor ${age}`,
+  ago: (age, seconds) => (seconds < 3 ? 'gerade eben' : `vor ${age}`),
 
   nav: {
     label: 'Hauptbereiche',

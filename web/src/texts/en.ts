@@ -21,7 +21,8 @@ export const en = {
     if (whole < 86_400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
     return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
   },
-  ago: (age: string) => `${age} ago`,
+  /** Of how long ago something was, in seconds. */
+  ago: (age: string, seconds: number): string => (seconds < 3 ? 'just now' : `${age} ago`),
 
   nav: {
     label: 'Main',
