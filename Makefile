@@ -1,7 +1,7 @@
 # What there is to do here. Needs Rust and Python 3; servers/install gets the servers where PATH has none.
 # More arguments for a command go in ARGS: make run ARGS=--demo
 
-.PHONY: help run demo test fuzz chaos bench servers check
+.PHONY: help run demo test fuzz chaos bench web bench-web pictures servers check
 
 help:
 	@echo "make run      start everything on this machine; Ctrl-C stops it"
@@ -10,6 +10,9 @@ help:
 	@echo "make fuzz     ask everything that /openapi.json allows and does not, EXAMPLES=100 for each operation"
 	@echo "make chaos    kill and pause servers under load, SECONDS=600, and what follows edits by hand, KILLS=50"
 	@echo "make bench    measure against the engines themselves"
+	@echo "make web      build the page from web/src into web/dist, which is part of the program"
+	@echo "make bench-web  how fast the page is with 1,000 baskets and 100 changes a second, SECONDS=600"
+	@echo "make pictures take the pictures of the README in web/pictures"
 	@echo "make check    formatting, lints and documentation, as continuous integration does"
 	@echo "make servers  fetch nats-server and mongod where PATH has none"
 
@@ -31,6 +34,20 @@ chaos: servers
 
 bench: servers
 	cargo bench --bench pipeline $(ARGS)
+
+# Node and npm that servers/install brought stand behind those of PATH.
+web: export PATH := $(PATH):$(CURDIR)/.servers/bin
+web:
+	@servers/install --with-browser
+	cd web && npm ci --ignore-scripts --no-audit --no-fund && npm test && npm run build
+
+bench-web:
+	@servers/install --with-browser
+	EZOUT_TEST_REQUIRE=node,chromium EZOUT_WEB_SECONDS=$(or $(SECONDS),600) cargo test --test it web::a_large_shop -- --nocapture
+
+pictures:
+	@servers/install --with-browser
+	EZOUT_TEST_REQUIRE=node,chromium EZOUT_PICTURES=$(CURDIR)/web/pictures cargo test --test it web:: -- --nocapture
 
 servers:
 	@servers/install

@@ -7,7 +7,7 @@ mod audit;
 mod browsers;
 mod faults;
 mod floods;
-mod guarded;
+pub mod guarded;
 mod hostile;
 mod matrix;
 mod names;

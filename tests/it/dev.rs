@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::support::{binaries, skip, wait_for};
+use crate::support::{binaries, path, skip, wait_for};
 
 const SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
 const BEARER: &str = "-H \"Authorization: Bearer $TOKEN\" ";
@@ -151,8 +151,9 @@ impl Dev {
 
     /// Runs the line that follows the baskets with Node, until it has printed them.
     async fn follow(command: &str, token: &str) {
-        let flag = Command::new("node")
-            .args(["--experimental-websocket", "-e", ""])
+        let flag = Command::new("env")
+            .args(["node", "--experimental-websocket", "-e", ""])
+            .env("PATH", path())
             .output();
         if !flag.await.is_ok_and(|output| output.status.success()) {
             skip("node", "there is no Node 20.10 or later on PATH");
@@ -184,6 +185,7 @@ fn shell(command: &str, token: &str) -> Command {
     shell
         .args(["-c", &format!("{curl}\n{command}\n")])
         .env("TOKEN", token)
+        .env("PATH", path())
         .stdin(Stdio::null())
         .kill_on_drop(true);
     shell

@@ -29,3 +29,4 @@ mod support;
 mod tidy;
 mod tokens;
 mod updates;
+mod web;

@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 use crate::support::resgate::Resgate;
-use crate::support::{Stack, System, event, printed, session, skip, wait_for};
+use crate::support::{Stack, System, event, path, printed, session, skip, wait_for};
 
 const SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
 /// The visit of the walk.
@@ -122,8 +122,9 @@ async fn edit(system: &System, command: &str) {
 
 /// Runs the line that follows a shop's baskets: it prints them first, and then what an event changes.
 async fn follow(system: &System, resgate: &Resgate, command: &str, token: &str) {
-    let flag = Command::new("node")
-        .args(["--experimental-websocket", "-e", ""])
+    let flag = Command::new("env")
+        .args(["node", "--experimental-websocket", "-e", ""])
+        .env("PATH", path())
         .output()
         .await;
     if !flag.is_ok_and(|output| output.status.success()) {
@@ -134,6 +135,7 @@ async fn follow(system: &System, resgate: &Resgate, command: &str, token: &str) 
     let mut child = Command::new("sh")
         .args(["-c", &format!("exec {here}")])
         .env("TOKEN", token)
+        .env("PATH", path())
         .stdout(std::process::Stdio::piped())
         .kill_on_drop(true)
         .spawn()

@@ -211,6 +211,12 @@ pub fn skip(what: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "NOT TESTED: {test}: {why}");
 }
 
+/// PATH with what `servers/install` brought behind it.
+pub fn path() -> String {
+    let brought = Path::new(env!("CARGO_MANIFEST_DIR")).join(".servers/bin");
+    format!("{}:{}", chosen("PATH").unwrap_or_default(), brought.display())
+}
+
 /// What a command printed; one that failed fails the test.
 pub fn printed(output: &Output) -> String {
     assert!(output.status.success(), "{}", all_printed(output));
@@ -244,7 +250,9 @@ pub struct Service {
 
 impl Service {
     fn launch(role: &str, folder: &Path, environment: HashMap<&str, String>) -> Self {
-        let (http, admin) = (free_port().expect("a port"), free_port().expect("a port"));
+        let chosen = environment.get("EZOUT_HTTP_ADDR").and_then(|address| address.rsplit(':').next()?.parse().ok());
+        let http = chosen.unwrap_or_else(|| free_port().expect("a port"));
+        let admin = free_port().expect("a port");
         let log = folder.join(format!("{role}-{admin}.log"));
         let file = std::fs::File::create(&log).expect("a log file");
         // The process dies with the thread that started it, so that a test run that is killed leaves none behind.

@@ -10,14 +10,14 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::{Shoppers, basket_rid, open_baskets, place};
 use crate::support::resgate::Resgate;
-use crate::support::{Stack, event, session, skip, wait_for};
+use crate::support::{Stack, event, path, session, skip, wait_for};
 
 /// The oldest Node that will do.
 const NODE: u32 = 20;
 
 /// A folder with the page and what it needs; None where that cannot be had, which is then said loudly.
 fn installed() -> Option<PathBuf> {
-    let version = Program::new("node").arg("--version").output().ok();
+    let version = Program::new("env").args(["node", "--version"]).env("PATH", path()).output().ok();
     let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     let major = version.as_ref().and_then(|version| {
         let major = version.strip_prefix('v')?.split('.').next()?;
@@ -36,8 +36,9 @@ fn installed() -> Option<PathBuf> {
     }
     // Written last by npm.
     if is_new || !folder.join("node_modules/.package-lock.json").exists() {
-        let npm = Program::new("npm")
-            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+        let npm = Program::new("env")
+            .args(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+            .env("PATH", path())
             .current_dir(&folder)
             .output();
         let fault = match npm {
@@ -64,8 +65,9 @@ struct Page {
 
 impl Page {
     async fn open(folder: &Path, url: &str, shop: &str) -> Self {
-        let mut child = Command::new("node")
-            .args(["page.js", url, shop])
+        let mut child = Command::new("env")
+            .args(["node", "page.js", url, shop])
+            .env("PATH", path())
             .current_dir(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

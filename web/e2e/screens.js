@@ -1,0 +1,110 @@
+// Each screen in both colour schemes and from a phone to a wall: nobody is left out, and the pictures are taken.
+
+import axe from 'axe-core';
+import { ask, assert, badge, end, picture, Shop, somebody, tokenOf, Visit, visit as open } from './support.js';
+
+const shop = await Shop.open();
+await shop.put('', { name: 'Harbour Street', currency: 'EUR', time_zone: 'Europe/Berlin' });
+const second = await Shop.open();
+await new Visit(second).act('ADD');
+const goods = [
+  ['FUJI Apples', 500100, 3.5],
+  ['Pears', 500200, 2.25],
+  ['Oat milk, 1 l', 500300, 2.19],
+  ['Sourdough bread', 500400, 4.8],
+  ['Espresso beans, 500 g', 500500, 11.9],
+  ['Olive oil', 500600, 9.49],
+  ['Bananas', 500700, 1.29],
+];
+const visits = [];
+for (let number = 0; number < 24; number += 1) {
+  const visit = new Visit(shop);
+  const [name, product, price] = goods[number % goods.length];
+  const events = [visit.event('ADD', { name, product, price })];
+  for (let more = 0; more < (number * 5) % 7; more += 1) {
+    const [name, product, price] = goods[(number + more * 3) % goods.length];
+    events.push(visit.event('ADD', { name, product, price, quantity: 1 + (more % 2) }));
+  }
+  if (number === 3 || number === 11) events.push(visit.event('ADD', { name: 'Olive oil', product: 500600, price: 9.49, claims: visit.total - 9.49 }));
+  if (number === 5) events.push(visit.event('REMOVE', { name: 'Figs', product: 500800, price: 4 }));
+  if (number >= 18) events.push(visit.event(number === 23 ? 'CANCEL' : 'CHECKOUT'));
+  await shop.send(...events);
+  visits.push(visit);
+}
+const diverged = visits[3];
+await shop.get(`/sessions/${visits[23].id}/basket?min_sequence=1`);
+
+/** What axe finds on the screen. */
+async function everybody(page, what) {
+  await page.evaluate(`${axe.source}; undefined`);
+  const found = await page.evaluate(async () => {
+    const result = await window.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] });
+    return result.violations.map((one) => `${one.id}: ${one.nodes.map((node) => `${node.target} ${node.failureSummary}`).join(' | ')}`);
+  });
+  assert.deepEqual(found, [], what);
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  assert(wide <= 0, `${what} is ${wide} px wider than the screen`);
+}
+
+const SIZES = { phone: [360, 740], tablet: [820, 1180], desk: [1440, 900] };
+const admin = await tokenOf('admin', ['*'], { subject: 'Ada' });
+const screens = {
+  board: { path: '', ready: (page) => page.locator('[role="row"][data-urgent="high"]').first().waitFor() },
+  basket: { path: `/baskets/${diverged.id}`, ready: (page) => page.getByText('Olive oil').first().waitFor() },
+  history: { path: '/history', ready: (page) => page.getByText('Cancelled').last().waitFor() },
+};
+for (const scheme of ['light', 'dark']) {
+  for (const [size, [width, height]] of Object.entries(SIZES)) {
+    for (const [name, { path, ready }] of Object.entries(screens)) {
+      const page = await somebody(shop, 'support', { path, subject: 'Sam', width, height, scheme });
+      await badge(page, 'live');
+      await ready(page);
+      await everybody(page, `${name} at ${size}, ${scheme}`);
+      await picture(page, `${name}-${size}-${scheme}`);
+      await page.context().close();
+    }
+  }
+  const operations = await open(`/operations#token=${admin}`, { scheme, width: 1440 });
+  await operations.getByRole('heading', { name: 'Partitions' }).waitFor();
+  await operations.getByText('Journal').first().waitFor();
+  await everybody(operations, `operations, ${scheme}`);
+  await picture(operations, `operations-desk-${scheme}`);
+  await operations.context().close();
+
+  const signIn = await open('/', { scheme });
+  await signIn.getByRole('heading').first().waitFor();
+  await everybody(signIn, `signing in, ${scheme}`);
+  await picture(signIn, `sign-in-${scheme}`);
+  await signIn.context().close();
+
+  const chooses = await open(`/#token=${await tokenOf('merchant', [shop.id, second.id], { subject: 'many' })}`, { scheme });
+  await chooses.getByText('Harbour Street').first().waitFor();
+  await everybody(chooses, `the choice of a shop, ${scheme}`);
+  await picture(chooses, `shops-${scheme}`);
+  await chooses.getByRole('link', { name: /Harbour Street/ }).or(chooses.getByRole('button', { name: /Harbour Street/ })).first().click();
+  await badge(chooses, 'live');
+  await chooses.keyboard.press('?');
+  await chooses.getByRole('dialog').waitFor();
+  await everybody(chooses, `the help, ${scheme}`);
+  await chooses.context().close();
+}
+
+// By the keys alone: from the list into a basket and back, and to the history.
+const page = await somebody(shop, 'support', { subject: 'Sam' });
+await badge(page, 'live');
+await page.locator('[role="row"][data-session]').first().focus();
+await page.keyboard.press('ArrowDown');
+await page.keyboard.press('Enter');
+await page.waitForURL(/\/baskets\//);
+await page.keyboard.press('Escape');
+await page.waitForURL((url) => !url.pathname.includes('/baskets/'));
+await page.keyboard.press('g');
+await page.keyboard.press('h');
+await page.waitForURL(/\/history/);
+
+// In another language, with the shop's money as that language writes it.
+const german = await somebody(shop, 'merchant', { subject: 'mia', locale: 'de-DE' });
+await badge(german, 'live');
+await german.getByText(/\d,\d\d\s€/).first().waitFor();
+await german.getByText('Offene Körbe').first().waitFor();
+await end();
