@@ -176,7 +176,7 @@ function Partitions({ data, formats, now }: { data: Operations; formats: Formats
   const owners = new Set(data.partitions.map((one) => one.owner).filter((one) => one !== null));
   return (
     <Card id="partitions" title={texts.operations.partitions} note={texts.operations.owners(owners.size)}>
-      <div className="table-scroll" tabIndex={0} role="region" aria-labelledby="partitions">
+      <div className="table-scroll" tabIndex={0} role="group" aria-labelledby="partitions">
         <table>
           <thead>
             <tr>

@@ -7,6 +7,7 @@ import { useAttention } from '../board/attention';
 import { BoardPage } from '../board/page';
 import { ShopsPage } from '../signin/shops';
 import { SignInPage } from '../signin/page';
+import { Badge } from './badge';
 import { Header } from './header';
 import { Help } from './help';
 import { useKeys } from './keys';
@@ -126,10 +127,10 @@ function OfShop({ shop, children }: { shop: string; children: ReactNode }) {
 function ShopFrame({ children }: { children: ReactNode }) {
   const { shop } = useShop();
   useAttention();
-  return <Frame shop={shop.shop_id} name={shop.name}>{children}</Frame>;
+  return <Frame shop={shop.shop_id} name={shop.name} badge={<Badge />}>{children}</Frame>;
 }
 
-function Frame({ shop, name, children }: { shop: string | null; name: string | null; children: ReactNode }) {
+function Frame({ shop, name, badge, children }: { shop: string | null; name: string | null; badge?: ReactNode; children: ReactNode }) {
   const texts = useTexts();
   const [help, setHelp] = useState(false);
   const [path, go] = useLocation();
@@ -143,7 +144,7 @@ function Frame({ shop, name, children }: { shop: string | null; name: string | n
   });
   return (
     <>
-      <Header shop={shop} name={name} onHelp={() => setHelp(true)} />
+      <Header shop={shop} name={name} badge={badge} onHelp={() => setHelp(true)} />
       <main id="content" className="content" tabIndex={-1} onPointerEnter={() => void basketPage()}>
         <Boundary key={path} texts={{ title: texts.problems.brokenTitle, text: texts.problems.brokenText, reload: texts.problems.reload }}>
           <Suspense fallback={<Loading />}>{children}</Suspense>

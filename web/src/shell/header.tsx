@@ -1,15 +1,15 @@
 // The head of every screen: where one is, whether it is true, and who one is.
 
+import type { ReactNode } from 'react';
 import { Link, useLocation } from 'wouter';
 import { Icon, type IconName } from '../look/icon';
 import { prefer } from '../look/preferences';
 import { prepare } from '../texts/texts';
-import { Badge } from './badge';
 import { Menu, MenuChoice, MenuItem, MenuLine, MenuSwitch } from './dialog';
 import { useName } from './name';
 import { useAuth, useMay, useMe, usePreferences, useTexts } from './use';
 
-export function Header({ shop, name, onHelp }: { shop: string | null; name: string | null; onHelp: () => void }) {
+export function Header({ shop, name, badge, onHelp }: { shop: string | null; name: string | null; badge?: ReactNode; onHelp: () => void }) {
   const texts = useTexts();
   const auth = useAuth();
   const me = useMe();
@@ -53,7 +53,7 @@ export function Header({ shop, name, onHelp }: { shop: string | null; name: stri
           {mayInspect ? place('/operations', 'operations', 'layers', texts.nav.operations) : null}
         </nav>
         <span className="head-space" />
-        {shop === null || at === 'operations' ? null : <Badge />}
+        {badge}
         <Menu
           label={texts.nav.menu}
           trigger={
