@@ -1,11 +1,13 @@
 # What there is to do here. Needs Rust and Python 3; servers/install gets the servers where PATH has none.
 # More arguments for a command go in ARGS: make run ARGS=--demo
 
-.PHONY: help run demo test fuzz chaos bench servers check
+.PHONY: help run demo web test test-web fuzz chaos bench servers check
 
 help:
 	@echo "make run      start everything on this machine; Ctrl-C stops it"
 	@echo "make demo     the same, with simulated shoppers"
+	@echo "make web      build the merchants' page into web/dist; needs Node (20.19 or later)"
+	@echo "make test-web test its parts"
 	@echo "make test     all tests, against real servers of their own"
 	@echo "make fuzz     ask everything that /openapi.json allows and does not, EXAMPLES=100 for each operation"
 	@echo "make chaos    kill and pause servers under load, SECONDS=600, and what follows edits by hand, KILLS=50"
@@ -18,6 +20,17 @@ run: servers
 
 demo: servers
 	cargo run -- dev --demo $(ARGS)
+
+# What is in web/dist is part of the program, so that cargo needs no Node. Commit it with its source.
+web: web/node_modules
+	cd web && npm run build
+
+test-web: web/node_modules
+	cd web && npm test
+
+web/node_modules: web/package-lock.json
+	cd web && npm ci --ignore-scripts
+	touch web/node_modules
 
 test: servers
 	cargo test $(ARGS)

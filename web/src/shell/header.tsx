@@ -2,6 +2,7 @@
 
 import type { ReactNode } from 'react';
 import { Link, useLocation } from 'wouter';
+import { ring } from '../board/sound';
 import { Icon, type IconName } from '../look/icon';
 import { prefer } from '../look/preferences';
 import { prepare } from '../texts/texts';
@@ -88,7 +89,14 @@ export function Header({ shop, name, badge, onHelp }: { shop: string | null; nam
             ]}
           />
           <MenuLine />
-          <MenuSwitch checked={preferred.sound} onChange={(sound) => prefer({ sound })}>
+          <MenuSwitch
+            checked={preferred.sound}
+            onChange={(sound) => {
+              prefer({ sound });
+              // So that one knows it, and since browsers play nothing before somebody has clicked.
+              if (sound) ring();
+            }}
+          >
             {texts.nav.sound}
           </MenuSwitch>
           <MenuLine />

@@ -106,6 +106,7 @@ export const de: Texts = {
     oidcFailed: 'Der Aussteller ist nicht erreichbar. Bitte noch einmal versuchen.',
     token: 'Token',
     tokenHint: 'Hier den Token aus dem eigenen System einfügen. Er bleibt nur im Arbeitsspeicher und ist nach dem Schließen oder Neuladen fort.',
+    endsSoon: (left) => `Die Anmeldung endet in ${left}. Neu anmelden, wenn es passt; danach geht es hier weiter.`,
     signingIn: 'Meldet an…',
     starting: 'Startet…',
     cannotStart: 'Der Dienst ist nicht erreichbar',

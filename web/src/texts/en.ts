@@ -105,6 +105,7 @@ export const en = {
     oidcFailed: 'The issuer cannot be reached. Try again.',
     token: 'Token',
     tokenHint: 'Paste a token that your system gave you. It is kept in memory only, and gone when you close or reload the page.',
+    endsSoon: (left: string) => `Your sign-in ends in ${left}. Sign in again when it suits you; you come back to where you are.`,
     signingIn: 'Signing in…',
     starting: 'Starting…',
     cannotStart: 'The service cannot be reached',
