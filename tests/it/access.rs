@@ -5,7 +5,7 @@
 
 mod browsers;
 mod faults;
-mod guarded;
+pub mod guarded;
 mod hostile;
 mod matrix;
 mod names;

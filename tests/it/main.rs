@@ -19,6 +19,7 @@ mod live;
 mod looking;
 mod migrate;
 mod nats_users;
+mod page;
 mod project;
 mod readme;
 mod rebuild;
