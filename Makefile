@@ -1,16 +1,17 @@
 # What there is to do here. Needs Rust and Python 3; servers/install gets the servers where PATH has none.
 # More arguments for a command go in ARGS: make run ARGS=--demo
 
-.PHONY: help run demo test fuzz chaos bench web bench-web pictures servers check
+.PHONY: help run demo web test test-web fuzz chaos bench bench-web pictures servers check
 
 help:
 	@echo "make run      start everything on this machine; Ctrl-C stops it"
 	@echo "make demo     the same, with simulated shoppers"
+	@echo "make web      build the merchants' page into web/dist; needs Node (20.19 or later)"
+	@echo "make test-web test its parts"
 	@echo "make test     all tests, against real servers of their own"
 	@echo "make fuzz     ask everything that /openapi.json allows and does not, EXAMPLES=100 for each operation"
 	@echo "make chaos    kill and pause servers under load, SECONDS=600, and what follows edits by hand, KILLS=50"
 	@echo "make bench    measure against the engines themselves"
-	@echo "make web      build the page from web/src into web/dist, which is part of the program"
 	@echo "make bench-web  how fast the page is with 1,000 baskets and 100 changes a second, SECONDS=600"
 	@echo "make pictures take the pictures of the README in web/pictures"
 	@echo "make check    formatting, lints and documentation, as continuous integration does"
@@ -21,6 +22,20 @@ run: servers
 
 demo: servers
 	cargo run -- dev --demo $(ARGS)
+
+# Where PATH has no Node, `servers/install --with-browser` brings it.
+web test-web web/node_modules: export PATH := $(PATH):$(CURDIR)/.servers/bin
+
+# What is in web/dist is part of the program, so that cargo needs no Node. Commit it with its source.
+web: web/node_modules
+	cd web && npm run build
+
+test-web: web/node_modules
+	cd web && npm test
+
+web/node_modules: web/package-lock.json
+	cd web && npm ci --ignore-scripts --no-audit --no-fund
+	touch web/node_modules
 
 test: servers
 	cargo test $(ARGS)
@@ -34,12 +49,6 @@ chaos: servers
 
 bench: servers
 	cargo bench --bench pipeline $(ARGS)
-
-# Node and npm that servers/install brought stand behind those of PATH.
-web: export PATH := $(PATH):$(CURDIR)/.servers/bin
-web:
-	@servers/install --with-browser
-	cd web && npm ci --ignore-scripts --no-audit --no-fund && npm test && npm run build
 
 bench-web:
 	@servers/install --with-browser

@@ -371,6 +371,23 @@ impl Access {
         }
     }
 
+    /// What somebody is and where, by their token and as a member.
+    ///
+    /// # Errors
+    /// [`Refusal`] where they are nobody, where their token does not count any more, or where nobody can tell.
+    pub fn caller(&self, identity: &Identity, now: OffsetDateTime) -> Result<Caller, Refusal> {
+        match identity {
+            Identity::Anybody => Ok(Caller::everybody()),
+            Identity::Anonymous => Err(Refusal::NoToken),
+            Identity::Known(known) => {
+                self.check_claims(&known.claims, now)?;
+                let rights = self.rights().ok_or(Refusal::Unavailable)?;
+                let member = rights.members.get(known.subject());
+                Ok(member.map_or_else(|| known.caller.clone(), |member| known.as_member(member)))
+            }
+        }
+    }
+
     /// In which shops somebody may do that now, one at least.
     ///
     /// # Errors

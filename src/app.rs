@@ -117,6 +117,7 @@ pub async fn run(
         stop_admin.clone(),
     ));
 
+    keep_handlings(&views, role, &tasks, &stop_journal);
     let access = start_access(&options, &views, &metrics, &tasks, &stop_journal)?;
     let presenter = start_presenting(&options, role, &journal, &views, &access, &status, &metrics).await?;
     let projector = role.projects().then(|| {
@@ -215,6 +216,15 @@ fn admin_token(options: &ServiceOptions) -> anyhow::Result<Option<String>> {
         );
     }
     Ok(token.map(str::to_owned))
+}
+
+/// Starts to hear who handles baskets, which both viewers and Resgate are told.
+fn keep_handlings(views: &Views, role: Role, tasks: &TaskTracker, stop: &CancellationToken) {
+    if !role.serves_http() && !role.projects() {
+        return;
+    }
+    let (views, stop) = (views.clone(), stop.clone());
+    tasks.spawn(async move { stop.run_until_cancelled(views.keep_handlings()).await });
 }
 
 /// Starts to know who callers are.
@@ -383,7 +393,10 @@ async fn api_state(
     );
     let (journal, views, metrics) = (journal.clone(), views.clone(), Arc::clone(metrics));
     let api = Api::new(journal, Some(views), options.action_id, metrics).with_live(live);
-    let api = api.with_access(access).with_cors(cors);
+    let api = api
+        .with_access(access)
+        .with_cors(cors)
+        .with_web(&options.http, &options.keys)?;
     Ok(api.with_limits(&options.http.limits, tasks, stop.clone()))
 }
 

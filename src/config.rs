@@ -71,6 +71,8 @@ pub enum Command {
     Doctor(tools::doctor::Args),
     /// Say what people may do beyond what their token says.
     Member(tools::member::Args),
+    /// Say what shops are called, and what their money and their time zone are.
+    Shop(tools::shop::Args),
     /// Let tokens count no more.
     Revoke(tools::revoke::Args),
     /// Look at events that could not be applied, and decide about them.

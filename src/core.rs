@@ -13,6 +13,7 @@ pub mod money;
 pub mod policy;
 pub mod query;
 pub mod retry;
+pub mod shop;
 pub mod update;
 
 /// An error with all of its causes, in one line.

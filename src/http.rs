@@ -8,16 +8,22 @@ mod audit;
 mod body;
 pub mod contracts;
 mod corrections;
+mod day;
 mod door;
+mod handling;
 pub mod health;
 mod history;
 mod limit;
 mod list;
 mod live;
+mod me;
+mod operations;
 mod past;
 pub mod problem;
 mod read;
 pub mod serve;
+mod shop;
+mod web;
 
 use std::any::Any;
 use std::net::SocketAddr;
@@ -34,7 +40,7 @@ use axum::http::header::{
 };
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use prometheus::HistogramTimer;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,14 +48,17 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{self, CorsLayer};
 
 use self::body::BodyMemory;
+use self::day::Days;
 use self::door::Route;
 use self::limit::Limits;
 use self::problem::{Code, Problem};
+use self::web::Web;
 use crate::access::Access;
 use crate::core::event::ActionIdMeaning;
 use crate::core::id::{ShopId, partition_of};
 use crate::core::policy::Verb;
 use crate::journal::{self, Journal};
+use crate::keys;
 use crate::live::Hub;
 use crate::metrics::Metrics;
 use crate::views::Views;
@@ -89,6 +98,10 @@ pub struct Config {
     /// How often somebody may ask.
     #[command(flatten)]
     pub limits: limit::Config,
+
+    /// What the merchants' page is told.
+    #[command(flatten)]
+    pub web: web::Config,
 }
 
 /// What the routes work with; clones share it.
@@ -108,6 +121,9 @@ struct Parts {
     /// Partitions of the journal when it was last seen; 0 before that.
     partitions: AtomicU16,
     bodies: BodyMemory,
+    web: Web,
+    days: Days,
+    operations: operations::Found,
 }
 
 impl Api {
@@ -124,6 +140,9 @@ impl Api {
             metrics,
             partitions: AtomicU16::new(0),
             bodies: BodyMemory::new(),
+            web: Web::plain(),
+            days: Days::default(),
+            operations: operations::Found::default(),
         }))
     }
 
@@ -160,6 +179,32 @@ impl Api {
         let parts = Arc::get_mut(&mut self.0).expect("nobody has a clone before the routes are made");
         parts.cors = cors;
         self
+    }
+
+    /// Tells the page what these options say. Called before the routes are made; without it nobody is asked who they are.
+    ///
+    /// # Errors
+    /// The option that says what cannot be, and its rule.
+    pub fn with_web(mut self, config: &Config, keys: &keys::Config) -> Result<Self, web::ConfigError> {
+        let parts = Arc::get_mut(&mut self.0).expect("nobody has a clone before the routes are made");
+        parts.web = Web::new(&config.web, keys, config.http_addr)?;
+        Ok(self)
+    }
+
+    fn web(&self) -> &Web {
+        &self.0.web
+    }
+
+    fn days(&self) -> &Days {
+        &self.0.days
+    }
+
+    fn operations(&self) -> &operations::Found {
+        &self.0.operations
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     fn limits(&self) -> &Limits {
@@ -228,8 +273,8 @@ impl Api {
 
 /// Every route, with what it takes to come through it.
 fn routes() -> Vec<Route> {
-    use Door::{Body, Open, Shop};
-    use Verb::{Append, Correct, Look, Operate, Replay};
+    use Door::{Body, Known, Open, Shop, System};
+    use Verb::{Append, Correct, Handle, Inspect, Look, Operate, Replay};
     vec![
         Route::post("/publish/{shop_id}", Shop(Append), append::publish),
         Route::post("/send", Body(Append), append::send),
@@ -260,8 +305,36 @@ fn routes() -> Vec<Route> {
             corrections::show,
         ),
         Route::get("/v1/shops/{shop}/audit", Shop(Operate), audit::list),
+        Route::get("/v1/shops/{shop}/day", Shop(Look), day::day),
+        Route::get("/v1/shops/{shop}", Shop(Look), shop::show),
+        Route::put("/v1/shops/{shop}", Shop(Operate), shop::set),
+        Route::get("/v1/shops/{shop}/handlings", Shop(Look), handling::list),
+        Route::put(
+            "/v1/shops/{shop}/sessions/{session}/handling",
+            Shop(Handle),
+            handling::take,
+        ),
+        Route::delete(
+            "/v1/shops/{shop}/sessions/{session}/handling",
+            Shop(Handle),
+            handling::release,
+        ),
+        Route::get("/v1/me", Known, me::me),
+        Route::get("/v1/operations", System(Inspect), operations::show),
+        Route::get("/v1/operations/parked", System(Inspect), operations::parked),
+        Route::post("/v1/operations/parked/{id}", System(Operate), operations::decide),
+        Route::get("/v1/operations/corrections", System(Inspect), operations::corrections),
         Route::get("/problems/{code}", Open, explain_problem),
-        Route::get("/", Open, index),
+        Route::get("/", Open, web::page),
+        Route::get("/sign-in", Open, web::page),
+        Route::get("/shops/{*rest}", Open, web::page),
+        Route::get("/operations", Open, web::page),
+        Route::get("/app.js", Open, web::file),
+        Route::get("/app.css", Open, web::file),
+        Route::get("/icon.svg", Open, web::file),
+        Route::get("/assets/{file}", Open, web::asset),
+        Route::get("/config.json", Open, web::config),
+        Route::post("/dev/token", Open, web::dev_token),
         Route::get("/docs", Open, contracts::docs),
         Route::get("/docs/{file}", Open, contracts::docs_file),
         Route::get("/openapi.json", Open, contracts::openapi),
@@ -270,13 +343,15 @@ fn routes() -> Vec<Route> {
 }
 
 /// Method and path of every route, and what it takes to come through it.
-pub fn doors() -> Vec<(Method, &'static str, Door)> {
-    let listed = |route: Route| (route.method, route.path, route.door);
+pub fn doors() -> Vec<(Method, String, Door)> {
+    // What may have several parts is a parameter like others to whoever reads it.
+    let listed = |route: Route| (route.method, route.path.replace("{*", "{"), route.door);
     routes().into_iter().map(listed).collect()
 }
 
 /// The routes of the HTTP API.
 pub fn router(api: Api) -> Router {
+    web::prepare();
     let mut router = Router::new();
     for route in routes() {
         router = router.route(route.path, route.guarded(&api));
@@ -318,7 +393,7 @@ pub fn cors(origins: &[String]) -> Result<Option<CorsLayer>, String> {
         return Ok(None);
     }
     let layer = CorsLayer::new()
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers([
             AUTHORIZATION,
             CONTENT_TYPE,
@@ -350,11 +425,6 @@ pub fn cors(origins: &[String]) -> Result<Option<CorsLayer>, String> {
     Ok(Some(layer.allow_origin(origins)))
 }
 
-async fn index(State(api): State<Api>) -> Html<&'static str> {
-    let _timer = api.timer("other");
-    Html(include_str!("http/index.html"))
-}
-
 /// What the `type` of a problem leads to.
 async fn explain_problem(State(api): State<Api>, word: Result<Path<String>, PathRejection>) -> Response {
     let _timer = api.timer("other");
@@ -373,7 +443,7 @@ async fn explain_problem(State(api): State<Api>, word: Result<Path<String>, Path
 
 async fn nothing_here(State(api): State<Api>) -> Problem {
     let _timer = api.timer("other");
-    Problem::new(Code::NotFound, "no route has this path; GET / lists them")
+    Problem::new(Code::NotFound, "no route has this path; GET /docs lists them")
 }
 
 async fn other_method(State(api): State<Api>) -> Problem {

@@ -157,6 +157,19 @@ pub struct Tail {
     pub last_sequence: u64,
 }
 
+/// How much the journal has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// How far it goes.
+    pub tail: Tail,
+    /// Its events.
+    pub messages: u64,
+    /// Their bytes, as they are stored.
+    pub bytes: u64,
+    /// When the last one was recorded; nothing where there never was one.
+    pub last_at: Option<OffsetDateTime>,
+}
+
 /// What a partition has beyond a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backlog {
@@ -334,12 +347,26 @@ impl Journal {
     /// # Errors
     /// [`ReadError`] if the journal cannot be reached now, or is none of ours.
     pub async fn tail(&self) -> Result<Tail, ReadError> {
+        Ok(self.size().await?.tail)
+    }
+
+    /// Asks the stream how much it has.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the journal cannot be reached now, or is none of ours.
+    pub async fn size(&self) -> Result<Size, ReadError> {
         let info = self.link.stream().get_info().await.map_err(ReadError::unavailable)?;
         let epoch = upkeep::epoch_of(&info.config).ok_or_else(|| ReadError::unavailable("the journal has no epoch"))?;
-        Ok(Tail {
-            epoch,
-            first_sequence: info.state.first_sequence,
-            last_sequence: info.state.last_sequence,
+        let state = info.state;
+        Ok(Size {
+            tail: Tail {
+                epoch,
+                first_sequence: state.first_sequence,
+                last_sequence: state.last_sequence,
+            },
+            messages: state.messages,
+            bytes: state.bytes,
+            last_at: (state.last_sequence > 0).then_some(state.last_timestamp),
         })
     }
 }

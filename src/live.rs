@@ -30,7 +30,7 @@ use self::log::Log;
 use crate::core::duration::parse_duration;
 use crate::core::id::ShopId;
 use crate::metrics::Metrics;
-use crate::updates::{Feed, Place};
+use crate::updates::{Extent, Feed, Place, ReadError};
 use crate::views::Views;
 
 /// Viewers that may read old updates from the stream at once; each has a consumer at the server meanwhile.
@@ -120,6 +120,14 @@ impl Hub {
             let piece = viewer.next(ended.as_mut()).await?;
             Some((piece, (viewer, ended)))
         }))
+    }
+
+    /// Which updates are stored.
+    ///
+    /// # Errors
+    /// [`ReadError`] if they cannot be reached now.
+    pub async fn extent(&self) -> Result<Extent, ReadError> {
+        self.0.feed.extent().await
     }
 
     /// Viewers that are connected.

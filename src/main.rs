@@ -56,6 +56,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Migrate(args) => tools::migrate::run(args).await,
         Command::Doctor(args) => tools::doctor::run(args).await,
         Command::Member(args) => tools::member::run(args).await,
+        Command::Shop(args) => tools::shop::run(args).await,
         Command::Revoke(args) => tools::revoke::run(args).await,
         Command::Parked(args) => tools::parked::run(args).await,
         Command::Corrections(args) => tools::corrections::run(args).await,

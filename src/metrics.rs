@@ -114,7 +114,7 @@ metrics! {
     /// The version of this program, in the label; always 1.
     build_info: info("version" = env!("CARGO_PKG_VERSION")) "ezout_build_info";
     /// Time from a request's arrival to its answer, by route.
-    http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "baskets", "summary", "history", "explain", "corrections", "updates", "audit", "other"]) "ezout_http_request_seconds";
+    http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "baskets", "summary", "history", "explain", "corrections", "updates", "audit", "day", "shop", "handling", "me", "operations", "page", "other"]) "ezout_http_request_seconds";
     /// Events that came by HTTP, by what became of them.
     received_events: counter_by("outcome" = ["recorded", "duplicate", "conflict", "refused", "overloaded", "unavailable", "unknown"]) "ezout_received_events_total";
     /// Connections to the second address that are open.

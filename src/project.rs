@@ -144,6 +144,7 @@ pub async fn run(config: Config, parts: Parts, status: Status, stop: Cancellatio
         owned: HashMap::new(),
         renewed: Instant::now(),
         failing: false,
+        halted: BTreeMap::new(),
     };
     let counting = tokio::spawn(count_parked(keeper.parts.clone(), stop.clone()));
     let mut interval = tokio::time::interval(KEEP_INTERVAL);
@@ -203,6 +204,8 @@ struct Keeper {
     owned: HashMap<u16, Owned>,
     renewed: Instant,
     failing: bool,
+    /// Why partitions have halted, as far as it is noted for others to see.
+    halted: BTreeMap<u16, String>,
 }
 
 impl Keeper {
@@ -271,6 +274,21 @@ impl Keeper {
                 self.own(lease);
             }
         }
+        self.note_halted().await
+    }
+
+    /// Has everybody see which partitions do not go on.
+    async fn note_halted(&mut self) -> Result<(), ViewError> {
+        let now = self.status.halted();
+        let known: BTreeSet<u16> = self.halted.keys().chain(now.keys()).copied().collect();
+        for partition in known {
+            let reason = now.get(&partition);
+            if reason != self.halted.get(&partition) {
+                let reason = reason.map(String::as_str);
+                self.parts.views.note_halted(&self.me, partition, reason).await?;
+            }
+        }
+        self.halted = now;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ pub mod rebuild;
 pub mod replay;
 pub mod revoke;
 pub mod servers;
+pub mod shop;
 pub mod simulate;
 pub mod tail;
 pub mod token;

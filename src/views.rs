@@ -8,9 +8,11 @@ mod audit;
 mod checkpoints;
 mod compare;
 mod corrections;
+mod day;
 mod document;
 mod edit;
 mod edits;
+mod handled;
 mod handling;
 mod handover;
 pub mod json;
@@ -19,10 +21,12 @@ mod migrate;
 mod parked;
 mod queries;
 mod refolds;
+mod reports;
 mod rights;
 mod save;
 mod seal;
 mod shape;
+mod shops;
 mod versions;
 mod watched;
 
@@ -31,6 +35,8 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
+use mongodb::change_stream::ChangeStream;
+use mongodb::change_stream::event::ChangeStreamEvent;
 use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
 use mongodb::{Client, Collection, Database};
 use tokio::sync::{Notify, watch};
@@ -45,16 +51,19 @@ pub use audit::{Deed, DeedsAfter, KeptDeed};
 pub use checkpoints::Checkpoint;
 pub use compare::{Keys, Ordered, Whole};
 pub use corrections::{Filed, Malformed, NotSame, Noted, Outcome, Source, Standing};
+pub use day::{Day, DayPoint};
 pub use document::{BasketView, CorrectionView, FoundView, Loaded};
 pub use edit::{Refusal, difference};
 pub use edits::{Cover, Edit, Edits, EditsError, EditsPlace, Image, ImageError, Moment, Scan, Told, right_before};
-pub use handling::{HANDLER_MAX, Handling};
+pub use handled::HandledBaskets;
+pub use handling::{HANDLE_MINUTES, HANDLE_MINUTES_DEFAULT, HANDLER_MAX, Handling};
 pub use handover::{Handover, Pointer};
 pub use leases::{Lease, LeaseId, LeaseState, Leases};
 pub use migrate::{MigrateError, migrate, outstanding};
-pub use parked::{ParkedEvent, ParkedState, Which};
+pub use parked::{Decision, ParkedAfter, ParkedEvent, ParkedState, Which};
 pub use queries::{Cursor, Filter, Idle, Listing, Places, Summary, Totals};
 pub use refolds::{AskedRefold, Refold, WaitingRefold};
+pub use reports::{RebuildReport, ReportReason};
 pub use rights::{Member, Revoked, Rights, RightsChanges, parse_shops};
 pub use save::{Saved, Stored, Write};
 pub use seal::{is_sealed, is_void};
@@ -64,6 +73,8 @@ pub use watched::{Changed, Watching};
 
 /// How long a command may take before it counts as failed.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the server waits for a change before it answers that there is none.
+const CHANGES_WAIT: Duration = Duration::from_secs(5);
 /// MongoDB's code for a document that exists already.
 const DUPLICATE_KEY: i32 = 11_000;
 /// How often the server is asked whether it is there.
@@ -153,6 +164,7 @@ pub struct Views {
     /// Wakes whoever takes corrections in this process.
     proposed: Arc<Notify>,
     watched: Arc<watched::Watched>,
+    handled: Arc<handled::Handled>,
 }
 
 impl Views {
@@ -176,6 +188,7 @@ impl Views {
             pinned: None,
             proposed: Arc::default(),
             watched: Arc::default(),
+            handled: Arc::default(),
         };
         let watched = views.clone();
         tasks.spawn(async move {
@@ -199,6 +212,7 @@ impl Views {
             pinned: None,
             proposed: Arc::default(),
             watched: Arc::default(),
+            handled: Arc::default(),
         })
     }
 
@@ -308,6 +322,25 @@ async fn within<T>(
 ) -> Result<T, ViewError> {
     match tokio::time::timeout(COMMAND_TIMEOUT, work).await {
         Ok(Ok(done)) => Ok(done),
+        Ok(Err(source)) => Err(ViewError::Unavailable { operation, source }),
+        Err(_) => Err(ViewError::TimedOut { operation }),
+    }
+}
+
+/// The next change of a stream; nothing if none came within some seconds.
+///
+/// # Errors
+/// [`ViewError`]; then follow anew, and read everything again.
+async fn next_change(
+    operation: &'static str,
+    changes: &mut ChangeStream<ChangeStreamEvent<Document>>,
+) -> Result<Option<ChangeStreamEvent<Document>>, ViewError> {
+    match tokio::time::timeout(COMMAND_TIMEOUT + CHANGES_WAIT, changes.next_if_any()).await {
+        Ok(Ok(None)) if !changes.is_alive() => Err(ViewError::Refused {
+            operation,
+            reason: "the stream of changes has ended".to_owned(),
+        }),
+        Ok(Ok(next)) => Ok(next),
         Ok(Err(source)) => Err(ViewError::Unavailable { operation, source }),
         Err(_) => Err(ViewError::TimedOut { operation }),
     }

@@ -49,7 +49,10 @@ impl Role {
         match self {
             Self::Shopper | Self::Service => matches!(verb, Verb::Append),
             Self::Merchant => matches!(verb, Verb::Look | Verb::Handle),
-            Self::Support => matches!(verb, Verb::Look | Verb::Handle | Verb::Replay | Verb::Correct),
+            Self::Support => matches!(
+                verb,
+                Verb::Look | Verb::Handle | Verb::Replay | Verb::Correct | Verb::Inspect
+            ),
             Self::Admin => true,
         }
     }
@@ -74,18 +77,21 @@ pub enum Verb {
     Replay,
     /// Change a basket, and see what was asked for.
     Correct,
+    /// See how the system runs, and what it holds back.
+    Inspect,
     /// Run the system: parked events, rebuilding, members, revocation, and who did what.
     Operate,
 }
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Append,
         Self::Look,
         Self::Handle,
         Self::Replay,
         Self::Correct,
+        Self::Inspect,
         Self::Operate,
     ];
 
@@ -97,6 +103,7 @@ impl Verb {
             Self::Handle => "handle",
             Self::Replay => "replay",
             Self::Correct => "correct",
+            Self::Inspect => "inspect",
             Self::Operate => "operate",
         }
     }

@@ -6,13 +6,17 @@
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
+use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use bytes::BytesMut;
 use futures::StreamExt as _;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::append::{EVENT_BYTES_MAX, EVENT_DEADLINE};
 use super::problem::{Code, Problem};
+use crate::core::event::FieldError;
 
 /// Bytes beyond the limit that are still read, to be thrown away.
 ///
@@ -124,6 +128,34 @@ pub(super) async fn read(
             ),
         )),
     }
+}
+
+/// Reads the fields of a small body. It has to say that it is JSON: any other type a page of elsewhere could send
+/// without having asked.
+pub(super) async fn fields<T: DeserializeOwned>(request: Request, memory: &BodyMemory) -> Result<T, Problem> {
+    refuse_encoding(request.headers())?;
+    if media_type(request.headers()) != MediaType::Json {
+        let rule = "send the fields as one object of application/json";
+        return Err(Problem::new(Code::UnsupportedMediaType, rule));
+    }
+    let body = read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE, memory).await?;
+    serde_json::from_slice(&body.bytes).map_err(|error| {
+        // Where it ends is of no use to anybody.
+        let detail = error.to_string();
+        let rule = detail.split(" at line ").next().unwrap_or_default();
+        Problem::new(Code::InvalidBody, format!("{rule}; nothing was done"))
+    })
+}
+
+/// The answer to a body of which a field breaks its rule.
+pub(super) fn broken(pointer: &str, code: &'static str, rule: impl Into<String>) -> Problem {
+    let error = FieldError {
+        pointer: pointer.to_owned(),
+        code,
+        detail: rule.into(),
+    };
+    let detail = "the body breaks the rules named in errors; nothing was done";
+    Problem::new(Code::InvalidBody, detail).with_errors(vec![error])
 }
 
 async fn whole(chunks: &mut BodyDataStream, room: usize, limit: usize) -> Result<Bytes, Problem> {

@@ -17,7 +17,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use self::shown::{FiledJson, changed_json};
+pub(super) use self::shown::FiledJson;
+use self::shown::changed_json;
 use super::Api;
 use super::append::{EVENT_BYTES_MAX, EVENT_DEADLINE, SEQUENCE};
 use super::body::{self, MediaType};

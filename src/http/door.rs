@@ -27,10 +27,14 @@ use crate::keys::Refused;
 pub enum Door {
     /// Nothing.
     Open,
+    /// To be somebody of whom it is known who they are.
+    Known,
     /// To be allowed this in the shop that the path names.
     Shop(Verb),
     /// To be allowed this in the shop that the body names, which is asked when it is read.
     Body(Verb),
+    /// To be allowed this where it is about no shop, but about all.
+    System(Verb),
 }
 
 /// A route: how it is reached, what that takes, and who answers.
@@ -43,20 +47,33 @@ pub(super) struct Route {
 
 impl Route {
     pub(super) fn get<T: 'static>(path: &'static str, door: Door, handler: impl Handler<T, Api>) -> Self {
-        Self {
-            method: Method::GET,
-            path,
-            door,
-            answers: on(MethodFilter::GET, handler),
-        }
+        Self::of(Method::GET, MethodFilter::GET, path, door, handler)
     }
 
     pub(super) fn post<T: 'static>(path: &'static str, door: Door, handler: impl Handler<T, Api>) -> Self {
+        Self::of(Method::POST, MethodFilter::POST, path, door, handler)
+    }
+
+    pub(super) fn put<T: 'static>(path: &'static str, door: Door, handler: impl Handler<T, Api>) -> Self {
+        Self::of(Method::PUT, MethodFilter::PUT, path, door, handler)
+    }
+
+    pub(super) fn delete<T: 'static>(path: &'static str, door: Door, handler: impl Handler<T, Api>) -> Self {
+        Self::of(Method::DELETE, MethodFilter::DELETE, path, door, handler)
+    }
+
+    fn of<T: 'static>(
+        method: Method,
+        filter: MethodFilter,
+        path: &'static str,
+        door: Door,
+        handler: impl Handler<T, Api>,
+    ) -> Self {
         Self {
-            method: Method::POST,
+            method,
             path,
             door,
-            answers: on(MethodFilter::POST, handler),
+            answers: on(filter, handler),
         }
     }
 
@@ -109,14 +126,21 @@ async fn enter(api: &Api, door: Door, shop: Option<ShopId>, headers: &HeaderMap)
     if let Some(subject) = identity.subject() {
         limits.caller(subject)?;
     }
-    if let (Door::Shop(verb), Some(shop)) = (door, shop) {
-        let object = Object::Shop(shop);
+    let asked = match (door, shop) {
+        (Door::Shop(verb), Some(shop)) => Some((verb, Object::Shop(shop))),
+        (Door::System(verb), _) => Some((verb, Object::System)),
+        _ => None,
+    };
+    if let Some((verb, object)) = asked {
         let decided = access.decide(&identity, verb, object, now);
         let decided = decided.inspect_err(|refusal| access.note_refused(&identity, verb, object, refusal));
         decided.map_err(refused)?;
-        if verb == Verb::Append {
+        if let (Verb::Append, Object::Shop(shop)) = (verb, object) {
             limits.shop(shop, 1)?;
         }
+    }
+    if door == Door::Known {
+        access.caller(&identity, now).map_err(refused)?;
     }
     // A name that no shop can have is for the route to refuse.
     Ok(identity)

@@ -13,9 +13,10 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::core::event::{EventError, FieldError};
+use crate::core::event::{EventError, FieldError, rfc3339};
 use crate::core::query::QueryError;
 use crate::journal::AppendError;
+use crate::views::Handling;
 
 /// Pause that is asked for where nothing is known about how long a failure lasts, in seconds.
 const RETRY_SECONDS: u16 = 2;
@@ -108,6 +109,10 @@ codes! {
     AlreadyUndone = "already_undone", UNPROCESSABLE_ENTITY, "The correction is undone already";
     /// The correction makes more differences than one event of the journal can hold. Ask for less at a time.
     TooLarge = "too_large", UNPROCESSABLE_ENTITY, "The correction is too large";
+    /// Fields of the body break rules, or are none that there are. `detail` or `errors` says which; nothing was done.
+    InvalidBody = "invalid_body", UNPROCESSABLE_ENTITY, "The body breaks rules";
+    /// Somebody else handles the basket, as `handled_by` and `handled_until` say. Send `instead: true` to take it over.
+    Handled = "handled", CONFLICT, "Somebody else handles the basket";
     /// A query parameter is not known here. Leave it out.
     UnknownParameter = "unknown_parameter", BAD_REQUEST, "A query parameter is unknown";
     /// A query parameter breaks its rule.
@@ -169,6 +174,7 @@ pub struct Problem {
     sequence: Option<u64>,
     basket: Option<Box<RawValue>>,
     changed: Option<Box<RawValue>>,
+    handled: Option<Box<Handling>>,
     retry_after_seconds: Option<u16>,
 }
 
@@ -191,6 +197,7 @@ impl Problem {
             sequence: None,
             basket: None,
             changed: None,
+            handled: None,
             retry_after_seconds: code.may_pass().then_some(RETRY_SECONDS),
         }
     }
@@ -225,6 +232,13 @@ impl Problem {
     #[must_use]
     pub fn with_changed(mut self, changed: Box<RawValue>) -> Self {
         self.changed = Some(changed);
+        self
+    }
+
+    /// Says who handles the basket, and until when.
+    #[must_use]
+    pub fn with_handled(mut self, handled: Handling) -> Self {
+        self.handled = Some(Box::new(handled));
         self
     }
 
@@ -336,6 +350,10 @@ impl Serialize for Problem {
         }
         if let Some(sequence) = self.sequence {
             map.serialize_entry("sequence", &sequence)?;
+        }
+        if let Some(handled) = &self.handled {
+            map.serialize_entry("handled_by", &handled.by)?;
+            map.serialize_entry("handled_until", &rfc3339(handled.until))?;
         }
         if let Some(basket) = &self.basket {
             map.serialize_entry("basket", basket)?;

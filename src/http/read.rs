@@ -189,7 +189,7 @@ fn tag(id: BasketId, view: &BasketView) -> String {
 }
 
 /// Whether the client has the answer of this tag already (RFC 9110, weak comparison).
-fn matches_tag(headers: &HeaderMap, tag: &str) -> bool {
+pub(super) fn matches_tag(headers: &HeaderMap, tag: &str) -> bool {
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     headers
         .get_all(IF_NONE_MATCH)

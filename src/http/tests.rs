@@ -526,7 +526,7 @@ async fn the_type_of_a_problem_leads_to_its_explanation() {
         assert_eq!(answer.status, 200);
         assert!(answer.body.contains(code.explanation()), "{}", answer.body);
     }
-    assert!(get_from("/").await.body.contains("/publish/{shop_id}"));
+    assert!(get_from("/").await.body.contains("/app.js"));
 }
 
 #[tokio::test]

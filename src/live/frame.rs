@@ -6,9 +6,12 @@
 //! | `snapshot` | `baskets`, `more` | if not recovered; the last one has `more: false` and the id to come back with |
 //! | `update` | the message of `updates.store.{shop}` | each event |
 //! | `coalesced` | `left_out` | before updates of which only the newest of each basket are sent |
+//! | `handlings` | `handlings` | once, when the snapshot is there if one is sent: who handles which basket |
+//! | `handling` | `session_id`, `handled_by`, `handled_until` | each change of that, whoever made it |
 //! | `heartbeat` | `place`, `sequence`, `stale_since` | when nothing happened for a while |
 //! | `bye`, `lagging`, `lost` | `reason` | last: come back with the last id |
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use bytes::Bytes;
@@ -16,7 +19,9 @@ use time::OffsetDateTime;
 
 use super::join::Verdict;
 use crate::core::event::rfc3339;
+use crate::core::id::SessionId;
 use crate::updates::Place;
+use crate::views::{Handling, json};
 
 /// Shortest pause before a client comes back, in milliseconds; up to as much again is added, so that not all come at once.
 const RETRY_MS: u64 = 500;
@@ -124,6 +129,28 @@ pub(super) fn heartbeat(newest: Place, stale_since: Option<OffsetDateTime>) -> B
     ))
 }
 
+/// Who handles which baskets; a client's last id stays what it is.
+pub(super) fn handlings(all: &BTreeMap<SessionId, Handling>) -> Bytes {
+    let all = json::handlings(all.iter().map(|(session, handling)| (*session, handling)));
+    Bytes::from(format!("event: handlings\ndata: {all}\n\n"))
+}
+
+/// What became otherwise in who handles baskets; nothing if nothing did.
+pub(super) fn handled_since(
+    before: &BTreeMap<SessionId, Handling>,
+    now: &BTreeMap<SessionId, Handling>,
+) -> Option<Bytes> {
+    let sessions: BTreeSet<SessionId> = before.keys().chain(now.keys()).copied().collect();
+    let mut text = String::new();
+    for session in sessions {
+        let handling = now.get(&session);
+        if before.get(&session) != handling {
+            let _ = write!(text, "event: handling\ndata: {}\n\n", json::handling(session, handling));
+        }
+    }
+    (!text.is_empty()).then(|| Bytes::from(text))
+}
+
 pub(super) fn goodbye(goodbye: Goodbye) -> Bytes {
     let (event, word) = (goodbye.event(), goodbye.word());
     Bytes::from(format!("event: {event}\ndata: {{\"reason\":\"{word}\"}}\n\n"))
@@ -168,6 +195,39 @@ mod tests {
             snapshot(&[], Some(PLACE)),
             "id: 12-7\nevent: snapshot\ndata: {\"baskets\":[],\"more\":false}\n\n"
         );
+    }
+
+    #[test]
+    fn who_handles_baskets_is_told_as_a_whole_and_then_as_what_changed() {
+        let session = |number| SessionId::from(uuid::Uuid::from_u128(number));
+        let until = OffsetDateTime::from_unix_timestamp(1_702_895_400).unwrap();
+        let handling = |by: &str| Handling {
+            by: by.to_owned(),
+            until,
+        };
+        let before = BTreeMap::from([(session(1), handling("Ada")), (session(2), handling("Bob"))]);
+        let now = BTreeMap::from([(session(2), handling("B\nob")), (session(3), handling("Eve"))]);
+        let of = |number: u8, by: &str, until: &str| {
+            let session = format!("00000000-0000-0000-0000-00000000000{number}");
+            format!("{{\"session_id\":\"{session}\",\"handled_by\":{by},\"handled_until\":{until}}}")
+        };
+        let until = "\"2023-12-18T10:30:00Z\"";
+        assert_eq!(
+            handlings(&before),
+            format!(
+                "event: handlings\ndata: {{\"handlings\":[{},{}]}}\n\n",
+                of(1, "\"Ada\"", until),
+                of(2, "\"Bob\"", until)
+            )
+        );
+        let changes = [
+            of(1, "null", "null"),
+            of(2, "\"B\\nob\"", until),
+            of(3, "\"Eve\"", until),
+        ];
+        let changes = changes.map(|change| format!("event: handling\ndata: {change}\n\n"));
+        assert_eq!(handled_since(&before, &now).unwrap(), changes.concat());
+        assert_eq!(handled_since(&now, &now), None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::core::error_chain;
 use crate::core::id::{SessionId, ShopId};
 use crate::core::retry::Backoff;
 use crate::updates::{Place, ReadError};
-use crate::views::{OpenBaskets, ViewError};
+use crate::views::{HandledBaskets, OpenBaskets, ViewError};
 
 /// Updates taken from the log at a time.
 const TAKE_MAX: usize = 64;
@@ -55,6 +55,9 @@ pub(super) struct Viewer {
     taken: VecDeque<Arc<Told>>,
     /// Versions of the baskets whose snapshot is newer than its place.
     ahead: Ahead,
+    /// Who handles baskets of the shop, and what it was told of that.
+    handled: watch::Receiver<Option<HandledBaskets>>,
+    handled_told: Option<HandledBaskets>,
     /// When it was sent something last.
     sent_at: Option<Instant>,
     // Given back when the viewer is gone.
@@ -125,6 +128,8 @@ impl Viewer {
             cursor: Cursor::at(after.unwrap_or(Place { place: 0, sequence: 0 })),
             taken: VecDeque::new(),
             ahead: Ahead::default(),
+            handled: hub.0.views.watch_handlings(shop),
+            handled_told: None,
             sent_at: None,
             hub: hub.clone(),
             shop,
@@ -225,6 +230,9 @@ impl Viewer {
 
     /// Takes what follows from the log, or waits for it.
     async fn live(&mut self) -> Option<Bytes> {
+        if let Some(piece) = self.handlings() {
+            return Some(piece);
+        }
         self.changed.borrow_and_update();
         match self.log.take(&mut self.cursor, TAKE_MAX) {
             Taken::Updates(updates) => {
@@ -257,6 +265,19 @@ impl Viewer {
         }
     }
 
+    /// What it has to be told about who handles baskets: all of it the first time, and then what changed.
+    fn handlings(&mut self) -> Option<Bytes> {
+        if self.handled_told.is_some() && !self.handled.has_changed().unwrap_or(false) {
+            return None;
+        }
+        // Not known before MongoDB was there.
+        let now = self.handled.borrow_and_update().clone()?;
+        match self.handled_told.replace(Arc::clone(&now)) {
+            None => Some(frame::handlings(&now)),
+            Some(before) => frame::handled_since(&before, &now),
+        }
+    }
+
     /// Until when a viewer that has everything is sent no more; nothing if that is over.
     fn rests_until(&self) -> Option<Instant> {
         let rest = rest_among(self.hub.viewers())?;
@@ -271,6 +292,10 @@ impl Viewer {
                 biased;
                 // The log's own end of waiting: its sender lives as long as the log, which is ours.
                 _ = self.changed.changed() => None,
+                Ok(()) = self.handled.changed() => {
+                    self.handled.mark_changed();
+                    None
+                }
                 _ = self.beat.tick() => Some(frame::heartbeat(newest, stale_since)),
         }
     }

@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
 use serde::Deserialize;
 use time::{OffsetDateTime, Time};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,10 @@ use crate::core::error_chain;
 use crate::core::id::{BasketId, SessionId, ShopId};
 use crate::core::query::QueryError;
 use crate::resgate::{Answer, Failure, Gateway, Kind, Request, ResourceEvent, Value, properties_json};
-use crate::views::{BasketView, Changed, HANDLER_MAX, Handling, Listing, Summary, ViewError, Views, Watching};
+use crate::views::{
+    BasketView, Changed, HANDLE_MINUTES, HANDLE_MINUTES_DEFAULT, HANDLER_MAX, HandledBaskets, Handling, Listing,
+    Summary, ViewError, Views, Watching,
+};
 
 /// Least time between two rounds of events.
 const FLUSH_PAUSE: Duration = Duration::from_millis(50);
@@ -63,11 +66,6 @@ const PENDING_MAX: usize = 4_096;
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 /// Baskets that are not open any more and that are kept, since a gateway may have them.
 const CLOSED_MAX: usize = 10_000;
-/// How long somebody may handle a basket, in minutes.
-const HANDLE_MINUTES: std::ops::RangeInclusive<i64> = 1..=240;
-/// And how long it is where he does not say.
-const HANDLE_MINUTES_DEFAULT: i64 = 10;
-
 /// A request about a resource of the shop.
 #[derive(Debug)]
 pub(super) struct Asked {
@@ -217,6 +215,9 @@ struct Presented {
     watching: Watching,
     known: Option<Known>,
     handlings: HashMap<SessionId, Handling>,
+    /// Who handles which basket as every process tells it, and what of that was heard last.
+    handled_everywhere: watch::Receiver<Option<HandledBaskets>>,
+    handled_heard: HandledBaskets,
     summary: Option<Model>,
     waiting: Vec<Waiting>,
     /// What is read of the state that gateways have; no longer of use once that is forgotten.
@@ -259,6 +260,8 @@ impl Presented {
         let now = Instant::now();
         Self {
             watching: parts.views.watch(shop),
+            handled_everywhere: parts.views.watch_handlings(shop),
+            handled_heard: HandledBaskets::default(),
             parts,
             partition,
             shop,
@@ -331,6 +334,7 @@ impl Presented {
                     let due = self.flushed_at + FLUSH_PAUSE;
                     self.flush_at.get_or_insert(due.max(Instant::now()));
                 }
+                Ok(()) = self.handled_everywhere.changed() => self.hear_handlings().await,
                 () = super::sleep_until(self.flush_at) => self.flush().await,
                 Some(update) = next(&mut self.feed), if self.feed_left > 0 => {
                     self.feed_left -= 1;
@@ -990,11 +994,7 @@ impl Presented {
                     return Ok(another.map_or(Handled::Released, Handled::ByAnother));
                 }
                 let now = OffsetDateTime::now_utc();
-                let handling = Handling {
-                    by: handle.by,
-                    // As MongoDB keeps it.
-                    until: (now + time::Duration::minutes(handle.minutes)).truncate_to_millisecond(),
-                };
+                let handling = Handling::from_now(handle.by, handle.minutes, now);
                 let another = views.handle(id, &handling, handle.instead, now).await?;
                 Ok(another.map_or(Handled::By(handling), Handled::ByAnother))
             };
@@ -1034,6 +1034,24 @@ impl Presented {
             }
         };
         reply(&self.parts.gateway, &request, answer).await;
+    }
+
+    /// Takes what became otherwise in who handles baskets, whichever process has noted it.
+    async fn hear_handlings(&mut self) {
+        let Some(there) = self.handled_everywhere.borrow_and_update().clone() else {
+            return;
+        };
+        let before = std::mem::replace(&mut self.handled_heard, Arc::clone(&there));
+        let sessions: BTreeSet<SessionId> = before.keys().chain(there.keys()).copied().collect();
+        for session in sessions {
+            let now = there.get(&session);
+            // What was noted here is known already, and may be newer.
+            if before.get(&session) != now && self.handlings.get(&session) != now {
+                // What is being read of it may be older.
+                self.handled_count += 1;
+                self.set_handling(session, now.cloned()).await;
+            }
+        }
     }
 
     async fn set_handling(&mut self, session: SessionId, handling: Option<Handling>) {

@@ -34,9 +34,11 @@ use crate::access::Anonymous;
 use crate::app::{self, Role, StopSignals};
 use crate::config::ServiceOptions;
 use crate::core::policy;
+use crate::core::shop::ShopDetails;
 use crate::keys::dev::{DevError, Grant};
 use crate::keys::{self, DEV_KEYS, Mode};
 use crate::nats::User;
+use crate::views::{self, Views};
 
 /// A server that ran this long had started well; what ends it later is a new problem.
 const RAN_WELL: Duration = Duration::from_mins(1);
@@ -168,9 +170,16 @@ pub async fn run(args: Args, mut service: ServiceOptions) -> anyhow::Result<()> 
         admin: service.http.admin_addr,
     };
     connect_as_users(&args, &mut service)?;
+    // The one that somebody sees first who tries it.
+    service.http.web.shop = Some(simulate::shop_of(0));
+    if Binaries::find(&args.binaries)?.resgate.is_some() {
+        let resgate = format!("ws://{}/", args.resgate_addr);
+        service.http.web.resgate_url.get_or_insert(resgate);
+    }
     let shoppers = if args.demo {
         let url = format!("http://{}", addresses.http);
-        Some(simulate::Args::demo(url, asked.shoppers()?))
+        let demo = simulate::Args::demo(url, asked.shoppers()?);
+        Some((demo, service.views.clone()))
     } else {
         None
     };
@@ -181,7 +190,10 @@ pub async fn run(args: Args, mut service: ServiceOptions) -> anyhow::Result<()> 
         async |ready: Ready, stop: CancellationToken| {
             let shopping = async {
                 match shoppers {
-                    Some(shoppers) => simulate::shop(&shoppers, stop.clone(), |_| {}).await.map(|_| ()),
+                    Some((shoppers, views)) => {
+                        stop.run_until_cancelled(name_shops(&shoppers, &views)).await;
+                        simulate::shop(&shoppers, stop.clone(), |_| {}).await.map(|_| ())
+                    }
                     None => Ok(()),
                 }
             };
@@ -190,6 +202,29 @@ pub async fn run(args: Args, mut service: ServiceOptions) -> anyhow::Result<()> 
         },
     )
     .await
+}
+
+/// What the shops of the demo are called.
+const DEMO_SHOPS: [&str; 3] = ["Harbour Street", "Market Square", "Old Mill"];
+
+/// Says what the shops of the demo are called, those of which nobody has said it. Nothing depends on it, so what fails
+/// is only told.
+async fn name_shops(shoppers: &simulate::Args, views: &views::Config) {
+    for (number, name) in (0..shoppers.shops).zip(DEMO_SHOPS) {
+        let shop = simulate::shop_of(number);
+        let naming = async {
+            let views = Views::to_look_at(views).await?;
+            if views.shop_details(shop).await? == ShopDetails::default() {
+                let details = ShopDetails::read(Some(name), Some("EUR"), Some("Europe/Berlin"))?;
+                views.set_shop(shop, &details).await?;
+            }
+            anyhow::Ok(())
+        };
+        if let Err(error) = naming.await {
+            tracing::warn!("the shops of the demo have no names: {error:#}");
+            return;
+        }
+    }
 }
 
 /// Has the service come to NATS as its own users, as in production, and let watchers in where callers are asked.
@@ -480,7 +515,7 @@ impl Shown<'_> {
         } = self.addresses;
         let program = own_program();
         let shoppers = if self.args.demo {
-            "Simulated shoppers are shopping."
+            "Simulated shoppers are shopping in it, and in two others."
         } else {
             "`make demo` lets simulated shoppers shop."
         };
@@ -498,9 +533,12 @@ impl Shown<'_> {
         };
         format!(
             r"
-EzOut is running. {shoppers}
+EzOut is running. Open this:
 
-  in a browser       http://{http}/
+  http://{http}/shops/{EXAMPLE_SHOP}{filled}
+
+{shoppers}
+
   to try each route  http://{http}/docs{filled}
   health             http://{admin}/readyz
   metrics            http://{admin}/metrics
@@ -565,7 +603,7 @@ Not for production. Ctrl-C stops everything.
         match (self.asked, token) {
             (Asked::Nobody, _) => String::new(),
             (Asked::ForOurToken { keys, .. }, Some(token)) => format!(
-                r"What follows needs a token. This one is of somebody who looks after that shop (the role support), for a day:
+                r"What follows needs a token. This one, which is in the links as well, is of somebody who looks after every shop (the role support), for a day:
 
   export TOKEN={token}
 
@@ -605,7 +643,7 @@ fn example_token(keys: &Path) -> Result<String, DevError> {
     let grant = Grant {
         subject: "dev".to_owned(),
         role: Some(policy::Role::Support.word().to_owned()),
-        shops: vec![EXAMPLE_SHOP.to_owned()],
+        shops: vec!["*".to_owned()],
         shopper_id: None,
         lasts: TOKEN_LASTS,
     };

@@ -6,8 +6,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::core::event::rfc3339;
 use crate::core::id::BasketId;
-use crate::tools::say;
-use crate::views::{self, ParkedEvent, ParkedState, Views, Which};
+use crate::core::policy::Verb;
+use crate::tools::{deed, say};
+use crate::views::{self, Decision, Deed, ParkedEvent, ParkedState, Views, Which};
 
 /// Most events that are listed at a time.
 const LISTED_MAX: i64 = 1_000;
@@ -91,6 +92,12 @@ async fn carry_out(views: &Views, command: Command) -> anyhow::Result<()> {
                 })?;
                 Which::OfBasket(id)
             };
+            let what = format!("parked events of {basket} are applied again");
+            let deed = match &which {
+                Which::OfBasket(id) => Deed::in_shop(Verb::Operate, what, id.shop).with_session(id.session),
+                Which::All | Which::One(_) => Deed::of_system(Verb::Operate, what),
+            };
+            deed::note(views, deed).await?;
             let count = views.mark_parked(&which, ParkedState::Retry).await?;
             say(&format!(
                 "{count} events will be applied again by the projector within seconds; those that fail again are back in `ezout parked list`"
@@ -98,13 +105,8 @@ async fn carry_out(views: &Views, command: Command) -> anyhow::Result<()> {
         }
         Command::Drop { sequence } => {
             let event = find(views, sequence).await?;
-            views
-                .mark_parked(&Which::One(event.id.clone()), ParkedState::Drop)
-                .await?;
-            let later = match event.basket {
-                Some(basket) => views.mark_parked(&Which::OfBasket(basket), ParkedState::Retry).await?,
-                None => 0,
-            };
+            deed::note(views, Deed::of_parked(&event, Decision::Drop, None)).await?;
+            let later = views.decide_parked(&event, Decision::Drop).await?;
             say(&format!(
                 "event {sequence} never counts from now on; {later} later events of its session will be applied within seconds"
             ));

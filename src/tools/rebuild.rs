@@ -19,8 +19,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{past, say};
+use super::{complain, past, say};
 use crate::app::StopSignals;
+use crate::core::error_chain;
 use crate::core::event::ActionIdMeaning;
 use crate::core::id::{BasketId, SessionId, ShopId, partition_of};
 use crate::journal::{self, Facts, Journal};
@@ -171,6 +172,7 @@ async fn whole(parts: &Parts, args: &Args, stop: CancellationToken) -> anyhow::R
     if let Some(path) = &args.report {
         report.write(path)?;
     }
+    keep(parts, &report, "all", Some(building.version)).await;
     if args.switch {
         parts.views.switch(live, building.version).await?;
         settle_parked(parts, building.version).await?;
@@ -188,6 +190,15 @@ async fn whole(parts: &Parts, args: &Args, stop: CancellationToken) -> anyhow::R
     }
     say("`ezout rebuild --switch` reads from the new baskets");
     Ok(())
+}
+
+/// Keeps a report where it can be shown. It was told already, so nothing depends on that.
+async fn keep(parts: &Parts, report: &Report, scope: &str, version: Option<Version>) {
+    let version = version.map(|version| version.to_string());
+    let kept = report.kept(scope.to_owned(), version);
+    if let Err(error) = parts.views.keep_report(&kept).await {
+        complain(&format!("the report could not be kept: {}", error_chain(&error)));
+    }
 }
 
 /// Starts to fill every partition of a version.

@@ -99,6 +99,12 @@ pub struct Extent {
     pub first: u64,
     /// The last place.
     pub last: u64,
+    /// Updates that are stored.
+    pub messages: u64,
+    /// Their bytes, as they are stored.
+    pub bytes: u64,
+    /// When the last one was stored; nothing where there never was one.
+    pub last_at: Option<OffsetDateTime>,
 }
 
 /// The stored updates; cheap to clone.
@@ -125,6 +131,9 @@ impl Feed {
             created_at: info.created,
             first: info.state.first_sequence,
             last: info.state.last_sequence,
+            messages: info.state.messages,
+            bytes: info.state.bytes,
+            last_at: (info.state.last_sequence > 0).then_some(info.state.last_timestamp),
         })
     }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::document::time;
-use super::{ViewError, Views, durable, within, write_command};
+use super::{Decision, ParkedEvent, ViewError, Views, durable, within, write_command};
 use crate::core::id::{SessionId, ShopId};
 use crate::core::policy::Verb;
 
@@ -49,6 +49,16 @@ impl Deed {
             outcome: "asked".to_owned(),
             shop: None,
             session: None,
+        }
+    }
+
+    /// What is decided about a parked event, and why if that is said.
+    pub fn of_parked(event: &ParkedEvent, decision: Decision, reason: Option<&str>) -> Self {
+        let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        let what = format!("parked event {}: {}{why}", event.sequence, decision.word());
+        match event.basket {
+            Some(basket) => Self::in_shop(Verb::Operate, what, basket.shop).with_session(basket.session),
+            None => Self::of_system(Verb::Operate, what),
         }
     }
 

@@ -453,6 +453,31 @@ impl Views {
         Ok(found.into_iter().filter_map(|found| restore(found).ok()).collect())
     }
 
+    /// The newest corrections of all shops, the newest first. Those that cannot be read are left out.
+    pub async fn newest_filed(&self, limit: u16) -> Result<Vec<Filed>, ViewError> {
+        let filed = self.filed_documents();
+        let found: Vec<Document> = within("list the newest corrections", async {
+            let newest = doc! { "created_at": -1, "_id": -1 };
+            let find = filed.find(doc! {}).sort(newest);
+            find.limit(limit.into()).await?.try_collect().await
+        })
+        .await?;
+        Ok(found.into_iter().filter_map(|found| restore(found).ok()).collect())
+    }
+
+    /// How many corrections nobody has taken, counted up to `limit`, and since when the oldest of them waits.
+    pub async fn waiting_corrections(&self, limit: u64) -> Result<(u64, Option<OffsetDateTime>), ViewError> {
+        let filed = self.filed_documents();
+        let new = || doc! { "state": "new" };
+        let count = filed.count_documents(new()).limit(limit);
+        let count = within("count new corrections", async { count.await }).await?;
+        let oldest = filed.find_one(new()).sort(doc! { "created_at": 1 });
+        let oldest = oldest.projection(doc! { "created_at": 1 });
+        let oldest = within("look for the oldest new correction", async { oldest.await }).await?;
+        let since = oldest.and_then(|oldest| time(*oldest.get_datetime("created_at").ok()?));
+        Ok((count, since))
+    }
+
     /// The oldest corrections that nobody has taken, the oldest first, without the first of them.
     pub async fn new_corrections(&self, without: u64, limit: u16) -> Result<Vec<Result<Filed, Malformed>>, ViewError> {
         let filed = self.filed_documents();
@@ -498,15 +523,24 @@ impl Views {
 
     /// The ids of the corrections that a basket's document holds; nothing without a document.
     pub async fn applied_corrections(&self, basket: BasketId) -> Result<Option<HashSet<Uuid>>, ViewError> {
+        Ok(self.applied_in(&[basket]).await?.pop())
+    }
+
+    /// The ids of the corrections that the documents of these baskets hold, one set for each that there is.
+    pub async fn applied_in(&self, baskets: &[BasketId]) -> Result<Vec<HashSet<Uuid>>, ViewError> {
+        let ids: Vec<String> = baskets.iter().map(ToString::to_string).collect();
         let baskets: Collection<Document> = self.stored();
-        let find = baskets
-            .find_one(doc! { "_id": basket.to_string() })
-            .projection(doc! { "corrections.correction_id": 1 });
-        let found = within("read which corrections a basket has", async { find.await }).await?;
+        let found: Vec<Document> = within("read which corrections baskets have", async {
+            let find = baskets.find(doc! { "_id": { "$in": ids } });
+            let find = find.projection(doc! { "corrections.correction_id": 1 });
+            find.await?.try_collect().await
+        })
+        .await?;
         let id = |held: &Bson| Uuid::from_str(held.as_document()?.get_str("correction_id").ok()?).ok();
-        Ok(found.map(|found| {
+        let held = |found: &Document| {
             let held = found.get_array("corrections").map(Vec::as_slice).unwrap_or_default();
             held.iter().filter_map(id).collect()
-        }))
+        };
+        Ok(found.iter().map(held).collect())
     }
 }

@@ -6,12 +6,17 @@ use mongodb::bson::{DateTime, doc};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::document::{date, time};
+use super::document::{date, time as read_time};
 use super::{DUPLICATE_KEY, ViewError, Views, durable, within, write_command};
 use crate::core::id::{BasketId, SessionId, ShopId};
 
+pub(super) const HANDLINGS: &str = "handlings";
 /// Longest name of a person, in bytes.
 pub const HANDLER_MAX: usize = 100;
+/// How long somebody may handle a basket, in minutes.
+pub const HANDLE_MINUTES: std::ops::RangeInclusive<i64> = 1..=240;
+/// And how long it is where he does not say.
+pub const HANDLE_MINUTES_DEFAULT: i64 = 10;
 
 /// That somebody handles a basket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +27,16 @@ pub struct Handling {
     pub until: OffsetDateTime,
 }
 
+impl Handling {
+    /// That somebody handles a basket for so many minutes from now on, as MongoDB keeps it.
+    pub fn from_now(by: String, minutes: i64, now: OffsetDateTime) -> Self {
+        let until = (now + time::Duration::minutes(minutes)).truncate_to_millisecond();
+        Self { by, until }
+    }
+}
+
 #[derive(Deserialize)]
-struct Stored {
+pub(super) struct Stored {
     #[serde(rename = "_id")]
     id: String,
     by: String,
@@ -31,10 +44,10 @@ struct Stored {
 }
 
 impl Stored {
-    fn handling(self) -> Option<(BasketId, Handling)> {
+    pub(super) fn handling(self) -> Option<(BasketId, Handling)> {
         let handling = Handling {
             by: self.by,
-            until: time(self.until)?,
+            until: read_time(self.until)?,
         };
         Some((BasketId::parse(&self.id).ok()?, handling))
     }
@@ -62,7 +75,7 @@ impl Views {
         }
         let set = doc! { "shop_id": id.shop.to_string(), "by": &handling.by, "until": date(handling.until) };
         let command = doc! {
-            "update": "handlings",
+            "update": HANDLINGS,
             "updates": [ { "q": query, "u": { "$set": set }, "upsert": true } ],
             "writeConcern": durable(),
         };
@@ -89,16 +102,18 @@ impl Views {
             query.insert("by", by);
         }
         let command = doc! {
-            "delete": "handlings",
+            "delete": HANDLINGS,
             "deletes": [ { "q": query, "limit": 1 } ],
             "writeConcern": durable(),
         };
         write_command(&self.database, "note that nobody handles a basket", command).await?;
-        self.handling(id).await
+        let now = OffsetDateTime::now_utc();
+        // One whose time is over is taken away within a minute or so.
+        Ok(self.handling(id).await?.filter(|handling| handling.until > now))
     }
 
     async fn handling(&self, id: BasketId) -> Result<Option<Handling>, ViewError> {
-        let handlings: Collection<Stored> = self.database.collection("handlings");
+        let handlings: Collection<Stored> = self.database.collection(HANDLINGS);
         let find = handlings.find_one(doc! { "_id": id.to_string() });
         let found = within("read who handles a basket", async { find.await }).await?;
         Ok(found.and_then(Stored::handling).map(|(_, handling)| handling))
@@ -109,7 +124,7 @@ impl Views {
     /// # Errors
     /// [`ViewError`].
     pub async fn handlings(&self, shop: ShopId) -> Result<Vec<(SessionId, Handling)>, ViewError> {
-        let handlings: Collection<Stored> = self.database.collection("handlings");
+        let handlings: Collection<Stored> = self.database.collection(HANDLINGS);
         let found: Vec<Stored> = within("read who handles baskets", async {
             handlings
                 .find(doc! { "shop_id": shop.to_string() })

@@ -4,10 +4,10 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use super::{BasketView, CorrectionView, Summary, Totals};
+use super::{BasketView, CorrectionView, Handling, Summary, Totals};
 use crate::core::basket::Divergence;
 use crate::core::event::{Change, rfc3339};
-use crate::core::id::BasketId;
+use crate::core::id::{BasketId, SessionId};
 use crate::core::money::Money;
 
 impl BasketView {
@@ -195,6 +195,29 @@ struct CountJson {
 struct UntouchedJson {
     session_id: String,
     updated_at: String,
+}
+
+/// Who handles a basket, or that nobody does.
+pub fn handling(session: SessionId, handling: Option<&Handling>) -> String {
+    let json = HandlingJson {
+        session_id: session.to_string(),
+        handled_by: handling.map(|handling| handling.by.as_str()),
+        handled_until: handling.map(|handling| rfc3339(handling.until)),
+    };
+    serde_json::to_string(&json).expect("texts are JSON")
+}
+
+/// Who handles which baskets.
+pub fn handlings<'a>(all: impl Iterator<Item = (SessionId, &'a Handling)>) -> String {
+    let all: Vec<String> = all.map(|(session, by)| handling(session, Some(by))).collect();
+    format!("{{\"handlings\":[{}]}}", all.join(","))
+}
+
+#[derive(Serialize)]
+struct HandlingJson<'a> {
+    session_id: String,
+    handled_by: Option<&'a str>,
+    handled_until: Option<String>,
 }
 
 /// How claim and computation differ.

@@ -51,6 +51,8 @@ pub struct LeaseState {
     pub owner: Option<String>,
     /// Milliseconds until it expires; below 0 since it did. By the server's clock.
     pub left_ms: i64,
+    /// Why its owner does not go on; nothing if it does.
+    pub halted: Option<String>,
 }
 
 /// All leases as they stand.
@@ -125,6 +127,7 @@ impl Views {
                 "owner": me.to_string(),
                 "fence": { "$add": ["$fence", 1_i64] },
                 "expires_at": expiry(ttl),
+                "halted": null,
             } }];
             let take = leases
                 .find_one_and_update(free, take)
@@ -148,6 +151,18 @@ impl Views {
         held.iter().map(read_lease).collect()
     }
 
+    /// Notes why a partition of this process does not go on, or that it does.
+    pub async fn note_halted(&self, me: &LeaseId, partition: u16, reason: Option<&str>) -> Result<(), ViewError> {
+        let leases = self.leases();
+        let mine = doc! { "_id": i32::from(partition), "owner": me.to_string() };
+        let set = doc! { "$set": { "halted": reason } };
+        within("note that a partition has halted", async {
+            leases.update_one(mine, set).await
+        })
+        .await?;
+        Ok(())
+    }
+
     /// How all leases stand, and who lives.
     pub async fn leases_now(&self) -> Result<Leases, ViewError> {
         let left = doc! { "$dateDiff": { "startDate": "$$NOW", "endDate": "$expires_at", "unit": "millisecond" } };
@@ -169,6 +184,7 @@ impl Views {
                 partition: read_lease(&lease)?.partition,
                 owner: lease.get_str("owner").ok().map(str::to_owned),
                 left_ms,
+                halted: lease.get_str("halted").ok().map(str::to_owned),
             });
         }
         Ok(now)
@@ -260,7 +276,7 @@ fn expiry(ttl: Duration) -> Document {
 }
 
 fn released() -> Document {
-    doc! { "$set": { "owner": null, "expires_at": DateTime::from_millis(0) } }
+    doc! { "$set": { "owner": null, "expires_at": DateTime::from_millis(0), "halted": null } }
 }
 
 fn read_lease(lease: &Document) -> Result<Lease, ViewError> {

@@ -27,6 +27,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0008_open", include_str!("../../migrations/0008_open.json")),
     ("0009_handlings", include_str!("../../migrations/0009_handlings.json")),
     ("0010_access", include_str!("../../migrations/0010_access.json")),
+    ("0011_page", include_str!("../../migrations/0011_page.json")),
 ];
 
 /// What to do with a command that finds its work done.

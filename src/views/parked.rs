@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use super::document::{date, long, time};
 use super::{ViewError, Views, durable, within, write_command};
 use crate::core::id::BasketId;
+use crate::core::query::whole_number;
 
 /// What is to become of a parked event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +39,44 @@ impl ParkedState {
     /// Whether a person has decided that it never counts.
     pub const fn never_counts(self) -> bool {
         matches!(self, Self::Drop | Self::Dropped)
+    }
+}
+
+/// What a person decides about a parked event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    /// To apply it again.
+    Retry,
+    /// That it never counts.
+    Drop,
+}
+
+impl Decision {
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+/// A place among the parked events: after this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkedAfter {
+    sequence: u64,
+    id: String,
+}
+
+impl ParkedAfter {
+    /// Reads the id of an event.
+    pub fn parse(id: &str) -> Option<Self> {
+        let (_, sequence) = id.rsplit_once(':')?;
+        Some(Self {
+            sequence: whole_number(sequence)?,
+            id: id.to_owned(),
+        })
     }
 }
 
@@ -247,7 +286,7 @@ impl Views {
         let found: Vec<Document> = within("find parked events", async {
             parked
                 .find(query)
-                .sort(doc! { "sequence": 1 })
+                .sort(doc! { "sequence": 1, "_id": 1 })
                 .limit(limit)
                 .await?
                 .try_collect()
@@ -330,6 +369,47 @@ impl Views {
         })
         .await?;
         Ok(())
+    }
+
+    /// Notes what a person decides about an event, and answers how many events are applied again by it: a retry is of
+    /// all that wait in its session, since the later ones wait behind the first; a drop has the later ones applied.
+    pub async fn decide_parked(&self, event: &ParkedEvent, decision: Decision) -> Result<u64, ViewError> {
+        let one = Which::One(event.id.clone());
+        let of_session = event.basket.map(Which::OfBasket);
+        match decision {
+            Decision::Retry => {
+                let which = of_session.unwrap_or(one);
+                self.mark_parked(&which, ParkedState::Retry).await
+            }
+            Decision::Drop => {
+                self.mark_parked(&one, ParkedState::Drop).await?;
+                match of_session {
+                    Some(which) => self.mark_parked(&which, ParkedState::Retry).await,
+                    None => Ok(0),
+                }
+            }
+        }
+    }
+
+    /// The event of this id; nothing if none is parked, or it cannot be read.
+    pub async fn parked_event(&self, id: &str) -> Result<Option<ParkedEvent>, ViewError> {
+        Ok(self.find_parked(doc! { "_id": id }, 1).await?.pop())
+    }
+
+    /// Events that wait, in the order of the journal, from the one after `after` on, at most so many.
+    pub async fn parked_after(&self, after: Option<&ParkedAfter>, limit: u16) -> Result<Vec<ParkedEvent>, ViewError> {
+        let mut query = not_dropped();
+        if let Some(ParkedAfter { sequence, id }) = after {
+            let sequence = long(*sequence);
+            query.insert(
+                "$or",
+                vec![
+                    doc! { "sequence": { "$gt": sequence } },
+                    doc! { "sequence": sequence, "_id": { "$gt": id } },
+                ],
+            );
+        }
+        self.find_parked(query, i64::from(limit)).await
     }
 
     /// Forgets events that were applied after all.

@@ -23,7 +23,7 @@ use crate::core::money::Money;
 use crate::core::query::{Query, QueryError, whole_number};
 
 /// All baskets of a shop.
-const BY_CHANGE: &str = "by_status_and_change";
+pub(super) const BY_CHANGE: &str = "by_status_and_change";
 /// Those whose totals differ.
 const DIVERGED_BY_CHANGE: &str = "diverged_by_status_and_change";
 /// Those of shoppers who are shopping. Also few, and an event of a session that goes on does not touch it.
@@ -384,6 +384,11 @@ impl Views {
 
     /// Shops that have a basket.
     pub async fn shops(&self) -> Result<Vec<ShopId>, ViewError> {
+        self.shops_with_baskets(None).await
+    }
+
+    /// Shops that have a basket, at most so many.
+    pub(super) async fn shops_with_baskets(&self, limit: Option<i64>) -> Result<Vec<ShopId>, ViewError> {
         #[derive(Deserialize)]
         struct StoredShop {
             #[serde(rename = "_id")]
@@ -391,10 +396,11 @@ impl Views {
         }
         let baskets: Collection<Document> = self.stored();
         // One step in the index for each shop.
-        let pipeline = [
+        let mut pipeline = vec![
             doc! { "$sort": { "shop_id": 1 } },
             doc! { "$group": { "_id": "$shop_id" } },
         ];
+        pipeline.extend(limit.map(|limit| doc! { "$limit": limit }));
         let shops = within("list the shops", async {
             baskets
                 .aggregate(pipeline)

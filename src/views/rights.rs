@@ -3,7 +3,6 @@
 //! Both are small and read as a whole: a process keeps them in memory, and the server tells when they changed.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
 
 use futures::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc};
@@ -13,14 +12,12 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::document::time;
-use super::{COMMAND_TIMEOUT, ViewError, Views, durable, within, write_command};
+use super::{CHANGES_WAIT, ViewError, Views, durable, next_change, within, write_command};
 use crate::core::id::ShopId;
 use crate::core::policy::{Role, Shops};
 
 const MEMBERS: &str = "members";
 const REVOCATIONS: &str = "revocations";
-/// How long the server waits for a change before it answers that there is none.
-const WAIT: Duration = Duration::from_secs(5);
 /// Stands for every shop.
 const EVERY_SHOP: &str = "*";
 
@@ -79,18 +76,7 @@ impl RightsChanges {
     /// # Errors
     /// [`ViewError`]; then follow anew, and read everything again.
     pub async fn next(&mut self) -> Result<bool, ViewError> {
-        let operation = "follow rights";
-        let next = tokio::time::timeout(COMMAND_TIMEOUT + WAIT, self.0.next_if_any()).await;
-        match next {
-            Ok(Ok(Some(_))) => Ok(true),
-            Ok(Ok(None)) if self.0.is_alive() => Ok(false),
-            Ok(Ok(None)) => Err(ViewError::Refused {
-                operation,
-                reason: "the stream of changes has ended".to_owned(),
-            }),
-            Ok(Err(source)) => Err(ViewError::Unavailable { operation, source }),
-            Err(_) => Err(ViewError::TimedOut { operation }),
-        }
+        Ok(next_change("follow rights", &mut self.0).await?.is_some())
     }
 }
 
@@ -185,7 +171,7 @@ impl Views {
     /// [`ViewError`].
     pub async fn rights_changes(&self) -> Result<RightsChanges, ViewError> {
         let of_these = doc! { "$match": { "ns.coll": { "$in": [MEMBERS, REVOCATIONS] } } };
-        let watch = self.database.watch().pipeline([of_these]).max_await_time(WAIT);
+        let watch = self.database.watch().pipeline([of_these]).max_await_time(CHANGES_WAIT);
         let stream = within("follow rights", async { watch.await }).await?;
         Ok(RightsChanges(stream))
     }

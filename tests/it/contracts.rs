@@ -95,11 +95,12 @@ fn every_operation_says_whether_it_takes_a_token_as_its_door_does() {
         let (expected, refusals) = match door {
             // The second address has no doors.
             None | Some(Door::Open) => (json!([]), &[][..]),
+            Some(Door::Known) => (json!([{ "bearer": [] }]), &["401", "429", "503"][..]),
             // What shoppers do is also taken without one, where the service is set up so.
             Some(Door::Shop(Verb::Append) | Door::Body(Verb::Append)) => {
                 (json!([{ "bearer": [] }, {}]), &["401", "403", "404", "429", "503"][..])
             }
-            Some(Door::Shop(_) | Door::Body(_)) => {
+            Some(Door::Shop(_) | Door::Body(_) | Door::System(_)) => {
                 (json!([{ "bearer": [] }]), &["401", "403", "404", "429", "503"][..])
             }
         };

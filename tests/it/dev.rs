@@ -81,7 +81,8 @@ impl Dev {
     /// The lines to be typed, in their order.
     fn commands(&self) -> Vec<String> {
         let indented = self.banner.split("\n\n").filter(|part| part.starts_with("  "));
-        let commands = indented.filter(|part| !part.trim_start().starts_with("in a browser "));
+        let commands =
+            indented.filter(|part| !part.trim_start().starts_with("http://") && !part.contains("  metrics  "));
         commands.map(|command| command.trim().to_owned()).collect()
     }
 
@@ -212,7 +213,7 @@ async fn the_lines_that_dev_prints_work_as_they_stand() {
     let lines = dev.try_all().await;
     assert!(lines > 5, "{}", dev.banner);
 
-    // The token is in the link as well, and in nothing that is kept.
+    // The token is in the links as well, and in nothing that is kept.
     let (_, token) = dev.banner.split_once(EXPORT).unwrap();
     let token = token.lines().next().unwrap();
     assert!(
@@ -220,6 +221,26 @@ async fn the_lines_that_dev_prints_work_as_they_stand() {
             .contains(&format!("http://{}/docs#token={token}\n", dev.http))
     );
     assert!(!dev.log().contains(token));
+    // What is to be opened comes first, and is there.
+    let board = format!("http://{}/shops/{SHOP}", dev.http);
+    let (first, _) = dev.banner.split_once("\n\n  to try").unwrap();
+    assert!(
+        first.contains(&format!("Open this:\n\n  {board}#token={token}\n")),
+        "{first}"
+    );
+    let page = reqwest::get(&board).await.unwrap();
+    assert!(page.status() == 200 && page.text().await.unwrap().contains("/app.js"));
+    let config: Value = reqwest::get(format!("http://{}/config.json", dev.http))
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(
+        (&config["auth"]["kind"], &config["auth"]["shop"]),
+        (&Value::from("dev"), &Value::from(SHOP))
+    );
+    assert_eq!(config["resgate"].is_object(), binaries().resgate.is_some());
     // The keys are with the data.
     assert!(folder.path().join("data/keys/private.pem").exists());
     if binaries().resgate.is_none() {
@@ -239,10 +260,19 @@ async fn the_lines_of_dev_carry_a_token_where_sending_needs_one_and_none_where_n
         ("EZOUT_AUTH_DEV_KEYS", keys.to_str().unwrap()),
     ];
     let dev = Dev::start(folder.path(), &["--demo"], &environment).await;
-    assert!(dev.banner.contains("Simulated shoppers are shopping."));
+    assert!(dev.banner.contains("Simulated shoppers are shopping in it"));
     dev.try_all().await;
     assert!(keys.join("private.pem").exists());
     assert!(!folder.path().join("data/keys").exists());
+    // Their shops are named.
+    let (_, token) = dev.banner.split_once(EXPORT).unwrap();
+    let shop = reqwest::Client::new().get(format!("http://{}/v1/shops/{SHOP}", dev.http));
+    let shop = shop.bearer_auth(token.lines().next().unwrap());
+    wait_for("the name of the demo's shop", async || {
+        let shop: Value = shop.try_clone()?.send().await.ok()?.json().await.ok()?;
+        (shop["name"] == "Harbour Street" && shop["currency"] == "EUR").then_some(())
+    })
+    .await;
     // The simulated shoppers are let in as well: their shops have baskets.
     let (_, rest) = dev.banner.split_once("metrics            ").unwrap();
     let metrics = rest.lines().next().unwrap();

@@ -715,6 +715,23 @@ fn number(entry: &Document, field: &str) -> i64 {
     value.as_i64().or(value.as_i32().map(i64::from)).unwrap()
 }
 
+/// A day is found by the index as well, and reads only the baskets that had an event in it.
+async fn check_day(
+    system: &System,
+    database: &mongodb::Database,
+    shop: &str,
+    (all, start): (&[Value], &str),
+    seen: &mut usize,
+) {
+    let start_time = time(&json!(start));
+    let since = all.iter().filter(|basket| time(&basket["updated_at"]) >= start_time);
+    let since = i64::try_from(since.count()).unwrap();
+    ok(system, &format!("/v1/shops/{shop}/day?day_start={start}")).await;
+    for entry in profiled(database, shop, seen).await {
+        check_plan(&entry, "day", since);
+    }
+}
+
 #[tokio::test]
 async fn no_question_reads_more_of_an_index_than_it_must() {
     let system = system().await;
@@ -779,6 +796,7 @@ async fn no_question_reads_more_of_an_index_than_it_must() {
         None
     })
     .await;
+    check_day(system, &database, &shop, (&all, middle), &mut seen).await;
     // What agrees is found in passing over what does not.
     let diverged = i64::try_from(all.iter().filter(|basket| basket["verdict"] == "diverged").count()).unwrap();
     assert!(diverged > 0);

@@ -20,6 +20,7 @@ mod looking;
 mod migrate;
 mod mongodb_roles;
 mod nats_users;
+mod page;
 mod project;
 mod readme;
 mod rebuild;

@@ -9,7 +9,7 @@ use crate::views::json::Exact;
 use crate::views::{Filed, Standing};
 
 #[derive(Serialize)]
-pub(super) struct FiledJson<'a> {
+pub(in crate::http) struct FiledJson<'a> {
     id: String,
     shop_id: String,
     session_id: String,
@@ -83,7 +83,7 @@ impl AskedJson {
 
 impl<'a> FiledJson<'a> {
     /// A correction, and whether its basket is known to hold it.
-    pub(super) fn of(filed: &'a Filed, applied: bool) -> Self {
+    pub(in crate::http) fn of(filed: &'a Filed, applied: bool) -> Self {
         let json = |change: &Change| RawValue::from_string(change.json()).expect("a change is JSON");
         let (state, sequence, changes, rejection) = match &filed.standing {
             Standing::New => ("new", None, None, None),

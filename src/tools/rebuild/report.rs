@@ -9,12 +9,14 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::core::id::{BasketId, ShopId};
-use crate::views::Whole;
+use crate::views::{RebuildReport, ReportReason, Whole};
 
 /// Examples that are kept of each kind of difference.
 const EXAMPLES_MAX: usize = 10;
 /// Fields whose values an example tells.
 const FIELDS_MAX: usize = 4;
+/// Kinds of differences that are kept.
+const REASONS_MAX: usize = 50;
 /// Shops whose digests are printed; the file has all.
 const SHOPS_MAX: usize = 10;
 
@@ -142,6 +144,29 @@ impl Report {
         }
         let _ = write!(text, "{} shops, digest {}", self.shops.len(), self.total());
         text
+    }
+
+    /// What is kept of it.
+    pub(super) fn kept(&self, scope: String, version: Option<String>) -> RebuildReport {
+        let reasons = self
+            .reasons
+            .iter()
+            .take(REASONS_MAX)
+            .map(|(name, reason)| ReportReason {
+                reason: name.clone(),
+                count: i64::try_from(reason.count).unwrap_or(i64::MAX),
+                examples: reason.examples.clone(),
+            });
+        RebuildReport {
+            at: None,
+            scope,
+            version,
+            equal: self.equal,
+            different: self.differing(),
+            reasons: reasons.collect(),
+            shops: u64::try_from(self.shops.len()).unwrap_or(u64::MAX),
+            digest: self.total().to_string(),
+        }
     }
 
     /// Writes all of it to a file.

@@ -159,6 +159,11 @@ pub(super) async fn run(
     if let Some(path) = &args.report {
         report.write(path)?;
     }
+    let scope = match session {
+        Some(session) => BasketId { shop, session }.to_string(),
+        None => shop.to_string(),
+    };
+    super::keep(parts, &report, &scope, None).await;
     if report.differing() == 0 {
         return Ok(());
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ezout::core::policy::{Role, Verb};
 use ezout::http::{Door, doors};
 use reqwest::{Client, Method, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{check, examples, operations};
 use crate::support::{Service, Stack, event, printed, session, wait_for};
@@ -14,6 +14,8 @@ use crate::support::{Service, Stack, event, printed, session, wait_for};
 /// full, or something is wrong with us. The unit tests of `src/http` and the tests of the journal have them.
 const ELSEWHERE: [&str; 4] = ["400", "408", "500", "507"];
 
+/// Methods that send a body.
+const SENDING: [&str; 2] = ["POST", "PUT"];
 /// An id that no correction has.
 const CORRECTION: &str = "00000000-0000-4000-8000-000000000000";
 
@@ -66,27 +68,18 @@ async fn every_documented_answer_is_given_and_fits() {
             seen.insert((method.to_owned(), path, example.status));
         }
     }
-    for path in [
-        "/",
-        "/docs",
-        "/docs/page.js",
-        "/docs/other",
-        "/openapi.json",
-        "/asyncapi.json",
-        "/problems/other",
-    ] {
-        get(&mut seen, &format!("{http}{path}")).await;
-    }
+    about(&mut seen, &http).await;
     get(&mut seen, &format!("{admin}/metrics")).await;
 
     events(&mut seen, &http, &shop, &visited).await;
     service.basket(&shop, &visited, 1).await;
     corrections(&mut seen, &http, &shop, &visited).await;
+    page(&mut seen, &http, &shop, &visited).await;
     for path in reads(&shop, &visited) {
         assert_eq!(get(&mut seen, &format!("{http}{path}?colour=red")).await, 400);
     }
     for path in reads("shop", &visited).into_iter().chain(reads(&shop, "session")) {
-        if path.contains("/shop/") || path.contains("/session/") {
+        if path.contains("/shop/") || path.ends_with("/shop") || path.contains("/session/") {
             assert_eq!(get(&mut seen, &format!("{http}{path}")).await, 422, "{path}");
         }
     }
@@ -116,31 +109,13 @@ async fn every_documented_answer_is_given_and_fits() {
 
     refusals(&mut seen, &stack, &shop, &visited).await;
 
-    stack.mongod.stop().await;
-    for path in reads(&shop, &visited).iter().filter(|path| !path.ends_with("/updates")) {
-        assert_eq!(get(&mut seen, &format!("{http}{path}")).await, 503, "{path}");
-    }
-    stack.nats.stop().await;
-    let corrections = format!("{http}/v1/shops/{shop}/sessions/{visited}/corrections");
-    let wish = r#"{"author":"Ada","reason":"a test","remove":{"product_id":1}}"#;
-    assert_eq!(post(&mut seen, &corrections, "application/json", wish).await, 503);
-    for path in [
-        "/send",
-        &format!("/publish/{shop}"),
-        &format!("/v1/shops/{shop}/events"),
-    ] {
-        let event = event(&shop, &visited, 9, "ADD", 1, 1.0, 1.0).to_string();
-        assert_eq!(
-            post(&mut seen, &format!("{http}{path}"), "application/json", event).await,
-            503,
-            "{path}"
-        );
-    }
+    outage(&mut seen, stack, &http, &shop, &visited).await;
     get(&mut seen, &format!("{admin}/readyz")).await;
 
     for (method, path, operation) in operations() {
         for status in operation["responses"].as_object().unwrap().keys() {
-            let elsewhere = ELSEWHERE.contains(&status.as_str()) && (method == "POST" || status == "500");
+            let sends = SENDING.contains(&method.as_str());
+            let elsewhere = ELSEWHERE.contains(&status.as_str()) && (sends || status == "500");
             let given = seen.contains(&(method.clone(), path, status.parse().unwrap()));
             assert!(given || elsewhere, "no test is answered {status} by {method} {path}");
         }
@@ -176,9 +151,26 @@ async fn refusals(seen: &mut Seen, stack: &Stack, shop: &str, visited: &str) {
     })
     .await;
 
+    // With a key pair of this machine there are tokens.
+    for (wish, status) in [
+        (json!({ "role": "merchant", "shop": "*", "name": "Mia" }), 200),
+        (json!({ "role": "owner", "shop": "*", "name": "Mia" }), 422),
+    ] {
+        let answer = send(&service.http_url(), "POST", "/dev/token", Some(wish)).await;
+        assert_eq!(note(seen, "POST", answer).await, status);
+    }
+    let url = format!("{}/dev/token", service.http_url());
+    assert_eq!(post(seen, &url, "text/plain", "x").await, 415);
+    assert_eq!(post(seen, &url, "application/json", " ".repeat(17 * 1024)).await, 413);
     for (method, path, door) in doors() {
-        let (Door::Shop(verb) | Door::Body(verb)) = door else {
-            continue;
+        let verb = match door {
+            Door::Shop(verb) | Door::Body(verb) | Door::System(verb) => verb,
+            Door::Known => {
+                let answer = ask(&method, &path, shop, None).await;
+                assert_eq!(note(seen, method.as_str(), answer).await, 401, "{method} {path}");
+                continue;
+            }
+            Door::Open => continue,
         };
         for (shop, token, status) in [
             (shop, None, 401),
@@ -186,14 +178,14 @@ async fn refusals(seen: &mut Seen, stack: &Stack, shop: &str, visited: &str) {
             (&*other_shop, None, 401),
             (&*other_shop, Some(token(verb, true)), 404),
         ] {
-            let answer = ask(&method, path, shop, token).await;
+            let answer = ask(&method, &path, shop, token).await;
             assert_eq!(
                 note(seen, method.as_str(), answer).await,
                 status,
                 "{method} {path} {token:?}"
             );
         }
-        let answer = ask(&method, path, shop, Some(token(verb, false))).await;
+        let answer = ask(&method, &path, shop, Some(token(verb, false))).await;
         assert_eq!(note(seen, method.as_str(), answer).await, 403, "{method} {path}");
     }
     limited(seen, stack, keys, shop, visited, token(Verb::Append, true)).await;
@@ -279,6 +271,147 @@ async fn events(seen: &mut Seen, http: &str, shop: &str, visited: &str) {
         post(seen, &elsewhere, "application/json", event(1.0).to_string()).await,
         422
     );
+}
+
+/// What the service says about itself, and the files of its page.
+async fn about(seen: &mut Seen, http: &str) {
+    for path in [
+        "/",
+        "/sign-in",
+        "/shops/any",
+        "/operations",
+        "/app.js",
+        "/app.css",
+        "/icon.svg",
+        "/assets/firebase.js",
+        "/assets/other",
+        "/config.json",
+        "/docs",
+        "/docs/page.js",
+        "/docs/other",
+        "/openapi.json",
+        "/asyncapi.json",
+        "/problems/other",
+    ] {
+        get(seen, &format!("{http}{path}")).await;
+    }
+    for path in [
+        "/",
+        "/sign-in",
+        "/shops/any",
+        "/operations",
+        "/app.js",
+        "/app.css",
+        "/icon.svg",
+        "/assets/firebase.js",
+    ] {
+        let known = Client::new().get(format!("{http}{path}")).header("if-none-match", "*");
+        assert_eq!(note(seen, "GET", known.send().await.unwrap()).await, 304, "{path}");
+    }
+}
+
+/// What is answered while MongoDB is away, and then NATS as well.
+async fn outage(seen: &mut Seen, stack: Stack, http: &str, shop: &str, visited: &str) {
+    stack.mongod.stop().await;
+    for path in reads(shop, visited).iter().filter(|path| !path.ends_with("/updates")) {
+        assert_eq!(get(seen, &format!("{http}{path}")).await, 503, "{path}");
+    }
+    for (method, path, body) in changes(shop, visited) {
+        let status = note(seen, method, send(http, method, &path, body).await).await;
+        assert_eq!(status, 503, "{method} {path}");
+    }
+    stack.nats.stop().await;
+    let corrections = format!("{http}/v1/shops/{shop}/sessions/{visited}/corrections");
+    let wish = r#"{"author":"Ada","reason":"a test","remove":{"product_id":1}}"#;
+    assert_eq!(post(seen, &corrections, "application/json", wish).await, 503);
+    for path in [
+        "/send",
+        &format!("/publish/{shop}"),
+        &format!("/v1/shops/{shop}/events"),
+    ] {
+        let event = event(shop, visited, 9, "ADD", 1, 1.0, 1.0).to_string();
+        assert_eq!(
+            post(seen, &format!("{http}{path}"), "application/json", event).await,
+            503,
+            "{path}"
+        );
+    }
+}
+
+/// What changes something for the merchants' page, and would be answered.
+fn changes(shop: &str, visited: &str) -> [(&'static str, String, Option<Value>); 4] {
+    let handling = format!("/v1/shops/{shop}/sessions/{visited}/handling");
+    let decision = json!({ "decision": "retry", "reason": "a test" });
+    [
+        (
+            "PUT",
+            format!("/v1/shops/{shop}"),
+            Some(json!({ "name": "Harbour Street" })),
+        ),
+        ("PUT", handling.clone(), Some(json!({ "by": "Ada" }))),
+        ("DELETE", format!("{handling}?by=Ada"), None),
+        ("POST", "/v1/operations/parked/another:1".to_owned(), Some(decision)),
+    ]
+}
+
+async fn send(http: &str, method: &str, path: &str, body: Option<Value>) -> Response {
+    let method = Method::from_bytes(method.as_bytes()).unwrap();
+    let mut request = Client::new().request(method, format!("{http}{path}"));
+    if let Some(body) = body {
+        request = request.json(&body);
+    }
+    request.send().await.unwrap()
+}
+
+/// What the merchants' page is answered.
+async fn page(seen: &mut Seen, http: &str, shop: &str, visited: &str) {
+    for path in ["me", "operations", "operations/parked", "operations/corrections"] {
+        assert_eq!(get(seen, &format!("{http}/v1/{path}")).await, 200, "{path}");
+    }
+    for path in ["", "/day?interval=1h", "/handlings"] {
+        assert_eq!(get(seen, &format!("{http}/v1/shops/{shop}{path}")).await, 200, "{path}");
+    }
+    for (method, path, body) in changes(shop, visited) {
+        let status = note(seen, method, send(http, method, &path, body.clone()).await).await;
+        assert_eq!(status, if method == "POST" { 404 } else { 200 }, "{method} {path}");
+        let Some(body) = body else { continue };
+        let mut unknown = body.clone();
+        unknown["colour"] = json!("red");
+        let answer = send(http, method, &path, Some(unknown)).await;
+        assert_eq!(note(seen, method, answer).await, 422, "{method} {path}");
+        for (media, text, status) in [
+            ("text/plain", "x", 415),
+            ("application/json", &*" ".repeat(17 * 1024), 413),
+        ] {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let request = Client::new().request(method.clone(), format!("{http}{path}"));
+            let request = request.header("content-type", media).body(text.to_owned());
+            let answer = request.send().await.unwrap();
+            assert_eq!(note(seen, method.as_str(), answer).await, status, "{method} {path}");
+        }
+    }
+    // Bob handles it, and Ada would.
+    let handling = format!("/v1/shops/{shop}/sessions/{visited}/handling");
+    let bob = send(http, "PUT", &handling, Some(json!({ "by": "Bob" }))).await;
+    assert_eq!(note(seen, "PUT", bob).await, 200);
+    let ada = send(http, "PUT", &handling, Some(json!({ "by": "Ada" }))).await;
+    assert_eq!(note(seen, "PUT", ada).await, 409);
+    let ada = send(http, "DELETE", &format!("{handling}?by=Ada"), None).await;
+    assert_eq!(note(seen, "DELETE", ada).await, 409);
+    let nobody = send(http, "DELETE", &handling, None).await;
+    assert_eq!(note(seen, "DELETE", nobody).await, 400);
+    let elsewhere = format!("/v1/shops/{shop}/sessions/{}/handling", session());
+    let broken = format!("/v1/shops/{shop}/sessions/session/handling");
+    for (path, status) in [(&elsewhere, 404), (&broken, 422)] {
+        let wish = send(http, "PUT", path, Some(json!({ "by": "Ada" }))).await;
+        assert_eq!(note(seen, "PUT", wish).await, status);
+        let release = send(http, "DELETE", &format!("{path}?by=Ada"), None).await;
+        assert_eq!(note(seen, "DELETE", release).await, status);
+    }
+    // Nobody is asked who they are, so nobody is given a token.
+    let wish = json!({ "role": "merchant", "shop": "*", "name": "Mia" });
+    let token = send(http, "POST", "/dev/token", Some(wish)).await;
+    assert_eq!(note(seen, "POST", token).await, 404);
 }
 
 /// What is answered to corrections that can be, that cannot, and that are none.

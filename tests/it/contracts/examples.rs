@@ -290,9 +290,9 @@ async fn many_at_once(stack: &Stack, service: &Service) {
 
 /// Watches the shop as a viewer who comes, comes back, and stays until the service stops.
 async fn view(service: &mut Service, told: &mut BTreeMap<&'static str, Vec<Value>>) {
-    let names = ["hello", "snapshot", "heartbeat", "bye"];
+    let names = ["hello", "snapshot", "handlings", "heartbeat"];
     let mut viewer = Viewer::connect(&service.http_url(), SHOP, None).await;
-    for name in &names[..3] {
+    for name in names {
         let data = viewer.next_of(name).await;
         told.entry(name).or_default().push(data);
     }

@@ -278,7 +278,7 @@ export interface Shop {
 
 export interface Me {
   subject: string | null;
-  name: string | null;
+  name?: string | null;
   role: Role;
   verbs: Verb[];
   all_shops: boolean;
@@ -304,7 +304,7 @@ export interface Day {
 
 export type AuthConfig =
   | { kind: 'off' }
-  | { kind: 'dev'; people: { name: string; role: Role }[]; shop: string }
+  | { kind: 'dev'; people: { name: string; role: Role }[]; shop: string | null }
   | { kind: 'firebase'; project: string; api_key: string; auth_domain: string }
   | { kind: 'oidc'; issuer: string; client_id: string }
   | { kind: 'token' };
@@ -327,25 +327,36 @@ export interface Operations {
     partitions: number;
     last_at: string | null;
   };
-  updates: { last_place: string | number | null; last_sequence: number | null };
+  updates: { last_place: number; messages: number; bytes: number; last_at: string | null } | null;
   stages: { stage: string; sequence: number | null; lag_events: number | null; lag_seconds: number | null }[];
   partitions: {
     partition: number;
     owner: string | null;
     lease_until: string | null;
-    checkpoint: number | null;
-    last_sequence: number | null;
-    lag_events: number | null;
+    checkpoint: number;
+    lag_events: number;
+    lag_seconds: number;
     halted: string | null;
   }[];
   parked: { count: number };
   corrections: { waiting: number; held_shops: string[] };
-  drift: { checked: number; different: number };
-  rebuild: { active: string; previous: string | null; building: Report | null; reports: Report[] };
+  /** Null where the process that answers folds nothing anew. */
+  drift: { checked: number; different: number } | null;
+  rebuild: { active: string; previous: string | null; building: { version: string } | null; reports: Report[] };
 }
 
-/** A report of a rebuild; the page shows what members it has. */
-export type Report = Record<string, unknown>;
+/** What a comparison of baskets with the journal has found. */
+export interface Report {
+  at: string | null;
+  /** `all`, a shop, or a basket. */
+  scope: string;
+  version: string | null;
+  equal: number;
+  different: number;
+  reasons: { reason: string; count: number; examples: string[] }[];
+  shops: number;
+  digest: string;
+}
 
 export interface ParkedEvent {
   id: string;

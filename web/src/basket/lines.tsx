@@ -263,7 +263,7 @@ function WhyTotal({ explanation }: { explanation: Explanation }) {
       })),
   ].sort((a, b) => a.sequence - b.sequence);
   return (
-    <div className="table-scroll" tabIndex={0} role="region" aria-label={texts.basket.explainTotal}>
+    <div className="table-scroll" tabIndex={0} role="group" aria-label={texts.basket.explainTotal}>
       <table>
         <caption className="unseen">{texts.basket.explainTotal}</caption>
         <thead>

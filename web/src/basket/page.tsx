@@ -2,13 +2,14 @@
 
 import { keepPreviousData, useQuery, useQueryClient } from '@tanstack/react-query';
 import { type ReactNode, useCallback, useEffect, useMemo, useState } from 'react';
-import { Link, useSearchParams } from 'wouter';
+import { Link, useLocation, useSearchParams } from 'wouter';
 import type { Moment as Asked } from '../api/client';
 import { hasCode } from '../api/problem';
 import type { Basket, Explanation, FiledCorrection } from '../api/types';
 import { HandlingControl } from '../board/handling';
 import { clipped, time } from '../live/row';
 import { Icon } from '../look/icon';
+import { useKeys } from '../shell/keys';
 import { useNotices } from '../shell/notices';
 import { useShop } from '../shell/shop';
 import { Empty, Failed, Loading } from '../shell/states';
@@ -39,6 +40,8 @@ export function BasketPage({ session }: { session: string }) {
   const { shop, store } = useShop();
   const id = shop.shop_id;
   const [params, setParams] = useSearchParams();
+  const [, go] = useLocation();
+  useKeys({ Escape: () => go(`/shops/${id}`) });
   const asked = askedOf(params);
   const past = asked !== null;
 

@@ -9,6 +9,7 @@ import { useNotices } from '../shell/notices';
 import { useShop } from '../shell/shop';
 import { shortOf, useTexts } from '../shell/use';
 import { isHandled, type Need, needsOf } from './ordering';
+import { ring } from './sound';
 
 const LOOK_EVERY_MS = 1_000;
 /** So long a row that has begun to need somebody stands out more than the others that do. */
@@ -20,32 +21,6 @@ const begun = new Map<string, number>();
 export function hasJustBegun(session: string, now: number): boolean {
   const at = begun.get(session);
   return at !== undefined && now - at < FRESH_MS;
-}
-
-let audio: AudioContext | null = null;
-
-/** Two short tones, soft enough for a shop. */
-export function ring(): void {
-  try {
-    audio ??= new AudioContext();
-    void audio.resume();
-    const at = audio.currentTime;
-    [660, 880].forEach((pitch, step) => {
-      if (audio === null) return;
-      const tone = audio.createOscillator();
-      const volume = audio.createGain();
-      const begins = at + step * 0.16;
-      tone.frequency.value = pitch;
-      volume.gain.setValueAtTime(0, begins);
-      volume.gain.linearRampToValueAtTime(0.12, begins + 0.02);
-      volume.gain.exponentialRampToValueAtTime(0.001, begins + 0.3);
-      tone.connect(volume).connect(audio.destination);
-      tone.start(begins);
-      tone.stop(begins + 0.32);
-    });
-  } catch {
-    // No sound on this device.
-  }
 }
 
 export function useAttention(): void {
@@ -60,8 +35,11 @@ export function useAttention(): void {
   }, [store]);
   useEffect(() => {
     const rest = `${shop.name ?? texts.nav.board} – ${texts.appName}`;
+    const board = `/shops/${shop.shop_id}`;
     const look = () => {
       const now = serverNow();
+      // The board does it by itself, and not under a finger.
+      if (path !== board) store.sweep();
       const before = known.current;
       const seen = new Map<string, Set<Need>>();
       let waiting = 0;
@@ -98,5 +76,5 @@ export function useAttention(): void {
       clearInterval(timer);
       document.title = texts.appName;
     };
-  }, [store, shop.name, texts, announce, path]);
+  }, [store, shop.name, shop.shop_id, texts, announce, path]);
 }

@@ -55,7 +55,7 @@ export function DayChart() {
           <Drawn day={data} formats={formats} texts={texts} label={texts.board.chartLead(formats.number(events), formats.money(takings))} />
           <details className="chart-table">
             <summary>{texts.board.chartTable}</summary>
-            <div className="chart-table-scroll" tabIndex={0} role="region" aria-label={texts.board.chartTable}>
+            <div className="chart-table-scroll" tabIndex={0} role="group" aria-label={texts.board.chartTable}>
               <table>
                 <thead>
                   <tr>

@@ -149,7 +149,7 @@ export function HandlingControl({ session, by, until, inRow = false }: { session
       <Menu
         label={texts.basket.handling}
         trigger={
-          <button type="button" className={mine ? 'handled mine' : 'handled'} tabIndex={tab} disabled={busy} aria-label={texts.board.handledBy(mine ? texts.board.you : by, left)}>
+          <button type="button" className={mine ? 'handled mine' : 'handled'} tabIndex={tab} disabled={busy} title={texts.board.handledBy(mine ? texts.board.you : by, left)}>
             {who}
             <Icon name="chevron" />
           </button>

@@ -178,6 +178,9 @@ function useArranged(words: string, filter: Filter, order: Order, me: string | n
   return { arranged, reorder };
 }
 
+/** The basket that was looked at last: whoever comes back goes on there. */
+let lastOpened: string | null = null;
+
 function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current: number }; reorder: () => void }) {
   const texts = useTexts();
   const { shop, store } = useShop();
@@ -189,7 +192,7 @@ function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current
   const height = narrowest ? 112 : narrow ? 74 : 60;
   const list = useRef<HTMLDivElement>(null);
   const [margin, setMargin] = useState(0);
-  const [focused, setFocused] = useState<string | null>(null);
+  const [focused, setFocused] = useState<string | null>(() => lastOpened);
   const wantsFocus = useRef(false);
   const at = useMemo(() => new Map(sessions.map((session, index) => [session, index])), [sessions]);
   const focusedIndex = focused === null ? -1 : (at.get(focused) ?? -1);
@@ -228,6 +231,10 @@ function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current
     }
   });
 
+  const open = (session: string) => {
+    lastOpened = session;
+    go(`/shops/${shop.shop_id}/baskets/${session}`);
+  };
   const touch = () => {
     hold.current = Date.now() + HOLD_MS;
   };
@@ -289,7 +296,7 @@ function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current
         return done();
       case 'Enter':
         if (!onRow) return;
-        go(`/shops/${shop.shop_id}/baskets/${session}`);
+        open(session);
         return done();
       case 'i':
       case 'I': {
@@ -325,7 +332,7 @@ function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current
         const target = event.target as HTMLElement;
         if (target.closest('a, button, [role=menu], [role=dialog]') !== null || getSelection()?.type === 'Range') return;
         const session = target.closest<HTMLElement>('[data-session]')?.dataset.session;
-        if (session !== undefined) go(`/shops/${shop.shop_id}/baskets/${session}`);
+        if (session !== undefined) open(session);
       }}
     >
       <div role="row" className="row-head" aria-rowindex={1}>

@@ -3,7 +3,7 @@
 import { useInfiniteQuery, useQuery, useQueryClient } from '@tanstack/react-query';
 import { type FormEvent, type ReactNode, useEffect, useMemo, useRef, useState } from 'react';
 import { Link } from 'wouter';
-import type { FiledCorrection, Operations, ParkedEvent, Report } from '../api/types';
+import type { FiledCorrection, Operations, ParkedEvent } from '../api/types';
 import { wordsOf } from '../basket/corrections';
 import { clipped, time } from '../live/row';
 import { Icon } from '../look/icon';
@@ -79,6 +79,7 @@ function Card({ id, title, note, children }: { id: string; title: string; note?:
 
 function Stages({ data, samples, formats }: { data: Operations; samples: Sample[]; formats: Formats }) {
   const texts = useTexts();
+  const perSecond = (rate: number | null) => (rate === null ? '–' : texts.operations.perSecond(formats.number(Math.round(rate * 10) / 10)));
   return (
     <section aria-labelledby="stages">
       <h2 id="stages" className="unseen">
@@ -92,7 +93,7 @@ function Stages({ data, samples, formats }: { data: Operations; samples: Sample[
           return (
             <li key={stage.stage} className="card stage" data-bad={isBad || undefined}>
               <span className="tile-name">{texts.operations.stageNames[stage.stage] ?? stage.stage}</span>
-              <span className="tile-value">{rate === null ? '–' : texts.operations.perSecond(formats.number(Math.round(rate * 10) / 10))}</span>
+              <span className="tile-value">{perSecond(rate)}</span>
               <span className="stage-lag">
                 {lag === 0 && !isBad ? (
                   <>
@@ -113,6 +114,16 @@ function Stages({ data, samples, formats }: { data: Operations; samples: Sample[
             </li>
           );
         })}
+        {data.updates === null ? null : (
+          <li className="card stage">
+            <span className="tile-name">{texts.operations.stageNames.updates}</span>
+            <span className="tile-value">{perSecond(rateOf(samples, 'updates'))}</span>
+            <span className="sub">
+              {texts.operations.stored(formats.number(data.updates.messages))}, {bytes(data.updates.bytes, formats)}
+            </span>
+            <span className="sub">{data.updates.last_at === null ? '' : `${texts.operations.lastUpdate} ${formats.clockWithSeconds(time(data.updates.last_at))}`}</span>
+          </li>
+        )}
       </ul>
     </section>
   );
@@ -158,15 +169,18 @@ function bytes(count: number, formats: Formats): string {
 
 function Drift({ data, formats }: { data: Operations; formats: Formats }) {
   const texts = useTexts();
+  const { drift } = data;
   return (
     <Card id="drift" title={texts.operations.drift}>
-      <p className="quiet-text">{texts.operations.driftText}</p>
-      <dl className="pairs">
-        <Pair name={texts.operations.checked}>{formats.number(data.drift.checked)}</Pair>
-        <Pair name={texts.operations.different}>
-          <span className={data.drift.different > 0 ? 'chip bad-chip' : 'chip good-chip'}>{formats.number(data.drift.different)}</span>
-        </Pair>
-      </dl>
+      <p className="quiet-text">{drift === null ? texts.operations.driftNone : texts.operations.driftText}</p>
+      {drift === null ? null : (
+        <dl className="pairs">
+          <Pair name={texts.operations.checked}>{formats.number(drift.checked)}</Pair>
+          <Pair name={texts.operations.different}>
+            <span className={drift.different > 0 ? 'chip bad-chip' : 'chip good-chip'}>{formats.number(drift.different)}</span>
+          </Pair>
+        </dl>
+      )}
     </Card>
   );
 }
@@ -176,7 +190,7 @@ function Partitions({ data, formats, now }: { data: Operations; formats: Formats
   const owners = new Set(data.partitions.map((one) => one.owner).filter((one) => one !== null));
   return (
     <Card id="partitions" title={texts.operations.partitions} note={texts.operations.owners(owners.size)}>
-      <div className="table-scroll" tabIndex={0} role="region" aria-labelledby="partitions">
+      <div className="table-scroll" tabIndex={0} role="group" aria-labelledby="partitions">
         <table>
           <thead>
             <tr>
@@ -196,8 +210,8 @@ function Partitions({ data, formats, now }: { data: Operations; formats: Formats
                   <th scope="row" className="num">{one.partition}</th>
                   <td className="mono">{one.owner === null ? texts.operations.noOwner : <bdi>{one.owner}</bdi>}</td>
                   <td className="num">{one.lease_until === null ? '–' : left > 0 ? texts.operations.leaseLeft(formats.number(left)) : texts.operations.leaseOver}</td>
-                  <td className="num">{one.checkpoint === null ? '–' : formats.number(one.checkpoint)}</td>
-                  <td className="num">{one.lag_events === null ? '–' : formats.number(one.lag_events)}</td>
+                  <td className="num">{formats.number(one.checkpoint)}</td>
+                  <td className="num">{one.lag_events === 0 ? '0' : `${texts.operations.lagEvents(formats.number(one.lag_events), one.lag_events)}, ${texts.operations.lagSeconds(formats.number(Math.round(one.lag_seconds * 10) / 10))}`}</td>
                   <td>{one.halted === null ? '–' : <bdi>{one.halted}</bdi>}</td>
                 </tr>
               );
@@ -408,43 +422,44 @@ function Rebuild({ data, formats }: { data: Operations; formats: Formats }) {
         <Pair name={texts.operations.previous}>
           <span className="mono">{previous ?? '–'}</span>
         </Pair>
-        <Pair name={texts.operations.building}>{building === null ? texts.operations.notBuilding : <ReportText report={building} formats={formats} />}</Pair>
+        <Pair name={texts.operations.building}>{building === null ? texts.operations.notBuilding : <span className="mono">{building.version}</span>}</Pair>
       </dl>
       <h3>{texts.operations.reports}</h3>
       {reports.length === 0 ? <p className="quiet-text">{texts.operations.noReports}</p> : null}
-      <ul className="plain reports">
-        {reports.map((report, at) => (
-          // Reports have no name of their own; their order does not change while they are shown.
-          <li key={at}>
-            <ReportText report={report} formats={formats} />
-          </li>
-        ))}
-      </ul>
-    </Card>
-  );
-}
-
-const TIME = /^\d{4}-\d{2}-\d{2}T/;
-
-/** A report member by member, whatever members this version of the service gives it. */
-function ReportText({ report, formats }: { report: Report; formats: Formats }) {
-  const said = (value: unknown): string => {
-    if (typeof value === 'number') return formats.number(value);
-    if (typeof value === 'string') return TIME.test(value) ? formats.dayAndTime(time(value)) : value;
-    if (value === null) return '–';
-    if (Array.isArray(value)) return formats.number(value.length);
-    return JSON.stringify(value);
-  };
-  return (
-    <dl className="report">
-      {Object.entries(report).map(([name, value]) => (
-        <div key={name}>
-          <dt>{name.replaceAll('_', ' ')}</dt>
-          <dd>
-            <bdi>{clipped(said(value), 200)}</bdi>
-          </dd>
+      {reports.length === 0 ? null : (
+        <div className="table-scroll" tabIndex={0} role="group" aria-label={texts.operations.reports}>
+          <table>
+            <thead>
+              <tr>
+                <th scope="col">{texts.basket.when}</th>
+                <th scope="col">{texts.operations.scope}</th>
+                <th scope="col" className="num">{texts.operations.equal}</th>
+                <th scope="col" className="num">{texts.operations.different}</th>
+                <th scope="col">{texts.operations.digest}</th>
+              </tr>
+            </thead>
+            <tbody>
+              {reports.map((report) => (
+                <tr key={`${report.at} ${report.scope} ${report.digest}`} data-bad={report.different > 0 || undefined}>
+                  <td className="nowrap">{report.at === null ? '–' : formats.dayAndTime(time(report.at))}</td>
+                  <td>
+                    {report.scope === 'all' ? texts.operations.scopeAll(formats.number(report.shops), report.shops) : <span className="mono">{report.scope}</span>}
+                    {report.version === null ? null : <span className="sub mono"> {report.version}</span>}
+                    {report.reasons.map((one) => (
+                      <span key={one.reason} className="sub reason">
+                        <bdi>{clipped(one.reason, 200)}</bdi>: {formats.number(one.count)}
+                      </span>
+                    ))}
+                  </td>
+                  <td className="num">{formats.number(report.equal)}</td>
+                  <td className="num">{formats.number(report.different)}</td>
+                  <td className="mono">{report.digest.slice(0, 16)}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
         </div>
-      ))}
-    </dl>
+      )}
+    </Card>
   );
 }

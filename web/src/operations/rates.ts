@@ -13,6 +13,7 @@ const OVER_MS = 10_000;
 export function sampleOf(operations: Operations): Sample {
   const sequences = new Map<string, number>();
   for (const stage of operations.stages) if (stage.sequence !== null) sequences.set(stage.stage, stage.sequence);
+  if (operations.updates !== null) sequences.set('updates', operations.updates.last_place);
   return { at: Date.parse(operations.at), sequences };
 }
 

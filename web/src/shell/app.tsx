@@ -1,16 +1,18 @@
 // The page: who is signed in, and which screen the address names.
 
 import { useQueryClient } from '@tanstack/react-query';
-import { lazy, type ReactNode, Suspense, useEffect, useState } from 'react';
+import { lazy, type ReactNode, Suspense, useEffect, useRef, useState } from 'react';
 import { Route, Switch, useLocation, useSearch } from 'wouter';
 import { useAttention } from '../board/attention';
 import { BoardPage } from '../board/page';
 import { ShopsPage } from '../signin/shops';
 import { SignInPage } from '../signin/page';
+import { Badge } from './badge';
 import { Header } from './header';
 import { Help } from './help';
 import { useKeys } from './keys';
 import { NameProvider } from './name';
+import { useNotices } from './notices';
 import { ShopProvider, useShop } from './shop';
 import { Boundary, Empty, Failed, Loading } from './states';
 import { useAuth, useAuthState, useMay, useMe, useTexts } from './use';
@@ -126,14 +128,57 @@ function OfShop({ shop, children }: { shop: string; children: ReactNode }) {
 function ShopFrame({ children }: { children: ReactNode }) {
   const { shop } = useShop();
   useAttention();
-  return <Frame shop={shop.shop_id} name={shop.name}>{children}</Frame>;
+  return <Frame shop={shop.shop_id} name={shop.name} badge={<Badge />}>{children}</Frame>;
 }
 
-function Frame({ shop, name, children }: { shop: string | null; name: string | null; children: ReactNode }) {
+/** Another screen begins at its top, and with the focus on it; one that is gone back to is where it was. */
+function useScreens(path: string): void {
+  const before = useRef(path);
+  const isBack = useRef(false);
+  useEffect(() => {
+    const back = () => {
+      isBack.current = true;
+    };
+    addEventListener('popstate', back);
+    return () => removeEventListener('popstate', back);
+  }, []);
+  useEffect(() => {
+    if (before.current === path) return;
+    before.current = path;
+    if (!isBack.current) scrollTo(0, 0);
+    isBack.current = false;
+    document.getElementById('content')?.focus({ preventScroll: true });
+  }, [path]);
+}
+
+const SOON_OVER_MS = 5 * 60_000;
+
+/** Says that a sign-in ends soon that nothing renews, before it interrupts somebody. */
+function useEndOfToken(): void {
+  const auth = useAuth();
+  const texts = useTexts();
+  const { notify } = useNotices();
+  const said = useRef(false);
+  useEffect(() => {
+    const look = () => {
+      const end = auth.expiresAt();
+      if (said.current || end === null || auth.renews || end - Date.now() > SOON_OVER_MS) return;
+      said.current = true;
+      notify(texts.signIn.endsSoon(texts.age((end - Date.now()) / 1000)), { kind: 'bad' });
+    };
+    look();
+    const timer = setInterval(look, 15_000);
+    return () => clearInterval(timer);
+  }, [auth, texts, notify]);
+}
+
+function Frame({ shop, name, badge, children }: { shop: string | null; name: string | null; badge?: ReactNode; children: ReactNode }) {
   const texts = useTexts();
   const [help, setHelp] = useState(false);
   const [path, go] = useLocation();
   const mayInspect = useMay('inspect');
+  useScreens(path);
+  useEndOfToken();
   useKeys({
     '?': () => setHelp(true),
     '/': () => document.querySelector<HTMLInputElement>('input[type=search]')?.focus(),
@@ -143,7 +188,7 @@ function Frame({ shop, name, children }: { shop: string | null; name: string | n
   });
   return (
     <>
-      <Header shop={shop} name={name} onHelp={() => setHelp(true)} />
+      <Header shop={shop} name={name} badge={badge} onHelp={() => setHelp(true)} />
       <main id="content" className="content" tabIndex={-1} onPointerEnter={() => void basketPage()}>
         <Boundary key={path} texts={{ title: texts.problems.brokenTitle, text: texts.problems.brokenText, reload: texts.problems.reload }}>
           <Suspense fallback={<Loading />}>{children}</Suspense>

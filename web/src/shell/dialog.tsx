@@ -38,11 +38,18 @@ export function Dialog({
   );
 }
 
+/** Menus stand in the content, so that they are part of a landmark as everything else. */
+const place = {
+  get current() {
+    return document.getElementById('content');
+  },
+};
+
 export function Menu({ trigger, label, children, end = true }: { trigger: ReactElement; label: string; children: ReactNode; end?: boolean }) {
   return (
-    <BaseMenu.Root modal={false}>
+    <BaseMenu.Root>
       <BaseMenu.Trigger render={trigger} />
-      <BaseMenu.Portal>
+      <BaseMenu.Portal container={place}>
         <BaseMenu.Positioner className="menu-place" sideOffset={6} align={end ? 'end' : 'start'}>
           <BaseMenu.Popup className="menu" aria-label={label}>
             {children}

@@ -1,15 +1,16 @@
 // The head of every screen: where one is, whether it is true, and who one is.
 
+import type { ReactNode } from 'react';
 import { Link, useLocation } from 'wouter';
+import { ring } from '../board/sound';
 import { Icon, type IconName } from '../look/icon';
 import { prefer } from '../look/preferences';
 import { prepare } from '../texts/texts';
-import { Badge } from './badge';
 import { Menu, MenuChoice, MenuItem, MenuLine, MenuSwitch } from './dialog';
 import { useName } from './name';
 import { useAuth, useMay, useMe, usePreferences, useTexts } from './use';
 
-export function Header({ shop, name, onHelp }: { shop: string | null; name: string | null; onHelp: () => void }) {
+export function Header({ shop, name, badge, onHelp }: { shop: string | null; name: string | null; badge?: ReactNode; onHelp: () => void }) {
   const texts = useTexts();
   const auth = useAuth();
   const me = useMe();
@@ -53,7 +54,7 @@ export function Header({ shop, name, onHelp }: { shop: string | null; name: stri
           {mayInspect ? place('/operations', 'operations', 'layers', texts.nav.operations) : null}
         </nav>
         <span className="head-space" />
-        {shop === null || at === 'operations' ? null : <Badge />}
+        {badge}
         <Menu
           label={texts.nav.menu}
           trigger={
@@ -88,7 +89,14 @@ export function Header({ shop, name, onHelp }: { shop: string | null; name: stri
             ]}
           />
           <MenuLine />
-          <MenuSwitch checked={preferred.sound} onChange={(sound) => prefer({ sound })}>
+          <MenuSwitch
+            checked={preferred.sound}
+            onChange={(sound) => {
+              prefer({ sound });
+              // So that one knows it, and since browsers play nothing before somebody has clicked.
+              if (sound) ring();
+            }}
+          >
             {texts.nav.sound}
           </MenuSwitch>
           <MenuLine />

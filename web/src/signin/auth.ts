@@ -65,7 +65,7 @@ export class Auth implements Bearer {
   async begin(tokenOfLink: string | null): Promise<void> {
     this.become({ stage: 'starting' });
     try {
-      const response = await fetch('/config.json', { cache: 'no-store' });
+      const response = await fetch('/config.json');
       if (!response.ok) throw await problemOf(response);
       this.config_ = (await response.json()) as Config;
     } catch (error) {

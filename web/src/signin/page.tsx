@@ -62,9 +62,9 @@ function Dev({ config }: { config: Extract<AuthConfig, { kind: 'dev' }> }) {
   const texts = useTexts();
   const auth = useAuth();
   const { busy, problem, run } = useSigningIn();
-  const [place, setPlace] = useState<'demo' | 'all' | 'other'>('demo');
+  const [place, setPlace] = useState<'demo' | 'all' | 'other'>(config.shop === null ? 'all' : 'demo');
   const [other, setOther] = useState('');
-  const shop = place === 'demo' ? config.shop : place === 'all' ? '*' : other.trim();
+  const shop = place === 'demo' ? (config.shop ?? '*') : place === 'all' ? '*' : other.trim();
   return (
     <>
       <h2>{texts.signIn.devTitle}</h2>
@@ -72,7 +72,7 @@ function Dev({ config }: { config: Extract<AuthConfig, { kind: 'dev' }> }) {
       <label className="field">
         <span>{texts.signIn.devShop}</span>
         <select value={place} onChange={(event) => setPlace(event.target.value as typeof place)}>
-          <option value="demo">{texts.signIn.devDemoShop}</option>
+          {config.shop === null ? null : <option value="demo">{texts.signIn.devDemoShop}</option>}
           <option value="all">{texts.signIn.devAllShops}</option>
           <option value="other">{texts.signIn.devOtherShop}</option>
         </select>
