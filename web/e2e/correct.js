@@ -14,8 +14,8 @@ await badge(merchant, 'live');
 await rowOf(merchant, visit.id).getByText('12.75').waitFor();
 
 // Why.
-const lines = support.getByRole('table').first();
-await lines.getByText('FUJI Apples').waitFor();
+
+await support.getByText('FUJI Apples').first().waitFor();
 await support.getByRole('button', { name: /Why is FUJI Apples/ }).click();
 await picture(support, 'why');
 

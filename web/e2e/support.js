@@ -3,6 +3,8 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { chromium } from 'playwright-core';
 
@@ -14,7 +16,7 @@ export const SOURCE = process.env.EZOUT_SOURCE;
 const PICTURES = process.env.EZOUT_PICTURES;
 
 /** How long something on the screen may take to come, far beyond what it takes. */
-export const PATIENCE = 60_000;
+export const PATIENCE = Number(process.env.EZOUT_PATIENCE || 60_000);
 
 const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
@@ -144,6 +146,17 @@ export class Visit {
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM,
   args: ['--no-sandbox', '--disable-dev-shm-usage', '--force-color-profile=srgb'],
+});
+
+// Whoever looks into a walk that failed wants to see what was on the screens.
+process.on('uncaughtException', async (error) => {
+  console.error(error);
+  for (const page of browser.contexts().flatMap((context) => context.pages())) {
+    const path = join(tmpdir(), `ezout-walk-${randomUUID().slice(0, 8)}.png`);
+    await page.screenshot({ path }).then(() => console.error(`${page.url()} looks as in ${path}`), () => {});
+  }
+  console.error(complaints.join('\n'));
+  process.exit(1);
 });
 
 /** Everything that a page complained about; what a cut or a refusal brings about is no fault. */
