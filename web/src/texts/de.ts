@@ -80,6 +80,7 @@ export const de: Texts = {
     devLead: 'Dies ist ein Rechner zum Ausprobieren. Hier darf jeder jeder sein.',
     devShop: 'Laden',
     devShopHint: 'Die Kennung eines Ladens; leer für alle.',
+    devUsual: 'Einer für den Laden, alle für die anderen',
     devDemoShop: 'Der Probeladen',
     devAllShops: 'Alle Läden',
     devOtherShop: 'Ein anderer Laden…',

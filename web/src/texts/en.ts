@@ -79,6 +79,7 @@ export const en = {
     devLead: 'This is a machine to try things on. Anybody may be anybody.',
     devShop: 'Shop',
     devShopHint: 'The id of a shop; empty for all of them.',
+    devUsual: 'One for a merchant, all for the others',
     devDemoShop: 'The demo shop',
     devAllShops: 'All shops',
     devOtherShop: 'Another shop…',
