@@ -91,11 +91,12 @@ fn chromium() -> Option<PathBuf> {
 
 /// What a walk goes through.
 struct Ground {
+    // Whose log is looked through at its end, in the stack's folder.
+    resgate: Option<Resgate>,
     stack: Stack,
     service: Service,
     /// Between the browser and the service.
     proxy: Proxy,
-    resgate: Option<Resgate>,
     /// Processes that take events beside it.
     others: Vec<Service>,
 }
@@ -111,10 +112,10 @@ impl Ground {
         let service = Self::serve(&stack, resgate.as_ref(), None).await;
         let proxy = Proxy::start(service.http_url().trim_start_matches("http://")).await;
         Some(Self {
+            resgate,
             stack,
             service,
             proxy,
-            resgate,
             others: Vec::new(),
         })
     }

@@ -1,6 +1,6 @@
 // Somebody of support finds out why a basket costs what it does, corrects it, undoes that, and looks at its past.
 
-import { assert, badge, end, picture, rowOf, Shop, somebody, Visit } from './support.js';
+import { assert, badge, end, named, picture, rowOf, Shop, somebody, Visit } from './support.js';
 
 const shop = await Shop.open();
 const visit = new Visit(shop);
@@ -27,10 +27,9 @@ await dialog.getByLabel('Pieces').fill('2');
 await dialog.getByRole('button', { name: 'Correct', exact: true }).click();
 await dialog.getByText('Say why.').waitFor();
 await dialog.getByLabel('Reason').fill('scanned twice');
-const named = dialog.getByLabel('Name');
-if (await named.isVisible().catch(() => false)) await named.fill('Sam');
 await picture(support, 'correct');
 await dialog.getByRole('button', { name: 'Correct', exact: true }).click();
+await named(support, 'Sam');
 await dialog.waitFor({ state: 'detached' });
 await support.getByText('scanned twice').first().waitFor();
 // Whoever else looks has it without doing anything.
@@ -54,7 +53,9 @@ await support.getByRole('dialog').waitFor({ state: 'detached' });
 await rowOf(merchant, visit.id).getByText('11.00').first().waitFor();
 
 // Undone.
-await support.getByRole('button', { name: 'Undo' }).last().click();
+await support.getByText('11.00').first().waitFor();
+const scanned = support.getByRole('listitem').filter({ hasText: 'scanned twice' });
+await scanned.getByRole('button', { name: 'Undo' }).click();
 const undo = support.getByRole('dialog');
 await undo.getByLabel('Reason').fill('there were three');
 await undo.getByRole('button', { name: 'Undo it' }).click();
@@ -65,13 +66,13 @@ await rowOf(merchant, visit.id).getByText('14.50').first().waitFor();
 const slider = support.getByRole('slider', { name: 'Moment of the visit' });
 await slider.focus();
 await support.keyboard.press('Home');
-await support.getByText(/You are looking at/).waitFor();
+await support.getByText(/^Event 1 of \d+$/).waitFor();
 await support.waitForURL(/[?&](sequence|at)=/);
 const link = support.url();
 await picture(support, 'past');
 // The link shows a colleague the same.
 const colleague = await somebody(shop, 'support', { subject: 'colleague', path: link.slice(link.indexOf('/baskets/')) });
-await colleague.getByText(/You are looking at/).waitFor();
+await colleague.getByText(/^Event 1 of \d+$/).waitFor();
 await colleague.getByText('FUJI Apples').first().waitFor();
 assert.equal(await colleague.getByText('Pears').count(), 0);
 await support.getByRole('button', { name: 'Back to now' }).first().click();

@@ -17,6 +17,7 @@ const goods = [
   ['Bananas', 500700, 1.29],
 ];
 const visits = [];
+let last = 0;
 for (let number = 0; number < 24; number += 1) {
   const visit = new Visit(shop);
   const [name, product, price] = goods[number % goods.length];
@@ -28,11 +29,11 @@ for (let number = 0; number < 24; number += 1) {
   if (number === 3 || number === 11) events.push(visit.event('ADD', { name: 'Olive oil', product: 500600, price: 9.49, claims: visit.total - 9.49 }));
   if (number === 5) events.push(visit.event('REMOVE', { name: 'Figs', product: 500800, price: 4 }));
   if (number >= 18) events.push(visit.event(number === 23 ? 'CANCEL' : 'CHECKOUT'));
-  await shop.send(...events);
+  last = (await shop.send(...events)).at(-1).sequence;
   visits.push(visit);
 }
 const diverged = visits[3];
-await shop.get(`/sessions/${visits[23].id}/basket?min_sequence=1`);
+await shop.get(`/sessions/${visits[23].id}/basket?min_sequence=${last}`);
 
 /** What axe finds on the screen. */
 async function everybody(page, what) {
@@ -96,6 +97,7 @@ await page.locator('[role="row"][data-session]').first().focus();
 await page.keyboard.press('ArrowDown');
 await page.keyboard.press('Enter');
 await page.waitForURL(/\/baskets\//);
+await page.getByRole('heading', { name: /^Basket/ }).waitFor();
 await page.keyboard.press('Escape');
 await page.waitForURL((url) => !url.pathname.includes('/baskets/'));
 await page.keyboard.press('g');

@@ -163,8 +163,8 @@ process.on('uncaughtException', async (error) => {
 const complaints = [];
 const TOLERATED = /Failed to load resource|net::ERR_|WebSocket connection to/;
 
-/** A browser of its own, at an address of the page. */
-export async function visit(path, { width = 1280, height = 900, scheme = 'light', locale = 'en-GB', calm = true } = {}) {
+/** A browser of its own, at an address of the page, in which `before` runs first. */
+export async function visit(path, { width = 1280, height = 900, scheme = 'light', locale = 'en-GB', calm = true, before } = {}) {
   const context = await browser.newContext({
     viewport: { width, height },
     colorScheme: scheme,
@@ -173,6 +173,7 @@ export async function visit(path, { width = 1280, height = 900, scheme = 'light'
     reducedMotion: calm ? 'reduce' : 'no-preference',
   });
   context.setDefaultTimeout(PATIENCE);
+  if (before) await context.addInitScript(before);
   const page = await context.newPage();
   page.on('pageerror', (error) => complaints.push(`${error}`));
   page.on('console', (message) => {
@@ -188,7 +189,17 @@ export async function somebody(shop, role, { path = '', subject = role, ...more 
   return visit(`/shops/${shop.id}${path}#token=${token}`, more);
 }
 
+/** Says who somebody is, where the page asks for it. */
+export async function named(page, name) {
+  const dialog = page.getByRole('dialog', { name: 'What is your name?' });
+  await dialog.getByLabel('Name').fill(name);
+  await dialog.getByRole('button', { name: 'Go on' }).click();
+  await dialog.waitFor({ state: 'detached' });
+}
+
 export const badge = (page, kind) => page.locator(`.badge[data-fresh="${kind}"]`).waitFor();
+/** The badge says that what is shown may be old: no connection, or one to a gateway whose service does not answer. */
+export const notLive = (page) => page.locator('.badge[data-fresh="offline"], .badge[data-fresh="stale"]').waitFor();
 export const rowOf = (page, session) => page.locator(`[role="row"][data-session="${session}"]`);
 
 /** What the rows of the board say, for as many as there are on the screen. */

@@ -24,8 +24,8 @@ describe('what a basket has moved on by', () => {
 
   it('is shown with the largest change of money first, then total and status', () => {
     expect(differencesOf(changed, en, formats)).toEqual([
-      { key: 'line 500100', what: 'Product 500100', from: '0 × (€0.00)', to: '2 × (€7.00)' },
-      { key: 'line 500400', what: 'Milk', from: '2 × (€2.50)', to: '1 × (€1.25)' },
+      { key: 'line 500100', what: 'Product 500100', from: '0× = €0.00', to: '2× = €7.00' },
+      { key: 'line 500400', what: 'Milk', from: '2× = €2.50', to: '1× = €1.25' },
       { key: 'total', what: 'Total', from: '€2.50', to: '€8.25' },
       { key: 'status', what: 'Status', from: 'Open', to: 'Paid' },
     ]);

@@ -264,7 +264,7 @@ function Shown({
   };
   return (
     <>
-      {past ? <p className="note past-note">{texts.past.noCorrecting}</p> : null}
+      {past && may ? <p className="note past-note">{texts.past.noCorrecting}</p> : null}
       <div className="basket-parts">
         <div className="basket-main">
           <Lines basket={basket} explanation={explanation} mayCorrect={mayCorrect} onCorrect={begin} />
