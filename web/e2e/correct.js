@@ -3,6 +3,19 @@
 import { assert, badge, end, named, picture, rowOf, Shop, somebody, Visit } from './support.js';
 
 const shop = await Shop.open();
+await shop.put('', { name: 'Harbour Street', currency: 'EUR', time_zone: 'Europe/Berlin' });
+const goods = [
+  ['Oat milk, 1 l', 500300, 2.19],
+  ['Sourdough bread', 500400, 4.8],
+  ['Espresso beans, 500 g', 500500, 11.9],
+  ['Olive oil', 500600, 9.49],
+  ['Bananas', 500700, 1.29],
+];
+for (let number = 0; number < 7; number += 1) {
+  const other = new Visit(shop);
+  const events = goods.slice(0, 1 + (number % 5)).map(([name, product, price]) => other.event('ADD', { name, product, price, quantity: 1 + (number % 3) }));
+  await shop.send(...events, ...(number === 6 ? [other.event('CHECKOUT')] : []));
+}
 const visit = new Visit(shop);
 await shop.send(
   visit.event('ADD', { name: 'FUJI Apples', product: 500100, price: 3.5, quantity: 3 }),
@@ -12,6 +25,8 @@ const support = await somebody(shop, 'support', { path: `/baskets/${visit.id}` }
 const merchant = await somebody(shop, 'merchant');
 await badge(merchant, 'live');
 await rowOf(merchant, visit.id).getByText('12.75').waitFor();
+await merchant.waitForFunction(() => document.querySelector('[role="row"][data-session]').dataset.urgent === 'high');
+await picture(merchant, 'board');
 
 // Why.
 
@@ -61,6 +76,8 @@ await undo.getByLabel('Reason').fill('there were three');
 await undo.getByRole('button', { name: 'Undo it' }).click();
 await undo.waitFor({ state: 'detached' });
 await rowOf(merchant, visit.id).getByText('14.50').first().waitFor();
+await scanned.getByText('undone', { exact: true }).waitFor();
+await picture(support, 'undone');
 
 // The past: the beginning of the visit, from where the slider is moved by the keys.
 const slider = support.getByRole('slider', { name: 'Moment of the visit' });

@@ -61,7 +61,7 @@ for (const scheme of ['light', 'dark']) {
       await badge(page, 'live');
       await ready(page);
       await everybody(page, `${name} at ${size}, ${scheme}`);
-      await picture(page, `${name}-${size}-${scheme}`);
+      await picture(page, `screens/${name}-${size}-${scheme}`);
       await page.context().close();
     }
   }
@@ -69,19 +69,19 @@ for (const scheme of ['light', 'dark']) {
   await operations.getByRole('heading', { name: 'Partitions' }).waitFor();
   await operations.getByText('Journal').first().waitFor();
   await everybody(operations, `operations, ${scheme}`);
-  await picture(operations, `operations-desk-${scheme}`);
+  await picture(operations, `screens/operations-desk-${scheme}`);
   await operations.context().close();
 
   const signIn = await open('/', { scheme });
   await signIn.getByRole('heading').first().waitFor();
   await everybody(signIn, `signing in, ${scheme}`);
-  await picture(signIn, `sign-in-${scheme}`);
+  await picture(signIn, `screens/sign-in-${scheme}`);
   await signIn.context().close();
 
   const chooses = await open(`/#token=${await tokenOf('merchant', [shop.id, second.id], { subject: 'many' })}`, { scheme });
   await chooses.getByText('Harbour Street').first().waitFor();
   await everybody(chooses, `the choice of a shop, ${scheme}`);
-  await picture(chooses, `shops-${scheme}`);
+  await picture(chooses, `screens/shops-${scheme}`);
   await chooses.getByRole('link', { name: /Harbour Street/ }).or(chooses.getByRole('button', { name: /Harbour Street/ })).first().click();
   await badge(chooses, 'live');
   await chooses.keyboard.press('?');

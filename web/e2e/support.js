@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { chromium } from 'playwright-core';
 
@@ -243,7 +243,7 @@ export async function agrees(page, shop) {
 /** Takes a picture, where pictures are wanted. */
 export async function picture(page, name) {
   if (!PICTURES) return;
-  mkdirSync(PICTURES, { recursive: true });
+  mkdirSync(dirname(`${PICTURES}/${name}`), { recursive: true });
   await page.screenshot({ path: `${PICTURES}/${name}.png` });
 }
 
