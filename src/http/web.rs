@@ -437,8 +437,18 @@ impl Wanted {
     }
 }
 
+/// What proxies add.
+const PASSED_ON: [&str; 6] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
 /// Whether a request comes from our own page, or from a program of this machine: no page of another origin has
-/// sent it, and nobody has given our address another name.
+/// sent it, nobody has given our address another name, and no proxy says that it comes from elsewhere.
 fn is_own_page(headers: &HeaderMap) -> bool {
     let one = |name: HeaderName| {
         let mut values = headers.get_all(name).iter();
@@ -446,7 +456,10 @@ fn is_own_page(headers: &HeaderMap) -> bool {
         // Whoever sends it twice does not mean it well.
         if values.next().is_some() { Some("?") } else { value }
     };
-    let Some(host) = one(HOST) else { return false };
+    let is_passed_on = PASSED_ON.iter().any(|name| headers.contains_key(*name));
+    let Some(host) = one(HOST).filter(|_| !is_passed_on) else {
+        return false;
+    };
     let is_ours = one(ORIGIN).is_none_or(|origin| origin == format!("http://{host}"));
     let is_here = one(SEC_FETCH_SITE).is_none_or(|site| matches!(site, "same-origin" | "none"));
     is_of_this_machine(host) && is_ours && is_here
@@ -539,6 +552,11 @@ mod tests {
             (false, &[(HOST, "127.0.0.1:8000"), (SEC_FETCH_SITE, "same-site")]),
         ] {
             assert_eq!(is_own_page(&headers(pairs)), is_own, "{pairs:?}");
+        }
+        for name in PASSED_ON {
+            let name = HeaderName::from_static(name);
+            let pairs = [(HOST, "127.0.0.1:8000"), (name, "192.0.2.1")];
+            assert!(!is_own_page(&headers(&pairs)), "{pairs:?}");
         }
         let twice = HeaderMap::from_iter([
             (HOST, HeaderValue::from_static("127.0.0.1:8000")),

@@ -260,9 +260,10 @@ async fn who_handles_a_basket_is_heard_through_every_process_at_every_door() {
     assert_eq!(late.next_of("hello").await["recovered"], true);
     assert_eq!(late.next_of("handlings").await["handlings"][0]["handled_by"], "Sam");
 
-    let release = |by: &str| format!("{}?by={by}", handling_url(&api, &shop, &visit));
-    assert_eq!(send(&release("Mia"), Method::DELETE, None).await.0, 409);
-    let (status, released) = send(&release("Sam"), Method::DELETE, None).await;
+    let handling = handling_url(&api, &shop, &visit);
+    let release = async |by: &str| send(&handling, Method::DELETE, Some(json!({ "by": by }))).await;
+    assert_eq!(release("Mia").await.0, 409);
+    let (status, released) = release("Sam").await;
     assert_eq!(
         (status, &released["handled_by"], &released["handled_until"]),
         (200, &Value::Null, &Value::Null)
