@@ -145,7 +145,7 @@ export class Client {
   }
 
   release(shop: string, session: string, by: string): Promise<Handling> {
-    return this.json(`/v1/shops/${shop}/sessions/${session}/handling?${query({ by })}`, { method: 'DELETE' });
+    return this.post(`/v1/shops/${shop}/sessions/${session}/handling`, { by }, 'DELETE');
   }
 
   async handlings(shop: string, signal?: AbortSignal): Promise<Handling[]> {

@@ -2,6 +2,7 @@
 // difference is shown, nothing is changed, and they decide.
 
 import { type FormEvent, useId, useState } from 'react';
+import { newId } from '../api/ids';
 import { hasCode, Problem } from '../api/problem';
 import type { Basket, FiledCorrection, Line, Proposal } from '../api/types';
 import { clipped } from '../live/row';
@@ -11,7 +12,7 @@ import { useName } from '../shell/name';
 import { useShop } from '../shell/shop';
 import { tell, useClient, useTexts } from '../shell/use';
 import { Moved } from './moved';
-import { newId, totalAfter, type Wish } from './preview';
+import { totalAfter, type Wish } from './preview';
 
 export type Correcting =
   | { kind: 'quantity' | 'price' | 'remove'; line: Line }
