@@ -324,6 +324,7 @@ export const de: Texts = {
     notANumber: 'Eine ganze Zahl von 0 bis 1.000.000.',
     notAnAmount: 'Ein Betrag, etwa 3,50.',
     notAPrice: 'Ein Preis ab 0, etwa 3,50.',
+    ambiguous: (thousands: string, decimal: string) => `Das können zwei Beträge sein. ${thousands} oder ${decimal} schreiben.`,
     unchanged: 'So ist es schon.',
     author: (who) => `Wird aufgezeichnet für ${who}.`,
     changeName: 'Jemand anderes?',

@@ -321,6 +321,7 @@ export const en = {
     notANumber: 'Write a whole number from 0 to 1,000,000.',
     notAnAmount: 'Write an amount, such as 3.50.',
     notAPrice: 'Write a price of 0 or more, such as 3.50.',
+    ambiguous: (thousands: string, decimal: string) => `That may be two amounts. Write ${thousands} or ${decimal}.`,
     unchanged: 'It is like that already.',
     author: (who: string) => `Will be recorded as done by ${who}.`,
     changeName: 'Not you?',
