@@ -98,6 +98,17 @@ await page.keyboard.press('ArrowDown');
 await page.keyboard.press('Enter');
 await page.waitForURL(/\/baskets\//);
 await page.getByRole('heading', { name: /^Basket/ }).waitFor();
+// A button works by Space, which plays the visit only where no button has the focus.
+const why = page.getByRole('button', { name: /^Why is / }).first();
+await why.and(page.locator(':enabled')).focus();
+await page.keyboard.press('Space');
+await page.locator('button[aria-expanded="true"][aria-label^="Why is "]').waitFor();
+assert.equal(await page.getByRole('button', { name: 'Pause' }).count(), 0);
+assert.equal(new URL(page.url()).search, '');
+await page.getByRole('slider', { name: 'Moment of the visit' }).focus();
+await Promise.all([page.waitForURL(/[?&]sequence=/), page.keyboard.press('Space')]);
+await page.waitForURL((url) => !url.search.includes('sequence='));
+await page.getByRole('slider', { name: 'Moment of the visit' }).blur();
 await page.keyboard.press('Escape');
 await page.waitForURL((url) => !url.pathname.includes('/baskets/'));
 await page.keyboard.press('g');

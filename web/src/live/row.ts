@@ -80,7 +80,8 @@ export function rowOf(basket: Basket, before: Row | undefined, now: number): Row
     openedAt: time(basket.opened_at) || before?.openedAt || now,
     lastAction: basket.last_action,
     lastProduct: before?.lastProduct ?? clipped(newest?.product_name ?? null),
-    lastActionId: before?.lastActionId ?? 0,
+    // Which action brought it to another version is not said.
+    lastActionId: before?.version === basket.version ? before.lastActionId : 0,
     phoneTime: time(basket.last_action_at),
     touchedAt: time(basket.updated_at) || now,
     endedAt: open ? null : (before?.endedAt ?? now),

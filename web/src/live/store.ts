@@ -189,8 +189,9 @@ export class BasketStore implements Sink {
     for (const listener of this.signalListeners) listener();
   }
 
-  version(session: string): number | null {
-    return this.rows.get(session)?.version ?? null;
+  known(session: string): { version: number; isOpen: boolean } | null {
+    const row = this.rows.get(session);
+    return row === undefined ? null : { version: row.version, isOpen: row.endedAt === null };
   }
 
   /** Takes away what ended a while ago. Rows that a finger may be on are kept until it is not. */

@@ -69,7 +69,6 @@ export const de: Texts = {
     reasons: {
       expired: 'Die Anmeldung ist abgelaufen. Nach dem Anmelden geht es hier weiter.',
       revoked: 'Die Anmeldung wurde widerrufen. Bitte neu anmelden; hilft das nicht, weiß weiter, wer den Laden betreut.',
-      denied: 'Dieser Laden darf nicht mehr angesehen werden. Als jemand anderes anmelden oder um das Recht bitten.',
       not_allowed: 'Dieses Konto darf keine Läden ansehen. Als Laden anmelden oder um das Recht bitten.',
       refused: 'Diese Anmeldung zählt hier nicht. Bitte neu anmelden.',
       ended: 'Abgemeldet.',
@@ -325,6 +324,7 @@ export const de: Texts = {
     notANumber: 'Eine ganze Zahl von 0 bis 1.000.000.',
     notAnAmount: 'Ein Betrag, etwa 3,50.',
     notAPrice: 'Ein Preis ab 0, etwa 3,50.',
+    ambiguous: (thousands: string, decimal: string) => `Das können zwei Beträge sein. ${thousands} oder ${decimal} schreiben.`,
     unchanged: 'So ist es schon.',
     author: (who) => `Wird aufgezeichnet für ${who}.`,
     changeName: 'Jemand anderes?',
@@ -484,6 +484,8 @@ export const de: Texts = {
     brokenText: 'Bitte neu laden. Im Laden hat sich dadurch nichts geändert.',
     reload: 'Neu laden',
   },
+
+  denied: { title: 'Dieser Laden darf nicht angesehen werden', text: 'Das Recht dazu fehlt oder wurde entzogen. Darum bitten oder einen anderen Laden ansehen.', home: 'Zu den Läden' },
 
   notFound: { title: 'Diese Seite gibt es nicht', text: 'Vielleicht ist die Adresse unvollständig.', home: 'Zum Anfang' },
 

@@ -68,7 +68,6 @@ export const en = {
     reasons: {
       expired: 'Your sign-in has ended. Sign in again and you are back where you were.',
       revoked: 'Your sign-in was revoked. Sign in again; if that does not help, ask whoever looks after your shop.',
-      denied: 'You may not look at this shop any more. Sign in as somebody else, or ask for the right to.',
       not_allowed: 'This account may not look at shops. Sign in as a merchant, or ask for the right to.',
       refused: 'That sign-in does not count here. Sign in again.',
       ended: 'You have signed out.',
@@ -322,6 +321,7 @@ export const en = {
     notANumber: 'Write a whole number from 0 to 1,000,000.',
     notAnAmount: 'Write an amount, such as 3.50.',
     notAPrice: 'Write a price of 0 or more, such as 3.50.',
+    ambiguous: (thousands: string, decimal: string) => `That may be two amounts. Write ${thousands} or ${decimal}.`,
     unchanged: 'It is like that already.',
     author: (who: string) => `Will be recorded as done by ${who}.`,
     changeName: 'Not you?',
@@ -481,6 +481,8 @@ export const en = {
     brokenText: 'Reload it. Nothing in the shop was changed by this.',
     reload: 'Reload',
   },
+
+  denied: { title: 'You may not look at this shop', text: 'It is not one of yours, or the right to it was taken away. Ask for it, or look at another shop.', home: 'To the shops' },
 
   notFound: { title: 'There is no such page', text: 'The address may not be complete.', home: 'To the start' },
 
