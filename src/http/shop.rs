@@ -84,7 +84,10 @@ pub(super) async fn set(
             said.currency.as_deref(),
             said.time_zone.as_deref(),
         )
-        .map_err(|error| body::broken(&format!("/{}", error.field), "shop", error.rule))?;
+        .map_err(|error| {
+            let code = if error.field == "name" { "length" } else { "one_of" };
+            body::broken(&format!("/{}", error.field), code, error.rule)
+        })?;
         let views = views_of(&api)?;
         let deed = Deed::in_shop(Verb::Operate, "name, currency and time zone".to_owned(), shop);
         let noting = api.access().note(&identity, deed);
