@@ -145,14 +145,15 @@ describe('the source over Resgate', () => {
   it('is not live over old rows when the connection is back, until the service says that they are the newest', async () => {
     const { gateway, truth, store } = await begin();
     await until(() => store.size === 1 && truth.asked > 0);
+    await until(() => soon(store) === 'live');
     const seen: string[] = [];
-    gateway.sockets[0]?.terminate();
-    await until(() => store.signalled.connection === 'closed');
     store.onSignals(() => {
-      if (store.signalled.connection === 'open') seen.push(soon(store));
+      const kind = soon(store);
+      if (seen.at(-1) !== kind) seen.push(kind);
     });
-    await until(() => seen.includes('live'));
-    expect(seen[0]).toBe('delayed');
+    gateway.sockets[0]?.terminate();
+    await until(() => seen.includes('offline') && seen.at(-1) === 'live');
+    expect(seen).toEqual(['live', 'offline', 'delayed', 'live'].slice(seen[0] === 'live' ? 0 : 1));
   });
 
   it.each([

@@ -50,7 +50,7 @@ export function CorrectDialog({
   const [price, setPrice] = useState('');
   const [reason, setReason] = useState('');
   const [sending, setSending] = useState(false);
-  const [problem, setProblem] = useState<string | null>(null);
+  const [problem, setProblem] = useState<{ refused: boolean; text: string } | null>(null);
   const [tried, setTried] = useState(false);
   const [moved, setMoved] = useState<{ problem: Problem; edit: Edit } | null>(null);
 
@@ -131,7 +131,7 @@ export function CorrectDialog({
       else {
         // What could not be reached can be tried again where it was asked.
         if (isAnswer) setMoved(null);
-        setProblem(tell(error, texts));
+        setProblem({ refused: isAnswer, text: tell(error, texts) });
       }
     } finally {
       setSending(false);
@@ -153,7 +153,7 @@ export function CorrectDialog({
         {changed === undefined ? null : <Moved changed={changed} />}
         {problem === null ? null : (
           <p className="note bad" role="alert">
-            {problem}
+            {problem.text}
           </p>
         )}
         <div className="dialog-foot">
@@ -244,7 +244,8 @@ export function CorrectDialog({
         ) : null}
         {problem === null ? null : (
           <p className="note bad" role="alert">
-            <strong>{texts.correct.rejected}.</strong> {problem}
+            {problem.refused ? <strong>{texts.correct.rejected}. </strong> : null}
+            {problem.text}
           </p>
         )}
         <p className="hint">

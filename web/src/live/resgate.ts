@@ -53,6 +53,8 @@ export class ResgateSource implements LiveSource {
   private awaited: { basket: ListedBasket; since: number } | null = null;
   private lastAnswerAt: number | null = null;
   private lostAt: number | null = null;
+  /** When the connection was last back; an answer to what was asked before is too old to say that all is here. */
+  private backAt = 0;
 
   constructor(
     private readonly options: ResgateOptions,
@@ -93,6 +95,7 @@ export class ResgateSource implements LiveSource {
       // What is on the screen is from before, until the service says that it is all there is.
       this.behindSince ??= this.lostAt;
       this.lostAt = null;
+      this.backAt = Date.now();
       void this.probe();
     }
     this.sink.signals({ connection: 'open', retryAt: null, behindSince: this.behindSince });
@@ -291,13 +294,14 @@ export class ResgateSource implements LiveSource {
     if (awaited !== null && askedAt - awaited.since >= this.heartbeatMs / 2 && !this.has(awaited.basket)) return this.giveUp();
     const missed = newest !== undefined && !this.has(newest);
     this.awaited = missed ? { basket: newest, since: now } : null;
-    this.behindSince = missed ? (this.behindSince ?? askedAt) : null;
+    if (missed) this.behindSince ??= askedAt;
+    else if (askedAt >= this.backAt) this.behindSince = null;
     this.sink.signals({
       heardAt: now,
       staleSince: null,
       behindSince: this.behindSince,
       sequence: page.sequence,
-      ...(missed ? {} : { trueAt: now }),
+      ...(this.behindSince === null ? { trueAt: now } : {}),
     });
   }
 }

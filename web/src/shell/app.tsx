@@ -62,6 +62,7 @@ function Middle({ children }: { children: ReactNode }) {
 }
 
 function Pages() {
+  useEndOfToken();
   return (
     <Switch>
       <Route path="/shops/:shop/baskets/:session">
@@ -192,7 +193,6 @@ function Frame({ shop, name, badge, children }: { shop: string | null; name: str
   const [path, go] = useLocation();
   const mayInspect = useMay('inspect');
   useScreens(path);
-  useEndOfToken();
   useKeys({
     '?': () => setHelp(true),
     '/': () => document.querySelector<HTMLInputElement>('input[type=search]')?.focus(),
@@ -203,7 +203,7 @@ function Frame({ shop, name, badge, children }: { shop: string | null; name: str
   return (
     <>
       <Header shop={shop} name={name} badge={badge} onHelp={() => setHelp(true)} />
-      <main id="content" className="content" tabIndex={-1} onPointerEnter={() => void basketPage()}>
+      <main id="content" className="content" tabIndex={-1} onPointerDown={() => void basketPage()}>
         <Boundary key={path} texts={{ title: texts.problems.brokenTitle, text: texts.problems.brokenText, reload: texts.problems.reload }}>
           <Suspense fallback={<Loading />}>{children}</Suspense>
         </Boundary>
