@@ -1,5 +1,6 @@
 //! A real Prometheus: its tool, and the server with the rules and the scrape configuration of `grafana/`.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -57,7 +58,7 @@ pub fn configuration(targets: &[(&str, &str)]) -> String {
                     .iter()
                     .find(|(name, _)| *name == job)
                     .expect("each job has a target");
-                here += &format!("    static_configs: [{{ targets: ['{target}'] }}]\n");
+                writeln!(here, "    static_configs: [{{ targets: ['{target}'] }}]").unwrap();
             }
             // The address of the test is for this machine and asks for no token.
             "authorization:" => inside = Some(depth),

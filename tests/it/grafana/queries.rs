@@ -86,9 +86,10 @@ async fn the_rules_are_rules_and_fire_when_they_should() {
 
 /// A system with somebody who does each thing that is counted.
 struct Busy {
-    stack: Stack,
-    service: Service,
+    // Dropped before the servers' folder, which has its log.
     resgate: Resgate,
+    service: Service,
+    stack: Stack,
     keys: String,
 }
 
@@ -192,8 +193,15 @@ impl Busy {
 /// What a query finds, as one word.
 fn shown(found: &[(Value, f64)]) -> String {
     let values = found.iter().map(|(labels, value)| {
-        let labels = labels.as_object().unwrap().values().filter_map(Value::as_str);
-        let name = labels.collect::<Vec<_>>().join(" ");
+        let labels = labels
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(label, _)| *label != "__name__");
+        let name = labels
+            .filter_map(|(_, value)| value.as_str())
+            .collect::<Vec<_>>()
+            .join(" ");
         let value = if *value == 0.0 || value.abs() >= 100.0 {
             format!("{value:.0}")
         } else {
@@ -249,7 +257,7 @@ fn asked(rules: &[Value]) -> Vec<(String, String)> {
         for panel in &dashboard.panels {
             for query in &panel.queries {
                 let expression = query.expression.replace("$__rate_interval", RATE_INTERVAL);
-                let legend = if panel.queries.len() > 1 {
+                let legend = if panel.queries.len() > 1 && !query.legend.starts_with("{{") {
                     format!(" ({})", query.legend)
                 } else {
                     String::new()
