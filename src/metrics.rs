@@ -153,7 +153,7 @@ metrics! {
     journal_last_recorded: gauge() "ezout_journal_last_recorded_timestamp_seconds";
     /// Bytes of the journal on one server.
     journal_bytes: gauge() "ezout_journal_bytes";
-    /// Whether a NATS server's monitoring address answers (1) or not (0), by its place in EZOUT_NATS_MONITOR_URL.
+    /// Whether a NATS server's monitoring address answers (1) or not (0), by its place in `EZOUT_NATS_MONITOR_URL`.
     nats_answers: gauge_by("server") "ezout_nats_answers";
     /// Bytes of all streams on the disk of a NATS server.
     nats_storage: gauge_by("server") "ezout_nats_storage_bytes";

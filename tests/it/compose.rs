@@ -317,6 +317,21 @@ fn its_secrets_are_made_once_and_by_chance() {
         all.iter()
             .all(|secret| secret.len() == 32 && !secret.contains(char::is_whitespace))
     );
+    // A process of the service is given what was made, and its own command.
+    let entrypoint = list(&services()["ezout"], "entrypoint");
+    let script = entrypoint[2].replace("$$", "$");
+    let script = script.replace("/run/secrets", one.path().to_str().unwrap());
+    let shown = script.replace("exec ezout", "sh -c 'echo \"$EZOUT_ADMIN_TOKEN $*\"' ezout");
+    assert_ne!(shown, script);
+    let started = Command::new("sh")
+        .args(["-c", &shown, &entrypoint[3], "serve", "--append-queue", "9"])
+        .output()
+        .unwrap();
+    let token = fs::read_to_string(one.path().join("admin_token")).unwrap();
+    assert_eq!(
+        String::from_utf8(started.stdout).unwrap(),
+        format!("{token} serve --append-queue 9\n")
+    );
     let file = read("docker-compose.yml");
     assert!(
         !file.contains("PASSWORD: ") && !file.contains("TOKEN: "),

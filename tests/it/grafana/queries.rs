@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ezout::tools::simulate::shop_of;
@@ -107,11 +108,78 @@ impl Busy {
         ];
         let service = stack.service_with("serve", &environment).await;
         Some(Self {
-            stack,
-            service,
             resgate,
+            service,
+            stack,
             keys,
         })
+    }
+
+    /// A Prometheus that has scraped it once: what is counted once has to be seen before, or it was never seen to change.
+    async fn scraped(&self, server: &Path) -> Prometheus {
+        let admin_url = self.service.admin_url();
+        let metrics_url = self.resgate.server.metrics_url();
+        // Why grafana/prometheus.yml asks Resgate for nothing compressed: a writer that it uses again sets the headers of the
+        // answer before. Where this never comes, it need not any more.
+        wait_for("an answer of Resgate that does not say what it is", async || {
+            let asked = reqwest::Client::new()
+                .get(&metrics_url)
+                .header("accept-encoding", "gzip");
+            let answer = asked.send().await.ok()?;
+            (!answer.headers().contains_key("content-type")).then_some(())
+        })
+        .await;
+        let resgate = uncompressed(metrics_url).await;
+        let targets = [
+            ("ezout", admin_url.trim_start_matches("http://")),
+            ("resgate", &*resgate),
+        ];
+        let prometheus = Prometheus::start(server, self.stack.folder(), &targets).await;
+        wait_for("a first scrape", async || {
+            let up = prometheus.find("sum(up)").await.ok()?;
+            (up.first()?.1 >= 2.0).then_some(())
+        })
+        .await;
+        prometheus
+    }
+
+    /// Shoppers, viewers, and each thing once.
+    async fn work(&self) {
+        let admin = self.token(&["--role", "admin", "--shop", "*"]).await;
+        let summary = format!("{}/v1/shops/{}/summary", self.service.http_url(), session());
+        wait_for("the rights to be known", async || {
+            let answer = reqwest::Client::new()
+                .get(&summary)
+                .bearer_auth(&admin)
+                .send()
+                .await
+                .ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+        let viewers = [0, 1].map(|number| shop_of(number).to_string());
+        let _viewing = [
+            self.view(&viewers[0], &admin).await,
+            self.view(&viewers[1], &admin).await,
+        ];
+        let (http_url, stack) = (self.service.http_url(), &self.stack);
+        let simulate = [
+            "simulate",
+            "--url",
+            &http_url,
+            "--shoppers",
+            "40",
+            "--rate",
+            "100",
+            "--for",
+            "20s",
+            "--seed",
+            "7",
+            "--token",
+            &admin,
+        ];
+        let (simulated, ()) = tokio::join!(stack.ezout(&simulate), self.do_each_thing(&admin));
+        printed(&simulated);
     }
 
     async fn token(&self, arguments: &[&str]) -> String {
@@ -282,72 +350,13 @@ fn asked(rules: &[Value]) -> Vec<(String, String)> {
     asked
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_query_of_every_panel_and_rule_finds_something_in_a_busy_system() {
-    let Some(server) = program("prometheus") else { return };
-    let Some(busy) = Busy::start().await else { return };
-    let admin_url = busy.service.admin_url();
-    let metrics_url = busy.resgate.server.metrics_url();
-    // Why grafana/prometheus.yml asks Resgate for nothing compressed: a writer that it uses again sets the headers of the
-    // answer before. Where this never comes, it need not any more.
-    wait_for("an answer of Resgate that does not say what it is", async || {
-        let asked = reqwest::Client::new()
-            .get(&metrics_url)
-            .header("accept-encoding", "gzip");
-        let answer = asked.send().await.ok()?;
-        (!answer.headers().contains_key("content-type")).then_some(())
-    })
-    .await;
-    let resgate = uncompressed(metrics_url).await;
-    let targets = [
-        ("ezout", admin_url.trim_start_matches("http://")),
-        ("resgate", &*resgate),
-    ];
-    let prometheus = Prometheus::start(&server, busy.stack.folder(), &targets).await;
-    let admin = busy.token(&["--role", "admin", "--shop", "*"]).await;
-    let summary = format!("{}/v1/shops/{}/summary", busy.service.http_url(), session());
-    wait_for("the rights to be known", async || {
-        let answer = reqwest::Client::new()
-            .get(&summary)
-            .bearer_auth(&admin)
-            .send()
-            .await
-            .ok()?;
-        answer.status().is_success().then_some(())
-    })
-    .await;
-    // What is counted once has to be seen before, or it was never seen to change.
-    wait_for("a first scrape", async || {
-        let up = prometheus.find("sum(up)").await.ok()?;
-        (up.first()?.1 >= 2.0).then_some(())
-    })
-    .await;
-    let viewers = [0, 1].map(|number| shop_of(number).to_string());
-    let _viewing = [
-        busy.view(&viewers[0], &admin).await,
-        busy.view(&viewers[1], &admin).await,
-    ];
-    let (http_url, stack) = (busy.service.http_url(), &busy.stack);
-    let simulate = [
-        "simulate",
-        "--url",
-        &http_url,
-        "--shoppers",
-        "40",
-        "--rate",
-        "100",
-        "--for",
-        "20s",
-        "--seed",
-        "7",
-        "--token",
-        &admin,
-    ];
-    let (simulated, ()) = tokio::join!(stack.ezout(&simulate), busy.do_each_thing(&admin));
-    printed(&simulated);
+/// What a query found, after where it comes from and the query itself.
+type Answer = (String, String, Vec<(Value, f64)>);
 
+/// Every rule, and what every query finds once each has found something, or after long enough.
+async fn answers(prometheus: &Prometheus) -> (Vec<Value>, Vec<Answer>) {
     let begun = Instant::now();
-    let (rules, results) = loop {
+    loop {
         let rules = prometheus.rules().await;
         let mut results = Vec::new();
         for (place, query) in asked(&rules) {
@@ -360,10 +369,14 @@ async fn every_query_of_every_panel_and_rule_finds_something_in_a_busy_system() 
         let evaluated = rules.iter().all(|rule| rule["health"] != "unknown");
         let found = results.iter().all(|(_, _, found)| !found.is_empty());
         if (evaluated && found) || begun.elapsed() > PATIENCE {
-            break (rules, results);
+            return (rules, results);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-    };
+    }
+}
+
+/// Says how many panels and rules there are, and what each shows.
+fn print(rules: &[Value], results: &[Answer]) {
     let mut report = String::new();
     for (place, _, found) in results.iter().filter(|(place, ..)| !place.starts_with("alert")) {
         writeln!(report, "{place}: {}", shown(found)).unwrap();
@@ -380,7 +393,16 @@ async fn every_query_of_every_panel_and_rule_finds_something_in_a_busy_system() 
     )
     .unwrap();
     std::io::stdout().write_all(report.as_bytes()).unwrap();
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_of_every_panel_and_rule_finds_something_in_a_busy_system() {
+    let Some(server) = program("prometheus") else { return };
+    let Some(busy) = Busy::start().await else { return };
+    let prometheus = busy.scraped(&server).await;
+    busy.work().await;
+    let (rules, results) = answers(&prometheus).await;
+    print(&rules, &results);
     for rule in &rules {
         assert_eq!(rule["health"], "ok", "{rule}");
     }
