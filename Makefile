@@ -13,7 +13,7 @@ help:
 	@echo "make chaos    kill and pause servers under load, SECONDS=600, and what follows edits by hand, KILLS=50"
 	@echo "make bench    measure against the engines themselves"
 	@echo "make bench-web  how fast the page is with 1,000 baskets and 100 changes a second, SECONDS=600"
-	@echo "make pictures take the pictures of the README in web/pictures"
+	@echo "make pictures take the pictures of the README in web/pictures, and of each screen below it"
 	@echo "make check    formatting, lints and documentation, as continuous integration does"
 	@echo "make servers  fetch nats-server and mongod where PATH has none"
 

@@ -28,8 +28,8 @@ use crate::views::{Day, DayPoint};
 
 /// How long an answer serves those who ask later.
 const FRESH: Duration = Duration::from_secs(3);
-/// Answers that are kept; beyond it the old ones go.
-const KEPT_MAX: usize = 1_000;
+/// Answers that are kept; beyond it all go that nobody waits for. Each has up to some 100 KiB.
+const KEPT_MAX: usize = 200;
 /// How far back a day may begin.
 const START_MAX: Duration = Duration::from_hours(48);
 /// An interval, where the request does not say, and what it may be.
@@ -37,7 +37,8 @@ const INTERVAL: Duration = Duration::from_mins(15);
 const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(24);
 
 type Key = (ShopId, Day);
-type Slot = Arc<tokio::sync::Mutex<Option<(Instant, u64, Arc<[DayPoint]>)>>>;
+type Kept = (Instant, u64, Arc<[DayPoint]>);
+type Slot = Arc<tokio::sync::Mutex<Option<Kept>>>;
 
 /// The answers of the last seconds.
 #[derive(Debug, Default)]
@@ -46,12 +47,20 @@ pub(super) struct Days(Mutex<HashMap<Key, Slot>>);
 impl Days {
     fn slot(&self, key: Key) -> Slot {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if slots.len() >= KEPT_MAX && !slots.contains_key(&key) {
-            // Whoever is being answered has their own hold on it.
-            slots.retain(|_, slot| Arc::strong_count(slot) > 1);
+        if !slots.contains_key(&key) {
+            let is_full = slots.len() >= KEPT_MAX;
+            slots.retain(|_, slot| {
+                // Whoever is being answered has their own hold on it.
+                let is_asked = Arc::strong_count(slot) > 1;
+                is_asked || !is_full && slot.try_lock().is_ok_and(|kept| is_fresh(kept.as_ref()))
+            });
         }
         Arc::clone(slots.entry(key).or_default())
     }
+}
+
+fn is_fresh(kept: Option<&Kept>) -> bool {
+    kept.is_some_and(|(at, ..)| at.elapsed() < FRESH)
 }
 
 #[derive(Serialize)]
@@ -84,7 +93,7 @@ pub(super) async fn day(
         let day = asked(query.as_deref(), now)?;
         let slot = api.days().slot((shop, day));
         let mut slot = slot.lock().await;
-        let fresh = slot.as_ref().filter(|(at, ..)| at.elapsed() < FRESH);
+        let fresh = slot.as_ref().filter(|kept| is_fresh(Some(kept)));
         let (sequence, points) = if let Some((_, sequence, points)) = fresh {
             (*sequence, Arc::clone(points))
         } else {
@@ -121,8 +130,9 @@ fn asked(query: Option<&str>, now: OffsetDateTime) -> Result<Day, Problem> {
     let query = Query::read(query, &["day_start", "interval"])?;
     let start = query.time("day_start")?;
     let start = start.unwrap_or_else(|| now.replace_time(Time::MIDNIGHT));
-    if start > now || now - start > START_MAX {
-        return Err(refused("day_start must be a time within the last 48 hours").into());
+    let is_minute = start == start.truncate_to_minute();
+    if !is_minute || start > now || now - start > START_MAX {
+        return Err(refused("day_start must be a whole minute within the last 48 hours").into());
     }
     let rule = "whole seconds from 1m to 24h, such as 15m";
     let interval = query.value("interval", rule, |text| {
@@ -152,6 +162,7 @@ mod tests {
         for query in [
             "day_start=2023-12-16T10:29:59Z",
             "day_start=2023-12-18T10:30:01Z",
+            "day_start=2023-12-18T10:29:30Z",
             "interval=59s",
             "interval=25h",
             "interval=60001ms",

@@ -15,11 +15,8 @@ use super::body;
 use super::problem::{Code, Problem};
 use super::read::{basket_of, no_event, reading, unread, views_of};
 use crate::core::id::BasketId;
-use crate::core::query::{Query, refused};
+use crate::core::query::Query;
 use crate::views::{HANDLE_MINUTES, HANDLE_MINUTES_DEFAULT, HANDLER_MAX, Handling, Views, json};
-
-/// What a name must be.
-const NAME_RULE: &str = "a name of 1 to 100 bytes";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +25,13 @@ struct Wish {
     minutes: Option<i64>,
     #[serde(default)]
     instead: bool,
+}
+
+/// Who lets go stands in the body: an address is found in the logs of every proxy.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Release {
+    by: String,
 }
 
 /// `PUT /v1/shops/{shop}/sessions/{session}/handling`
@@ -40,7 +44,7 @@ pub(super) async fn take(
     let answer = async {
         let id = basket_of(path)?;
         let wish: Wish = body::fields(request, api.bodies()).await?;
-        let by = name(&wish.by).ok_or_else(|| body::broken("/by", "text", format!("must be {NAME_RULE}")))?;
+        let by = by(&wish.by)?;
         let minutes = wish.minutes.unwrap_or(HANDLE_MINUTES_DEFAULT);
         if !HANDLE_MINUTES.contains(&minutes) {
             let (first, last) = (HANDLE_MINUTES.start(), HANDLE_MINUTES.end());
@@ -66,13 +70,13 @@ pub(super) async fn take(
 pub(super) async fn release(
     State(api): State<Api>,
     path: Result<Path<(String, String)>, PathRejection>,
-    RawQuery(query): RawQuery,
+    request: Request,
 ) -> Response {
     let _timer = api.timer("handling");
     let answer = async {
         let id = basket_of(path)?;
-        let by = Query::read(query.as_deref(), &["by"])?.value("by", NAME_RULE, name)?;
-        let by = by.ok_or_else(|| refused(format!("by must be there, {NAME_RULE}")))?;
+        let release: Release = body::fields(request, api.bodies()).await?;
+        let by = by(&release.by)?;
         let views = views_with(&api, id).await?;
         let another = views.release_handling(id, &by).await;
         match another.map_err(|error| unread(&error))? {
@@ -111,10 +115,12 @@ async fn views_with(api: &Api, id: BasketId) -> Result<Views, Problem> {
 }
 
 /// The name of a person.
-fn name(text: &str) -> Option<String> {
+fn by(text: &str) -> Result<String, Problem> {
     let name = text.trim();
-    let is_name = (1..=HANDLER_MAX).contains(&name.len());
-    is_name.then(|| name.to_owned())
+    if !(1..=HANDLER_MAX).contains(&name.len()) {
+        return Err(body::broken("/by", "text", "must be a name of 1 to 100 bytes"));
+    }
+    Ok(name.to_owned())
 }
 
 fn handled(another: Handling) -> Problem {

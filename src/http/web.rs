@@ -115,7 +115,7 @@ impl Web {
                 option: "EZOUT_WEB_RESGATE_URL",
                 rule: "must be where browsers reach Resgate, such as wss://live.example/",
             })?;
-            allowed.connect.insert(origin);
+            allowed.0.insert(origin);
         }
         let dev_keys = (keys.mode() == Mode::Dev && http.ip().is_loopback()).then(|| keys.dev_keys().to_owned());
         let auth = match keys.mode() {
@@ -161,9 +161,7 @@ fn firebase(config: &Config, keys: &keys::Config, allowed: &mut Allowed) -> Resu
         "https://identitytoolkit.googleapis.com",
         "https://securetoken.googleapis.com",
     ];
-    allowed.connect.extend(google.map(str::to_owned));
-    allowed.frames.insert(format!("https://{domain}"));
-    allowed.scripts.insert("https://apis.google.com".to_owned());
+    allowed.0.extend(google.map(str::to_owned));
     Ok(json!({ "kind": "firebase", "project": project, "api_key": key, "auth_domain": domain }))
 }
 
@@ -175,7 +173,7 @@ fn oidc(config: &Config, keys: &keys::Config, allowed: &mut Allowed) -> Result<V
         option: "EZOUT_AUTH_ISSUER",
         rule: "must be an address such as https://issuer.example/, so that the page can ask it",
     })?;
-    allowed.connect.insert(origin);
+    allowed.0.insert(origin);
     Ok(json!({ "kind": "oidc", "issuer": issuer, "client_id": client }))
 }
 
@@ -195,30 +193,20 @@ fn origin_of(url: &str, schemes: &[&str]) -> Option<String> {
     (schemes.contains(&scheme) && is_host).then(|| format!("{scheme}://{host}"))
 }
 
-/// What the page may load and ask beyond this service.
+/// The origins that the page may ask beyond this service. It loads from nowhere else.
 #[derive(Debug, Default)]
-struct Allowed {
-    connect: BTreeSet<String>,
-    frames: BTreeSet<String>,
-    scripts: BTreeSet<String>,
-}
+struct Allowed(BTreeSet<String>);
 
 impl Allowed {
     fn policy(&self) -> HeaderValue {
-        let beside = |kind: &[&str], origins: &BTreeSet<String>| {
-            let known = kind.iter().copied().chain(origins.iter().map(String::as_str));
-            known.collect::<Vec<_>>().join(" ")
-        };
-        let frames = if self.frames.is_empty() {
-            "'none'".to_owned()
-        } else {
-            beside(&[], &self.frames)
-        };
+        let origins: Vec<&str> = ["'self'"]
+            .into_iter()
+            .chain(self.0.iter().map(String::as_str))
+            .collect();
         let policy = format!(
-            "default-src 'none'; script-src {}; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src {}; \
-             frame-src {frames}; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-            beside(&["'self'"], &self.scripts),
-            beside(&["'self'"], &self.connect),
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; \
+             connect-src {}; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+            origins.join(" ")
         );
         HeaderValue::try_from(policy).expect("origins have plain characters")
     }
@@ -449,8 +437,18 @@ impl Wanted {
     }
 }
 
+/// What proxies add.
+const PASSED_ON: [&str; 6] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
 /// Whether a request comes from our own page, or from a program of this machine: no page of another origin has
-/// sent it, and nobody has given our address another name.
+/// sent it, nobody has given our address another name, and no proxy says that it comes from elsewhere.
 fn is_own_page(headers: &HeaderMap) -> bool {
     let one = |name: HeaderName| {
         let mut values = headers.get_all(name).iter();
@@ -458,7 +456,10 @@ fn is_own_page(headers: &HeaderMap) -> bool {
         // Whoever sends it twice does not mean it well.
         if values.next().is_some() { Some("?") } else { value }
     };
-    let Some(host) = one(HOST) else { return false };
+    let is_passed_on = PASSED_ON.iter().any(|name| headers.contains_key(*name));
+    let Some(host) = one(HOST).filter(|_| !is_passed_on) else {
+        return false;
+    };
     let is_ours = one(ORIGIN).is_none_or(|origin| origin == format!("http://{host}"));
     let is_here = one(SEC_FETCH_SITE).is_none_or(|site| matches!(site, "same-origin" | "none"));
     is_of_this_machine(host) && is_ours && is_here
@@ -552,6 +553,11 @@ mod tests {
         ] {
             assert_eq!(is_own_page(&headers(pairs)), is_own, "{pairs:?}");
         }
+        for name in PASSED_ON {
+            let name = HeaderName::from_static(name);
+            let pairs = [(HOST, "127.0.0.1:8000"), (name, "192.0.2.1")];
+            assert!(!is_own_page(&headers(&pairs)), "{pairs:?}");
+        }
         let twice = HeaderMap::from_iter([
             (HOST, HeaderValue::from_static("127.0.0.1:8000")),
             (ORIGIN, HeaderValue::from_static("http://127.0.0.1:8000")),
@@ -580,7 +586,7 @@ mod tests {
 
         let off = Web::plain();
         assert_eq!(told(&off)["auth"], json!({ "kind": "off" }));
-        assert!(policy(&off).contains("connect-src 'self';") && policy(&off).contains("frame-src 'none';"));
+        assert!(policy(&off).contains("connect-src 'self';"));
 
         let firebase = Config {
             firebase_api_key: Some("AIza".to_owned()),
@@ -590,13 +596,8 @@ mod tests {
         let page = web(&firebase, Mode::Firebase, here).unwrap();
         assert_eq!(told(&page)["auth"]["auth_domain"], "my-shop.firebaseapp.com");
         assert_eq!(told(&page)["resgate"], json!({ "url": "wss://live.example/resgate" }));
-        for part in [
-            "connect-src 'self' https://identitytoolkit.googleapis.com https://securetoken.googleapis.com wss://live.example;",
-            "frame-src https://my-shop.firebaseapp.com;",
-            "script-src 'self' https://apis.google.com;",
-        ] {
-            assert!(policy(&page).contains(part), "{part} is not in {}", policy(&page));
-        }
+        let part = "connect-src 'self' https://identitytoolkit.googleapis.com https://securetoken.googleapis.com wss://live.example;";
+        assert!(policy(&page).contains(part), "{part} is not in {}", policy(&page));
         let oidc = Config {
             oidc_client: Some("page".to_owned()),
             ..Config::default()

@@ -2,7 +2,7 @@
 //!
 //! | event | data | when |
 //! |---|---|---|
-//! | `hello` | `recovered`, and if not: `reason`, `oldest`; `place` | once, first |
+//! | `hello` | `recovered`, and if not: `reason`, `oldest`; `place`, `newest`, `stale_since` | once, first |
 //! | `snapshot` | `baskets`, `more` | if not recovered; the last one has `more: false` and the id to come back with |
 //! | `update` | the message of `updates.store.{shop}` | each event |
 //! | `coalesced` | `left_out` | before updates of which only the newest of each basket are sent |
@@ -80,7 +80,13 @@ pub(super) fn comment(text: &'static str) -> Bytes {
     Bytes::from(format!(": {text}\n\n"))
 }
 
-pub(super) fn hello(verdict: Verdict, from: Place, oldest: Option<Place>) -> String {
+/// The first message: from where updates follow and what the shop's newest is, so that a client knows whether it is behind.
+pub(super) fn hello(
+    verdict: Verdict,
+    (from, newest): (Place, Place),
+    oldest: Option<Place>,
+    stale_since: Option<OffsetDateTime>,
+) -> String {
     let retry_ms = RETRY_MS + fastrand::u64(..RETRY_MS);
     let mut text = format!("retry: {retry_ms}\nevent: hello\ndata: {{");
     let _ = match verdict {
@@ -94,7 +100,11 @@ pub(super) fn hello(verdict: Verdict, from: Place, oldest: Option<Place>) -> Str
             )
         }
     };
-    let _ = write!(text, ",\"place\":\"{from}\"}}\n\n");
+    let stale_since = time_or_null(stale_since);
+    let _ = write!(
+        text,
+        ",\"place\":\"{from}\",\"newest\":\"{newest}\",\"stale_since\":{stale_since}}}\n\n"
+    );
     text
 }
 
@@ -122,11 +132,15 @@ pub(super) fn coalesced(left_out: u64) -> String {
 }
 
 pub(super) fn heartbeat(newest: Place, stale_since: Option<OffsetDateTime>) -> Bytes {
-    let stale_since = stale_since.map_or_else(|| "null".to_owned(), |time| format!("\"{}\"", rfc3339(time)));
+    let stale_since = time_or_null(stale_since);
     Bytes::from(format!(
         "event: heartbeat\ndata: {{\"place\":\"{newest}\",\"sequence\":{},\"stale_since\":{stale_since}}}\n\n",
         newest.sequence
     ))
+}
+
+fn time_or_null(time: Option<OffsetDateTime>) -> String {
+    time.map_or_else(|| "null".to_owned(), |time| format!("\"{}\"", rfc3339(time)))
 }
 
 /// Who handles which baskets; a client's last id stays what it is.
@@ -165,22 +179,22 @@ mod tests {
     #[test]
     fn the_first_message_says_whether_everything_is_there() {
         let data = |verdict, oldest| {
-            let text = hello(verdict, PLACE, oldest);
+            let text = hello(verdict, (PLACE, Place { place: 15, sequence: 9 }), oldest, None);
             let (retry, rest) = text.split_once('\n').unwrap();
             assert!(retry.starts_with("retry: "), "{retry}");
             rest.to_owned()
         };
         assert_eq!(
             data(Verdict::Recovered, None),
-            "event: hello\ndata: {\"recovered\":true,\"place\":\"12-7\"}\n\n"
+            "event: hello\ndata: {\"recovered\":true,\"place\":\"12-7\",\"newest\":\"15-9\",\"stale_since\":null}\n\n"
         );
         assert_eq!(
             data(Verdict::AgedOut, Some(Place { place: 9, sequence: 4 })),
-            "event: hello\ndata: {\"recovered\":false,\"reason\":\"aged_out\",\"oldest\":\"9-4\",\"place\":\"12-7\"}\n\n"
+            "event: hello\ndata: {\"recovered\":false,\"reason\":\"aged_out\",\"oldest\":\"9-4\",\"place\":\"12-7\",\"newest\":\"15-9\",\"stale_since\":null}\n\n"
         );
         assert_eq!(
             data(Verdict::New, None),
-            "event: hello\ndata: {\"recovered\":false,\"reason\":\"new\",\"oldest\":null,\"place\":\"12-7\"}\n\n"
+            "event: hello\ndata: {\"recovered\":false,\"reason\":\"new\",\"oldest\":null,\"place\":\"12-7\",\"newest\":\"15-9\",\"stale_since\":null}\n\n"
         );
     }
 

@@ -114,8 +114,9 @@ async fn begin(
     {
         // Of a shop without updates nothing lies between the place and the end of the stream.
         let cursor = if newest.sequence == 0 { place.max(newest) } else { place };
+        let newest = if newest.sequence == 0 { place } else { newest };
         let joined = Joined {
-            hello: frame::hello(verdict, place, None),
+            hello: frame::hello(verdict, (place, newest), None, log.stale_since()),
             cursor: Cursor::at(cursor),
             snapshot: None,
         };
@@ -132,7 +133,7 @@ async fn begin(
         wait_until: Instant::now() + BASKETS_WAIT,
     };
     let joined = Joined {
-        hello: frame::hello(verdict, newest, oldest),
+        hello: frame::hello(verdict, (newest, newest), oldest, log.stale_since()),
         // The place comes first and the baskets after it, so that what happens between is in both and not in neither.
         cursor: Cursor::at(newest),
         snapshot: Some(snapshot),

@@ -181,6 +181,11 @@ impl Log {
         self.state().newest
     }
 
+    /// Since when it is not known whether there is more.
+    pub(super) fn stale_since(&self) -> Option<OffsetDateTime> {
+        self.state().stale_since
+    }
+
     /// Appends updates in their order.
     pub(super) fn append(&self, updates: Vec<Told>) {
         let mut state = self.state();

@@ -53,6 +53,9 @@ impl Stored {
     }
 }
 
+/// How often it is tried where others let go of a basket at the same moment.
+const HANDLE_TRIES: u32 = 5;
+
 impl Views {
     /// Notes that somebody handles a basket, unless somebody else does at this moment; with `instead` in any case.
     /// Answers who else it is that does.
@@ -79,16 +82,28 @@ impl Views {
             "updates": [ { "q": query, "u": { "$set": set }, "upsert": true } ],
             "writeConcern": durable(),
         };
-        let answer = write_command(&self.database, "note who handles a basket", command).await?;
-        let errors = answer.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
-        let by_another = errors
-            .iter()
-            .filter_map(|error| error.as_document())
-            .any(|error| error.get_i32("code").ok() == Some(DUPLICATE_KEY));
-        if !by_another {
-            return Ok(None);
+        let operation = "note who handles a basket";
+        for _ in 0..HANDLE_TRIES {
+            let answer = write_command(&self.database, operation, command.clone()).await?;
+            let errors = answer.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+            let by_another = errors
+                .iter()
+                .filter_map(|error| error.as_document())
+                .any(|error| error.get_i32("code").ok() == Some(DUPLICATE_KEY));
+            if !by_another {
+                return Ok(None);
+            }
+            // Whoever it was may have let go since.
+            let another = self.handling(id).await?;
+            let another = another.filter(|another| another.until > now && another.by != handling.by);
+            if another.is_some() {
+                return Ok(another);
+            }
         }
-        self.handling(id).await
+        Err(ViewError::Refused {
+            operation,
+            reason: "others take the basket and let go of it at the same time".to_owned(),
+        })
     }
 
     /// Notes that nobody handles a basket any more; with a name, only if it is the one who does.

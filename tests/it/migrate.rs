@@ -19,6 +19,24 @@ const CHECKOUT: &str = include_str!("../../nats/checkout.json");
 const UPDATES: &str = include_str!("../../nats/updates.json");
 
 #[tokio::test]
+async fn every_file_is_applied() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+    let names = std::fs::read_dir(folder).unwrap().filter_map(|entry| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        name.strip_suffix(".json").map(str::to_owned)
+    });
+    let names: std::collections::BTreeSet<String> = names.collect();
+    let record = crate::support::system().await.stack.database().await;
+    let record = record
+        .collection::<Document>("migrations")
+        .distinct("_id", doc! {})
+        .await
+        .unwrap();
+    let applied = record.iter().map(|id| id.as_str().unwrap().to_owned()).collect();
+    assert_eq!(names, applied);
+}
+
+#[tokio::test]
 async fn what_was_dropped_by_hand_comes_back() {
     let stack = Stack::start().await;
     printed(&stack.ezout(&["migrate"]).await);

@@ -7,6 +7,7 @@ use async_nats::HeaderMap;
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
+use crate::contracts::check;
 use crate::support::{Service, Stack, document, event, printed, session, system, wait_for};
 
 fn sequence(answer: &reqwest::Response) -> u64 {
@@ -267,6 +268,18 @@ async fn another_journal_in_the_place_of_the_old_one_halts_the_projector() {
     let fresh = sent(&service, &shop, &event(&shop, &session(), 1, "ADD", 1, 1.0, 1.0)).await;
     assert_eq!(fresh, 1);
     halted(&service, "the journal is another one").await;
+    // Every process shows it, also one that projects nothing.
+    let api = stack.service("api").await;
+    wait_for("the halted partition to be shown", async || {
+        let (_, now) = check::json_of(&format!("{}/v1/operations", api.http_url())).await;
+        let mut reasons = now["partitions"]
+            .as_array()?
+            .iter()
+            .map(|partition| &partition["halted"]);
+        let shown = reasons.any(|reason| reason.as_str().is_some_and(|reason| reason.contains("another one")));
+        (shown && now["drift"].is_null()).then_some(())
+    })
+    .await;
     assert_eq!(pictures(&database).await, before);
 }
 

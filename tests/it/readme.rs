@@ -123,10 +123,10 @@ async fn edit(system: &System, command: &str) {
 }
 
 /// The id in the README of an event that could not be applied, and its place.
-const PARKED: (&str, u64) = ("1edcc9f0-2f0e-4a53-9c0a-3e0f6a7d2b11", 977);
+pub const PARKED: (&str, u64) = ("1edcc9f0-2f0e-4a53-9c0a-3e0f6a7d2b11", 977);
 
 /// Has that event wait. It is of another journal, so no projector takes it up.
-async fn park(stack: &Stack) {
+pub async fn park(stack: &Stack) {
     let views = Views::to_look_at(&stack.views_config()).await.unwrap();
     let (epoch, sequence) = PARKED;
     let event = ParkedEvent {

@@ -250,7 +250,9 @@ pub struct Service {
 
 impl Service {
     fn launch(role: &str, folder: &Path, environment: HashMap<&str, String>) -> Self {
-        let chosen = environment.get("EZOUT_HTTP_ADDR").and_then(|address| address.rsplit(':').next()?.parse().ok());
+        let chosen = environment
+            .get("EZOUT_HTTP_ADDR")
+            .and_then(|address| address.rsplit(':').next()?.parse().ok());
         let http = chosen.unwrap_or_else(|| free_port().expect("a port"));
         let admin = free_port().expect("a port");
         let log = folder.join(format!("{role}-{admin}.log"));

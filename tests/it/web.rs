@@ -33,7 +33,11 @@ fn folder() -> PathBuf {
 /// Runs a program in the folder of the page; what it printed, or what is wrong with it.
 fn run(name: &str, arguments: &[&str]) -> Result<String, String> {
     let mut command = Program::new("env");
-    command.arg(name).args(arguments).current_dir(folder()).env("PATH", path());
+    command
+        .arg(name)
+        .args(arguments)
+        .current_dir(folder())
+        .env("PATH", path());
     match command.output() {
         Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         Ok(output) => {
@@ -56,7 +60,10 @@ fn has_node() -> bool {
         if (major, minor) < NODE {
             return Err(format!("there is no Node {}.{} or later on PATH", NODE.0, NODE.1));
         }
-        let (wanted, has) = (folder().join("package-lock.json"), folder().join("node_modules/.package-lock.json"));
+        let (wanted, has) = (
+            folder().join("package-lock.json"),
+            folder().join("node_modules/.package-lock.json"),
+        );
         let written = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
         if written(&has).is_none_or(|has| written(&wanted).is_some_and(|wanted| wanted > has)) {
             run("npm", &["ci", "--ignore-scripts", "--no-audit", "--no-fund"])?;
@@ -91,11 +98,12 @@ fn chromium() -> Option<PathBuf> {
 
 /// What a walk goes through.
 struct Ground {
+    // Whose log is looked through at its end, in the stack's folder.
+    resgate: Option<Resgate>,
     stack: Stack,
     service: Service,
     /// Between the browser and the service.
     proxy: Proxy,
-    resgate: Option<Resgate>,
     /// Processes that take events beside it.
     others: Vec<Service>,
 }
@@ -111,10 +119,10 @@ impl Ground {
         let service = Self::serve(&stack, resgate.as_ref(), None).await;
         let proxy = Proxy::start(service.http_url().trim_start_matches("http://")).await;
         Some(Self {
+            resgate,
             stack,
             service,
             proxy,
-            resgate,
             others: Vec::new(),
         })
     }
@@ -140,7 +148,12 @@ impl Ground {
         match asked["ask"].as_str().unwrap() {
             "token" => {
                 let role = Role::parse(asked["role"].as_str().unwrap()).expect("a role");
-                let shops: Vec<&str> = asked["shops"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+                let shops: Vec<&str> = asked["shops"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .filter_map(Value::as_str)
+                    .collect();
                 let mut grant = grant(asked["subject"].as_str().unwrap_or("somebody"), Some(role), &shops);
                 if let Some(seconds) = asked["seconds"].as_u64() {
                     grant.lasts = Duration::from_secs(seconds);
@@ -214,7 +227,7 @@ async fn walk(name: &str, with_resgate: bool) {
                     let answer = ground.answer(&asked).await;
                     answers.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
                 }
-                _ => println!("{line}"),
+                _ => eprintln!("{line}"),
             }
         }
         child.wait().await.unwrap()
@@ -274,7 +287,11 @@ fn the_page_is_what_its_sources_build() {
     let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&built), names(&kept));
     for ((name, built), (_, kept)) in built.iter().zip(&kept) {
-        assert!(built == kept, "{} is not what the sources build: `make web`", name.display());
+        assert!(
+            built == kept,
+            "{} is not what the sources build: `make web`",
+            name.display()
+        );
     }
 }
 
@@ -299,6 +316,6 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 #[test]
 fn the_parts_of_the_page_do_what_they_should() {
     if has_node() {
-        println!("{}", run("npm", &["test"]).unwrap());
+        eprintln!("{}", run("npm", &["test"]).unwrap());
     }
 }

@@ -17,6 +17,7 @@ const goods = [
   ['Bananas', 500700, 1.29],
 ];
 const visits = [];
+let last = 0;
 for (let number = 0; number < 24; number += 1) {
   const visit = new Visit(shop);
   const [name, product, price] = goods[number % goods.length];
@@ -28,11 +29,11 @@ for (let number = 0; number < 24; number += 1) {
   if (number === 3 || number === 11) events.push(visit.event('ADD', { name: 'Olive oil', product: 500600, price: 9.49, claims: visit.total - 9.49 }));
   if (number === 5) events.push(visit.event('REMOVE', { name: 'Figs', product: 500800, price: 4 }));
   if (number >= 18) events.push(visit.event(number === 23 ? 'CANCEL' : 'CHECKOUT'));
-  await shop.send(...events);
+  last = (await shop.send(...events)).at(-1).sequence;
   visits.push(visit);
 }
 const diverged = visits[3];
-await shop.get(`/sessions/${visits[23].id}/basket?min_sequence=1`);
+await shop.get(`/sessions/${visits[23].id}/basket?min_sequence=${last}`);
 
 /** What axe finds on the screen. */
 async function everybody(page, what) {
@@ -60,7 +61,7 @@ for (const scheme of ['light', 'dark']) {
       await badge(page, 'live');
       await ready(page);
       await everybody(page, `${name} at ${size}, ${scheme}`);
-      await picture(page, `${name}-${size}-${scheme}`);
+      await picture(page, `screens/${name}-${size}-${scheme}`);
       await page.context().close();
     }
   }
@@ -68,19 +69,19 @@ for (const scheme of ['light', 'dark']) {
   await operations.getByRole('heading', { name: 'Partitions' }).waitFor();
   await operations.getByText('Journal').first().waitFor();
   await everybody(operations, `operations, ${scheme}`);
-  await picture(operations, `operations-desk-${scheme}`);
+  await picture(operations, `screens/operations-desk-${scheme}`);
   await operations.context().close();
 
   const signIn = await open('/', { scheme });
   await signIn.getByRole('heading').first().waitFor();
   await everybody(signIn, `signing in, ${scheme}`);
-  await picture(signIn, `sign-in-${scheme}`);
+  await picture(signIn, `screens/sign-in-${scheme}`);
   await signIn.context().close();
 
   const chooses = await open(`/#token=${await tokenOf('merchant', [shop.id, second.id], { subject: 'many' })}`, { scheme });
   await chooses.getByText('Harbour Street').first().waitFor();
   await everybody(chooses, `the choice of a shop, ${scheme}`);
-  await picture(chooses, `shops-${scheme}`);
+  await picture(chooses, `screens/shops-${scheme}`);
   await chooses.getByRole('link', { name: /Harbour Street/ }).or(chooses.getByRole('button', { name: /Harbour Street/ })).first().click();
   await badge(chooses, 'live');
   await chooses.keyboard.press('?');
@@ -96,6 +97,18 @@ await page.locator('[role="row"][data-session]').first().focus();
 await page.keyboard.press('ArrowDown');
 await page.keyboard.press('Enter');
 await page.waitForURL(/\/baskets\//);
+await page.getByRole('heading', { name: /^Basket/ }).waitFor();
+// A button works by Space, which plays the visit only where no button has the focus.
+const why = page.getByRole('button', { name: /^Why is / }).first();
+await why.and(page.locator(':enabled')).focus();
+await page.keyboard.press('Space');
+await page.locator('button[aria-expanded="true"][aria-label^="Why is "]').waitFor();
+assert.equal(await page.getByRole('button', { name: 'Pause' }).count(), 0);
+assert.equal(new URL(page.url()).search, '');
+await page.getByRole('slider', { name: 'Moment of the visit' }).focus();
+await Promise.all([page.waitForURL(/[?&]sequence=/), page.keyboard.press('Space')]);
+await page.waitForURL((url) => !url.search.includes('sequence='));
+await page.getByRole('slider', { name: 'Moment of the visit' }).blur();
 await page.keyboard.press('Escape');
 await page.waitForURL((url) => !url.pathname.includes('/baskets/'));
 await page.keyboard.press('g');

@@ -3,6 +3,8 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { chromium } from 'playwright-core';
 
@@ -14,7 +16,7 @@ export const SOURCE = process.env.EZOUT_SOURCE;
 const PICTURES = process.env.EZOUT_PICTURES;
 
 /** How long something on the screen may take to come, far beyond what it takes. */
-export const PATIENCE = 60_000;
+export const PATIENCE = Number(process.env.EZOUT_PATIENCE || 60_000);
 
 const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
@@ -146,12 +148,23 @@ const browser = await chromium.launch({
   args: ['--no-sandbox', '--disable-dev-shm-usage', '--force-color-profile=srgb'],
 });
 
+// Whoever looks into a walk that failed wants to see what was on the screens.
+process.on('uncaughtException', async (error) => {
+  console.error(error);
+  for (const page of browser.contexts().flatMap((context) => context.pages())) {
+    const path = join(tmpdir(), `ezout-walk-${randomUUID().slice(0, 8)}.png`);
+    await page.screenshot({ path }).then(() => console.error(`${page.url()} looks as in ${path}`), () => {});
+  }
+  console.error(complaints.join('\n'));
+  process.exit(1);
+});
+
 /** Everything that a page complained about; what a cut or a refusal brings about is no fault. */
 const complaints = [];
 const TOLERATED = /Failed to load resource|net::ERR_|WebSocket connection to/;
 
-/** A browser of its own, at an address of the page. */
-export async function visit(path, { width = 1280, height = 900, scheme = 'light', locale = 'en-GB', calm = true } = {}) {
+/** A browser of its own, at an address of the page, in which `before` runs first. */
+export async function visit(path, { width = 1280, height = 900, scheme = 'light', locale = 'en-GB', calm = true, before } = {}) {
   const context = await browser.newContext({
     viewport: { width, height },
     colorScheme: scheme,
@@ -160,6 +173,7 @@ export async function visit(path, { width = 1280, height = 900, scheme = 'light'
     reducedMotion: calm ? 'reduce' : 'no-preference',
   });
   context.setDefaultTimeout(PATIENCE);
+  if (before) await context.addInitScript(before);
   const page = await context.newPage();
   page.on('pageerror', (error) => complaints.push(`${error}`));
   page.on('console', (message) => {
@@ -175,7 +189,17 @@ export async function somebody(shop, role, { path = '', subject = role, ...more 
   return visit(`/shops/${shop.id}${path}#token=${token}`, more);
 }
 
+/** Says who somebody is, where the page asks for it. */
+export async function named(page, name) {
+  const dialog = page.getByRole('dialog', { name: 'What is your name?' });
+  await dialog.getByLabel('Name').fill(name);
+  await dialog.getByRole('button', { name: 'Go on' }).click();
+  await dialog.waitFor({ state: 'detached' });
+}
+
 export const badge = (page, kind) => page.locator(`.badge[data-fresh="${kind}"]`).waitFor();
+/** The badge says that what is shown may be old: no connection, or one to a gateway whose service does not answer. */
+export const notLive = (page) => page.locator('.badge[data-fresh="offline"], .badge[data-fresh="stale"]').waitFor();
 export const rowOf = (page, session) => page.locator(`[role="row"][data-session="${session}"]`);
 
 /** What the rows of the board say, for as many as there are on the screen. */
@@ -219,7 +243,7 @@ export async function agrees(page, shop) {
 /** Takes a picture, where pictures are wanted. */
 export async function picture(page, name) {
   if (!PICTURES) return;
-  mkdirSync(PICTURES, { recursive: true });
+  mkdirSync(dirname(`${PICTURES}/${name}`), { recursive: true });
   await page.screenshot({ path: `${PICTURES}/${name}.png` });
 }
 

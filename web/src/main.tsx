@@ -17,6 +17,11 @@ import { prepare } from './texts/texts';
 applyTheme();
 const auth = new Auth();
 void auth.begin(takeTokenOfLink(location, history));
+// A second link on the path that is open loads nothing anew.
+addEventListener('hashchange', () => {
+  const token = takeTokenOfLink(location, history);
+  if (token !== null) void auth.takeLink(token);
+});
 
 const cache = new QueryClient({
   defaultOptions: {

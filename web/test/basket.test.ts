@@ -2,7 +2,9 @@ import { describe, expect, it } from 'vitest';
 import type { Changed, Explanation } from '../src/api/types';
 import { differencesOf } from '../src/basket/moved';
 import { indexAt, momentsOf, pauseAfter } from '../src/basket/moments';
-import { newId, totalAfter } from '../src/basket/preview';
+import { newId } from '../src/api/ids';
+import { Attempt } from '../src/basket/attempt';
+import { totalAfter } from '../src/basket/preview';
 import { formatsOf } from '../src/look/money';
 import { de } from '../src/texts/de';
 import { en } from '../src/texts/en';
@@ -24,8 +26,8 @@ describe('what a basket has moved on by', () => {
 
   it('is shown with the largest change of money first, then total and status', () => {
     expect(differencesOf(changed, en, formats)).toEqual([
-      { key: 'line 500100', what: 'Product 500100', from: '0 × (€0.00)', to: '2 × (€7.00)' },
-      { key: 'line 500400', what: 'Milk', from: '2 × (€2.50)', to: '1 × (€1.25)' },
+      { key: 'line 500100', what: 'Product 500100', from: '0× = €0.00', to: '2× = €7.00' },
+      { key: 'line 500400', what: 'Milk', from: '2× = €2.50', to: '1× = €1.25' },
       { key: 'total', what: 'Total', from: '€2.50', to: '€8.25' },
       { key: 'status', what: 'Status', from: 'Open', to: 'Paid' },
     ]);
@@ -125,5 +127,31 @@ describe('the catalogue', () => {
     expect(shape(de)).toEqual(shape(en));
     const empty = (texts: object): boolean => Object.values(texts).some((value) => (typeof value === 'object' && value !== null ? empty(value as object) : value === ''));
     expect(empty(en) || empty(de)).toBe(false);
+  });
+});
+
+describe('a correction that is sent again', () => {
+  const proposed = { author: 'Ada', reason: 'scanned twice', base_sequence: 100, quantity: { product_id: 1, quantity: 2 } };
+
+  it('is the same one for as long as nothing in it is otherwise', () => {
+    const attempt = new Attempt();
+    const first = attempt.of(proposed);
+    expect(first).toEqual({ ...proposed, id: first.id });
+    expect(attempt.of({ ...proposed })).toEqual(first);
+  });
+
+  it.each([{ author: 'Sam' }, { reason: 'put back' }, { base_sequence: 101 }, { quantity: { product_id: 1, quantity: 3 } }])('is another one with %j', (other) => {
+    const attempt = new Attempt();
+    const first = attempt.of(proposed);
+    const second = attempt.of({ ...proposed, ...other });
+    expect(second.id).not.toBe(first.id);
+    expect(attempt.of({ ...proposed, ...other })).toEqual(second);
+  });
+
+  it('is another one after an answer', () => {
+    const attempt = new Attempt();
+    const first = attempt.of(proposed);
+    attempt.answered();
+    expect(attempt.of(proposed).id).not.toBe(first.id);
   });
 });

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { amountOf, dayStart, formatsOf } from '../src/look/money';
+import { ambiguity, amountOf, dayStart, formatsOf } from '../src/look/money';
 
 /** Numbers of some locales have blanks of their own kinds. */
 const plain = (text: string) => text.replace(/[\u00a0\u202f]/g, ' ');
@@ -54,6 +54,27 @@ describe('money and times', () => {
     ['abc', null],
     ['0x10', null],
   ])('reads %j as %s', (text, amount) => {
-    expect(amountOf(text)).toBe(amount);
+    expect(amountOf(text, 'fr-FR')).toBe(amount);
+  });
+
+  it.each([
+    ['1,234', 'en-GB', { thousands: '1234', decimal: '1.234' }],
+    ['-12,500', 'en-GB', { thousands: '-12500', decimal: '-12.500' }],
+    ['1.234', 'de-DE', { thousands: '1234', decimal: '1,234' }],
+  ])('does not guess what %j is in %s', (text, locale, ways) => {
+    expect(amountOf(text, locale)).toBeNull();
+    expect(ambiguity(text, locale)).toEqual(ways);
+    expect(amountOf(ways.thousands, locale)).toBe(Number(ways.thousands));
+    expect(amountOf(ways.decimal, locale)).toBe(Number(ways.decimal.replace(',', '.')));
+  });
+
+  it.each([
+    ['1.234', 'en-GB', 1.234],
+    ['1,234', 'de-DE', 1.234],
+    ['3,50', 'en-GB', 3.5],
+    ['1,2345', 'en-GB', 1.2345],
+  ])('%j can only be one amount in %s', (text, locale, amount) => {
+    expect(ambiguity(text, locale)).toBeNull();
+    expect(amountOf(text, locale)).toBe(amount);
   });
 });

@@ -1,16 +1,16 @@
 import { describe, expect, it } from 'vitest';
-import { type Asked, arrange, needsOf, UNTOUCHED_MS } from '../src/board/ordering';
+import { arrange, needsOf, UNTOUCHED_MS, type View } from '../src/board/ordering';
 import { type Row, rowOf } from '../src/live/row';
 import { basket, session } from './made';
 
 const NOW = Date.parse('2026-03-01T10:00:30Z');
-const asked: Asked = { words: '', filter: 'all', order: 'needs', me: 'Mia', now: NOW };
+const asked: View = { words: '', filter: 'all', order: 'needs', me: 'Mia', now: NOW };
 
 function row(number: number, more: Partial<Row> = {}): Row {
   return { ...rowOf(basket(number), undefined, NOW), openedAt: NOW - 100_000 + number, touchedAt: NOW, ...more };
 }
 
-function order(rows: Row[], more: Partial<Asked> = {}, before: string[] = [], held = false) {
+function order(rows: Row[], more: Partial<View> = {}, before: string[] = [], held = false) {
   const arranged = arrange(rows, { ...asked, ...more }, before, held);
   return { ...arranged, numbers: arranged.sessions.map((one) => Number(one.slice(-12))) };
 }

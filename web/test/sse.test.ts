@@ -106,7 +106,106 @@ describe('the source over SSE', () => {
     second.send('hello', { recovered: true, place: '10-102' });
     second.send('update', update(1, 3), '11-103');
     await until(() => store.row(session(1))?.version === 3);
-    expect(store.freshness()).toEqual({ kind: 'live' });
+  });
+
+  /** One whose connection was lost when it had the place `10-102`, and whose next one has begun. */
+  async function comeBack() {
+    const begun = await begin();
+    const first = await begun.connection(1);
+    helloAndSnapshot(first);
+    first.send('update', update(1, 2), '10-102');
+    await until(() => begun.store.row(session(1))?.version === 2);
+    first.response.destroy();
+    return { ...begun, second: await begun.connection(2) };
+  }
+  /** The badge, a second and a half later than it is. */
+  const soon = (store: BasketStore) => store.freshness(Date.now() + 1_500).kind;
+
+  it('is live at once when it comes back and has the newest already', async () => {
+    const { store, second } = await comeBack();
+    second.send('hello', { recovered: true, place: '10-102', newest: '10-102', stale_since: null });
+    await until(() => store.signalled.connection === 'open');
+    expect(soon(store)).toBe('live');
+  });
+
+  it.each([['9-101'], [null]])('has the newest where that is %j', async (newest) => {
+    const { store, second } = await comeBack();
+    second.send('hello', { recovered: true, place: '10-102', newest, stale_since: null });
+    await until(() => store.signalled.connection === 'open');
+    expect(soon(store)).toBe('live');
+  });
+
+  it('is not live over old rows, but when what happened meanwhile came', async () => {
+    const { store, second } = await comeBack();
+    second.send('hello', { recovered: true, place: '10-102', newest: '12-104', stale_since: null });
+    await until(() => store.signalled.connection === 'open');
+    expect(soon(store)).toBe('delayed');
+    second.send('update', update(1, 3), '11-103');
+    await until(() => store.row(session(1))?.version === 3);
+    expect(soon(store)).toBe('delayed');
+    second.send('update', update(1, 4), '12-104');
+    await until(() => store.row(session(1))?.version === 4);
+    expect(soon(store)).toBe('live');
+  });
+
+  it('is not live before the snapshot that replaces the old rows is whole', async () => {
+    const { store, second } = await comeBack();
+    second.send('hello', { recovered: false, reason: 'aged_out', oldest: '800-744', place: '1042-977', newest: '1042-977', stale_since: null });
+    second.send('snapshot', { baskets: [basket(1, { version: 9 })], more: true });
+    await until(() => store.row(session(1))?.version === 9);
+    expect(soon(store)).toBe('delayed');
+    second.send('heartbeat', { place: '1042-977', sequence: 977, stale_since: null });
+    second.send('snapshot', { baskets: [basket(2)], more: false }, '1042-977');
+    await until(() => store.size === 2);
+    expect(soon(store)).toBe('live');
+  });
+
+  it('is live with the first heartbeat where the service does not say what is the newest', async () => {
+    const { store, second } = await comeBack();
+    second.send('hello', { recovered: true, place: '10-102' });
+    await until(() => store.signalled.connection === 'open');
+    expect(soon(store)).toBe('delayed');
+    second.send('heartbeat', { place: '10-102', sequence: 102, stale_since: null });
+    await until(() => store.signalled.behindSince === null);
+    expect(soon(store)).toBe('live');
+  });
+
+  it('says from the beginning that the service itself is stale', async () => {
+    const { store, second } = await comeBack();
+    second.send('hello', { recovered: true, place: '10-102', newest: '10-102', stale_since: '2026-03-01T10:00:00Z' });
+    await until(() => store.signalled.connection === 'open');
+    expect(store.freshness()).toEqual({ kind: 'stale', since: Date.parse('2026-03-01T10:00:00Z') });
+  });
+
+  it('comes back at once the first time, and pauses ever longer where it is sent away again and again', async () => {
+    const { store, connection } = await begin();
+    const pauses: { none: boolean; atLeast: number }[] = [];
+    let began = 0;
+    store.onSignals(() => {
+      const { connection: is, retryAt } = store.signalled;
+      if (is === 'closed' && retryAt !== null) pauses.push({ none: retryAt <= Date.now(), atLeast: retryAt - began });
+    });
+    const away = async (number: number, event: string) => {
+      const one = await connection(number);
+      one.raw('retry: 40\n');
+      one.send('hello', { recovered: number > 1, reason: 'new', oldest: null, place: '9-100', newest: '9-100', stale_since: null });
+      if (number === 1) one.send('snapshot', { baskets: [basket(1)], more: false }, '9-100');
+      await until(() => store.signalled.connection === 'open');
+      began = Date.now();
+      one.send(event, { reason: event });
+      await until(() => pauses.length === number);
+    };
+    await away(1, 'lost');
+    await away(2, 'lost');
+    await away(3, 'lost');
+    // At least as long as it says, reckoned from before it was sent away.
+    expect(pauses[0]?.none).toBe(true);
+    expect(pauses[1]?.atLeast).toBeGreaterThanOrEqual(40);
+    expect(pauses[2]?.atLeast).toBeGreaterThanOrEqual(80);
+    (await connection(4)).send('hello', { recovered: true, place: '9-100', newest: '9-100', stale_since: null });
+    (await connection(4)).send('heartbeat', { place: '9-100', sequence: 100, stale_since: null });
+    await away(4, 'lagging');
+    expect(pauses[3]?.atLeast).toBeGreaterThanOrEqual(40);
   });
 
   it('does not take half a frame for one that it has', async () => {

@@ -33,6 +33,21 @@ describe('the store of baskets', () => {
     expect(store.signalled.loaded).toBe(true);
   });
 
+  it('is told what happened also where the basket as a whole came first, and once', () => {
+    const { store } = made();
+    store.snapshot([basket(1, { version: 4 })], true, true);
+    let heard = 0;
+    store.onUpdate(() => (heard += 1));
+    store.basket(basket(1, { version: 5, total: 9 }));
+    for (let time = 0; time < 2; time += 1) store.update(update(1, 5, { product_name: 'Figs' }, { total: 9 }));
+    expect(store.row(session(1))?.lastProduct).toBe('Figs');
+    expect(heard).toBe(1);
+    // What the snapshot has, it has whole.
+    store.snapshot([basket(1, { version: 6 })], true, true);
+    store.update(update(1, 6, { product_name: 'Dates' }));
+    expect(heard).toBe(1);
+  });
+
   it('does not go back to an older basket of a snapshot page', () => {
     const { store } = made();
     store.snapshot([basket(1, { version: 4 })], true, true);

@@ -126,10 +126,6 @@ fn request(method: &Method, path: &str, shop: &str, of: &Stocked, number: i64) -
         .replace("{file}", "page.css");
     let appended = || Some(event(shop, &session(), number, "ADD", 1, 1.5, 1.5));
     let corrected = || Some(json!({ "author": "Bob", "reason": "matrix", "adjustment": { "by": number } }));
-    let filled = match (method.as_str(), path) {
-        ("DELETE", "/v1/shops/{shop}/sessions/{session}/handling") => format!("{filled}?by=Bob"),
-        _ => filled,
-    };
     let (body, found, missing) = match (method.as_str(), path) {
         ("POST", "/publish/{shop_id}" | "/send") => (appended(), 200, 200),
         ("POST", "/v1/shops/{shop}/events") => (appended(), 201, 201),
@@ -168,8 +164,8 @@ fn request(method: &Method, path: &str, shop: &str, of: &Stocked, number: i64) -
             | "/v1/shops/{shop}/sessions/{session}/explain"
             | "/v1/shops/{shop}/sessions/{session}/corrections"
             | "/v1/shops/{shop}/sessions/{session}/corrections/{correction}",
-        )
-        | ("DELETE", "/v1/shops/{shop}/sessions/{session}/handling") => (None, 200, 404),
+        ) => (None, 200, 404),
+        ("DELETE", "/v1/shops/{shop}/sessions/{session}/handling") => (Some(json!({ "by": "Bob" })), 200, 404),
         ("PUT", "/v1/shops/{shop}") => (Some(json!({ "name": "matrix" })), 200, 200),
         ("PUT", "/v1/shops/{shop}/sessions/{session}/handling") => {
             (Some(json!({ "by": "Bob", "instead": true })), 200, 404)

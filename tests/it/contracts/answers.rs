@@ -8,6 +8,7 @@ use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 
 use super::{check, examples, operations};
+use crate::readme;
 use crate::support::{Service, Stack, event, printed, session, wait_for};
 
 /// Answers of POST that a request of a test does not get: the body comes too slowly or is cut off, the journal is
@@ -74,6 +75,7 @@ async fn every_documented_answer_is_given_and_fits() {
     events(&mut seen, &http, &shop, &visited).await;
     service.basket(&shop, &visited, 1).await;
     corrections(&mut seen, &http, &shop, &visited).await;
+    readme::park(&stack).await;
     page(&mut seen, &http, &shop, &visited).await;
     for path in reads(&shop, &visited) {
         assert_eq!(get(&mut seen, &format!("{http}{path}?colour=red")).await, 400);
@@ -342,6 +344,7 @@ async fn outage(seen: &mut Seen, stack: Stack, http: &str, shop: &str, visited: 
 fn changes(shop: &str, visited: &str) -> [(&'static str, String, Option<Value>); 4] {
     let handling = format!("/v1/shops/{shop}/sessions/{visited}/handling");
     let decision = json!({ "decision": "retry", "reason": "a test" });
+    let (epoch, sequence) = readme::PARKED;
     [
         (
             "PUT",
@@ -349,8 +352,12 @@ fn changes(shop: &str, visited: &str) -> [(&'static str, String, Option<Value>);
             Some(json!({ "name": "Harbour Street" })),
         ),
         ("PUT", handling.clone(), Some(json!({ "by": "Ada" }))),
-        ("DELETE", format!("{handling}?by=Ada"), None),
-        ("POST", "/v1/operations/parked/another:1".to_owned(), Some(decision)),
+        ("DELETE", handling, Some(json!({ "by": "Ada" }))),
+        (
+            "POST",
+            format!("/v1/operations/parked/{epoch}:{sequence}"),
+            Some(decision),
+        ),
     ]
 }
 
@@ -373,7 +380,7 @@ async fn page(seen: &mut Seen, http: &str, shop: &str, visited: &str) {
     }
     for (method, path, body) in changes(shop, visited) {
         let status = note(seen, method, send(http, method, &path, body.clone()).await).await;
-        assert_eq!(status, if method == "POST" { 404 } else { 200 }, "{method} {path}");
+        assert_eq!(status, if method == "POST" { 202 } else { 200 }, "{method} {path}");
         let Some(body) = body else { continue };
         let mut unknown = body.clone();
         unknown["colour"] = json!("red");
@@ -390,22 +397,23 @@ async fn page(seen: &mut Seen, http: &str, shop: &str, visited: &str) {
             assert_eq!(note(seen, method.as_str(), answer).await, status, "{method} {path}");
         }
     }
+    let decision = json!({ "decision": "retry", "reason": "a test" });
+    let unknown = send(http, "POST", "/v1/operations/parked/another:1", Some(decision)).await;
+    assert_eq!(note(seen, "POST", unknown).await, 404);
     // Bob handles it, and Ada would.
     let handling = format!("/v1/shops/{shop}/sessions/{visited}/handling");
     let bob = send(http, "PUT", &handling, Some(json!({ "by": "Bob" }))).await;
     assert_eq!(note(seen, "PUT", bob).await, 200);
     let ada = send(http, "PUT", &handling, Some(json!({ "by": "Ada" }))).await;
     assert_eq!(note(seen, "PUT", ada).await, 409);
-    let ada = send(http, "DELETE", &format!("{handling}?by=Ada"), None).await;
+    let ada = send(http, "DELETE", &handling, Some(json!({ "by": "Ada" }))).await;
     assert_eq!(note(seen, "DELETE", ada).await, 409);
-    let nobody = send(http, "DELETE", &handling, None).await;
-    assert_eq!(note(seen, "DELETE", nobody).await, 400);
     let elsewhere = format!("/v1/shops/{shop}/sessions/{}/handling", session());
     let broken = format!("/v1/shops/{shop}/sessions/session/handling");
     for (path, status) in [(&elsewhere, 404), (&broken, 422)] {
         let wish = send(http, "PUT", path, Some(json!({ "by": "Ada" }))).await;
         assert_eq!(note(seen, "PUT", wish).await, status);
-        let release = send(http, "DELETE", &format!("{path}?by=Ada"), None).await;
+        let release = send(http, "DELETE", path, Some(json!({ "by": "Ada" }))).await;
         assert_eq!(note(seen, "DELETE", release).await, status);
     }
     // Nobody is asked who they are, so nobody is given a token.

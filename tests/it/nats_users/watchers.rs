@@ -388,7 +388,7 @@ async fn what_a_door_misses_while_it_is_cut_off_is_made_up_for() {
     short.sent_away().await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(!*revoked.lost.borrow_and_update());
-    assert_eq!(doors.ended().await, 0.0);
+    assert!(doors.ended().await < 1.0);
     proxy.mend();
     revoked.sent_away().await;
     wait_for("the end to be counted", async || {

@@ -17,7 +17,11 @@ const NODE: u32 = 20;
 
 /// A folder with the page and what it needs; None where that cannot be had, which is then said loudly.
 fn installed() -> Option<PathBuf> {
-    let version = Program::new("env").args(["node", "--version"]).env("PATH", path()).output().ok();
+    let version = Program::new("env")
+        .args(["node", "--version"])
+        .env("PATH", path())
+        .output()
+        .ok();
     let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     let major = version.as_ref().and_then(|version| {
         let major = version.strip_prefix('v')?.split('.').next()?;

@@ -19,8 +19,8 @@ import type {
   Verdict,
 } from './types';
 
-/** A moment of a visit: now, a place in the journal, or a time. */
-export type Moment = { sequence: number } | { at: string } | null;
+/** When a visit is looked at: now, a place in the journal, or a time. */
+export type When = { sequence: number } | { at: string } | null;
 
 /** Who the requests come from. */
 export interface Bearer {
@@ -110,8 +110,8 @@ export class Client {
     return this.json(`/v1/shops/${shop}/baskets?${query(asked)}`, { signal });
   }
 
-  basket(shop: string, session: string, moment: Moment, signal?: AbortSignal): Promise<Basket> {
-    return this.json(`/v1/shops/${shop}/sessions/${session}/basket${at(moment)}`, { signal });
+  basket(shop: string, session: string, when: When, signal?: AbortSignal): Promise<Basket> {
+    return this.json(`/v1/shops/${shop}/sessions/${session}/basket${at(when)}`, { signal });
   }
 
   /** The basket once it has what a receipt tells of, or as new as it is after five seconds. */
@@ -124,8 +124,8 @@ export class Client {
     }
   }
 
-  explain(shop: string, session: string, moment: Moment, signal?: AbortSignal): Promise<Explanation> {
-    return this.json(`/v1/shops/${shop}/sessions/${session}/explain${at(moment)}`, { signal });
+  explain(shop: string, session: string, when: When, signal?: AbortSignal): Promise<Explanation> {
+    return this.json(`/v1/shops/${shop}/sessions/${session}/explain${at(when)}`, { signal });
   }
 
   async corrections(shop: string, session: string, signal?: AbortSignal): Promise<FiledCorrection[]> {
@@ -145,7 +145,7 @@ export class Client {
   }
 
   release(shop: string, session: string, by: string): Promise<Handling> {
-    return this.json(`/v1/shops/${shop}/sessions/${session}/handling?${query({ by })}`, { method: 'DELETE' });
+    return this.post(`/v1/shops/${shop}/sessions/${session}/handling`, { by }, 'DELETE');
   }
 
   async handlings(shop: string, signal?: AbortSignal): Promise<Handling[]> {
@@ -177,7 +177,7 @@ export function query(members: Record<string, string | number | undefined>): str
   return search.toString();
 }
 
-function at(moment: Moment): string {
-  if (moment === null) return '';
-  return `?${'sequence' in moment ? query({ sequence: moment.sequence }) : query({ at: moment.at })}`;
+function at(when: When): string {
+  if (when === null) return '';
+  return `?${'sequence' in when ? query({ sequence: when.sequence }) : query({ at: when.at })}`;
 }

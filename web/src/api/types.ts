@@ -278,7 +278,6 @@ export interface Shop {
 
 export interface Me {
   subject: string | null;
-  name?: string | null;
   role: Role;
   verbs: Verb[];
   all_shops: boolean;

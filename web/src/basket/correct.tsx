@@ -1,24 +1,26 @@
 // The dialog in which a basket is corrected. What the person saw is what they correct: if the basket has moved on meanwhile, the
 // difference is shown, nothing is changed, and they decide.
 
-import { type FormEvent, useId, useState } from 'react';
+import { type FormEvent, useId, useRef, useState } from 'react';
 import { hasCode, Problem } from '../api/problem';
 import type { Basket, FiledCorrection, Line, Proposal } from '../api/types';
 import { clipped } from '../live/row';
-import { amountOf } from '../look/money';
+import { ambiguity, amountOf } from '../look/money';
 import { Dialog } from '../shell/dialog';
 import { useName } from '../shell/name';
 import { useShop } from '../shell/shop';
 import { tell, useClient, useTexts } from '../shell/use';
+import { Attempt } from './attempt';
 import { Moved } from './moved';
-import { newId, totalAfter, type Wish } from './preview';
+import { totalAfter, type Wish } from './preview';
 
 export type Correcting =
   | { kind: 'quantity' | 'price' | 'remove'; line: Line }
   | { kind: 'adjustment' | 'status' }
   | { kind: 'undo'; correction: string; what: string };
 
-type Asked = Pick<Proposal, 'quantity' | 'price' | 'remove' | 'adjustment' | 'status' | 'undo'>;
+/** The part of a correction that says what is to become otherwise. */
+type Edit = Pick<Proposal, 'quantity' | 'price' | 'remove' | 'adjustment' | 'status' | 'undo'>;
 
 const REASON_BYTES_MAX = 1_000;
 
@@ -50,10 +52,13 @@ export function CorrectDialog({
   const [sending, setSending] = useState(false);
   const [problem, setProblem] = useState<string | null>(null);
   const [tried, setTried] = useState(false);
-  const [moved, setMoved] = useState<{ problem: Problem; asked: Asked } | null>(null);
+  const [moved, setMoved] = useState<{ problem: Problem; edit: Edit } | null>(null);
 
-  const amount = amountOf(value);
-  const otherPrice = price.trim() === '' ? undefined : (amountOf(price) ?? Number.NaN);
+  const attempt = useRef(new Attempt());
+
+  const { locale } = formats;
+  const amount = amountOf(value, locale);
+  const otherPrice = price.trim() === '' ? undefined : (amountOf(price, locale) ?? Number.NaN);
   const wish: Wish | null = wishOf();
   const after = wish === null ? null : totalAfter(basket, wish);
   const mistake = mistakeOf();
@@ -74,6 +79,8 @@ export function CorrectDialog({
   }
 
   function mistakeOf(): string | null {
+    const unclear = ambiguity(value, locale) ?? ambiguity(price, locale);
+    if (unclear !== null) return texts.correct.ambiguous(unclear.thousands, unclear.decimal);
     switch (correcting.kind) {
       case 'quantity':
         if (amount === null || !Number.isInteger(amount) || amount < 0 || amount > 1_000_000) return texts.correct.notANumber;
@@ -92,7 +99,7 @@ export function CorrectDialog({
     }
   }
 
-  function askedOf(): Asked {
+  function editOf(): Edit {
     switch (correcting.kind) {
       case 'quantity':
         return { quantity: { product_id: correcting.line.product_id, quantity: amount ?? 0, ...(otherPrice === undefined ? {} : { price: otherPrice }) } };
@@ -109,24 +116,21 @@ export function CorrectDialog({
     }
   }
 
-  async function send(asked: Asked, base: number): Promise<void> {
+  async function send(edit: Edit, base: number): Promise<void> {
     const author = await ask();
     if (author === null) return;
     setSending(true);
     setProblem(null);
     try {
-      const filed = await client.correct(shop.shop_id, basket.session_id, {
-        id: newId(),
-        author,
-        reason: reason.trim(),
-        base_sequence: base,
-        ...asked,
-      });
-      onDone(filed);
+      const proposal = attempt.current.of({ author, reason: reason.trim(), base_sequence: base, ...edit });
+      onDone(await client.correct(shop.shop_id, basket.session_id, proposal));
     } catch (error) {
-      if (hasCode(error, 'moved_on') && error.body.changed !== undefined) setMoved({ problem: error, asked });
+      const isAnswer = error instanceof Problem && error.status < 500;
+      if (isAnswer) attempt.current.answered();
+      if (hasCode(error, 'moved_on') && error.body.changed !== undefined) setMoved({ problem: error, edit });
       else {
-        setMoved(null);
+        // What could not be reached can be tried again where it was asked.
+        if (isAnswer) setMoved(null);
         setProblem(tell(error, texts));
       }
     } finally {
@@ -138,7 +142,7 @@ export function CorrectDialog({
     event.preventDefault();
     setTried(true);
     if (mistake !== null || reason.trim() === '' || new TextEncoder().encode(reason.trim()).length > REASON_BYTES_MAX) return;
-    void send(askedOf(), basket.sequence);
+    void send(editOf(), basket.sequence);
   };
 
   const title = <bdi>{(texts.correct.titles[correcting.kind] ?? texts.correct.titles.status)?.(product)}</bdi>;
@@ -147,11 +151,16 @@ export function CorrectDialog({
     return (
       <Dialog open onClose={onClose} title={texts.correct.movedTitle} wide>
         {changed === undefined ? null : <Moved changed={changed} />}
+        {problem === null ? null : (
+          <p className="note bad" role="alert">
+            {problem}
+          </p>
+        )}
         <div className="dialog-foot">
           <button type="button" className="button" onClick={onClose}>
             {texts.correct.movedBack}
           </button>
-          <button type="button" className="button primary" disabled={sending} onClick={() => void send(moved.asked, sequence ?? basket.sequence)}>
+          <button type="button" className="button primary" disabled={sending} onClick={() => void send(moved.edit, sequence ?? basket.sequence)}>
             {sending ? texts.correct.submitting : texts.correct.movedAnyway}
           </button>
         </div>

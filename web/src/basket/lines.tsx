@@ -238,6 +238,9 @@ function WhyTotal({ explanation }: { explanation: Explanation }) {
   for (const line of explanation.lines) {
     for (const effect of line.because) names.set(effect.sequence, clipped(line.product_name, 60) ?? texts.basket.noName(line.product_id));
   }
+  for (const event of explanation.without_effect) {
+    if (event.product_id !== null && !names.has(event.sequence)) names.set(event.sequence, texts.basket.noName(event.product_id));
+  }
   const rows = [
     ...explanation.claims.map((claim) => ({
       sequence: claim.sequence,

@@ -22,8 +22,8 @@ export function differencesOf(changed: Changed, texts: Texts, formats: Formats):
     .map((line) => ({
       key: `line ${line.product_id}`,
       what: clipped(line.product_name) ?? texts.basket.noName(line.product_id),
-      from: `${formats.number(line.quantity.from)} × (${formats.money(line.amount.from)})`,
-      to: `${formats.number(line.quantity.to)} × (${formats.money(line.amount.to)})`,
+      from: `${formats.number(line.quantity.from)}× = ${formats.money(line.amount.from)}`,
+      to: `${formats.number(line.quantity.to)}× = ${formats.money(line.amount.to)}`,
     }));
   const rest: Difference[] = [];
   if (changed.total !== null) {

@@ -3,7 +3,8 @@
 import { keepPreviousData, useQuery, useQueryClient } from '@tanstack/react-query';
 import { type ReactNode, useCallback, useEffect, useMemo, useState } from 'react';
 import { Link, useLocation, useSearchParams } from 'wouter';
-import type { Moment as Asked } from '../api/client';
+import { useHistoryState } from 'wouter/use-browser-location';
+import type { When } from '../api/client';
 import { hasCode } from '../api/problem';
 import type { Basket, Explanation, FiledCorrection } from '../api/types';
 import { HandlingControl } from '../board/handling';
@@ -25,8 +26,14 @@ const LOOK_EVERY_MS = 400;
 /** In case an update was lost on a way that does not tell. */
 const LOOK_ANYWAY_MS = 15_000;
 
+/** What a notice of a correction leads to the basket for. */
+interface Undoing {
+  undo: string;
+  what: string;
+}
+
 /** The place in the journal or the time that the address names. */
-function askedOf(params: URLSearchParams): Asked {
+function whenOf(params: URLSearchParams): When {
   const sequence = params.get('sequence');
   if (sequence !== null && /^\d{1,18}$/.test(sequence)) return { sequence: Number(sequence) };
   const at = params.get('at');
@@ -42,8 +49,8 @@ export function BasketPage({ session }: { session: string }) {
   const [params, setParams] = useSearchParams();
   const [, go] = useLocation();
   useKeys({ Escape: () => go(`/shops/${id}`) });
-  const asked = askedOf(params);
-  const past = asked !== null;
+  const when = whenOf(params);
+  const past = when !== null;
 
   const now = useQuery({
     queryKey: ['basket', id, session, 'now'],
@@ -60,10 +67,10 @@ export function BasketPage({ session }: { session: string }) {
     queryFn: ({ signal }) => client.corrections(id, session, signal),
     refetchInterval: (query) => (query.state.data?.some((one) => one.state === 'new' || one.state === 'published') ? 1_000 : LOOK_ANYWAY_MS),
   });
-  const then = useQuery({ ...pastOf('basket', asked, (signal) => client.basket(id, session, asked, signal)), enabled: past, placeholderData: keepPreviousData });
-  const whyThen = useQuery({ ...pastOf('explain', asked, (signal) => client.explain(id, session, asked, signal)), enabled: past, placeholderData: keepPreviousData });
+  const then = useQuery({ ...pastOf('basket', when, (signal) => client.basket(id, session, when, signal)), enabled: past, placeholderData: keepPreviousData });
+  const whyThen = useQuery({ ...pastOf('explain', when, (signal) => client.explain(id, session, when, signal)), enabled: past, placeholderData: keepPreviousData });
 
-  function pastOf<T>(what: 'basket' | 'explain', moment: Asked, ask: (signal: AbortSignal) => Promise<T>) {
+  function pastOf<T>(what: 'basket' | 'explain', moment: When, ask: (signal: AbortSignal) => Promise<T>) {
     // The past does not change.
     return { queryKey: [what, id, session, moment], queryFn: ({ signal }: { signal: AbortSignal }) => ask(signal), staleTime: Number.POSITIVE_INFINITY };
   }
@@ -116,7 +123,10 @@ export function BasketPage({ session }: { session: string }) {
   const shown = past ? then : now;
   const why = past ? whyThen : whyNow;
   const basket = shown.data;
-  const at = !past ? null : 'sequence' in asked ? asked.sequence : (then.data?.basket_sequence ?? null);
+  // While a moment is on its way the one before stays, marked as what it is, and without the reasons of another.
+  const isOfAnother = shown.isPlaceholderData;
+  const explanation = isOfAnother || why.isPlaceholderData ? undefined : why.data;
+  const at = !past ? null : 'sequence' in when ? when.sequence : isOfAnother ? null : (then.data?.basket_sequence ?? null);
   const notThen = past && hasCode(then.error, 'not_found') && now.data !== undefined;
   let body: ReactNode;
   if (basket !== undefined && !notThen) {
@@ -124,9 +134,10 @@ export function BasketPage({ session }: { session: string }) {
       <Shown
         basket={basket}
         now={now.data}
-        explanation={why.data}
+        explanation={explanation}
         filed={corrections.data ?? []}
         past={past}
+        loading={isOfAnother || now.isFetching}
         at={at}
         onMove={move}
       />
@@ -152,7 +163,7 @@ export function BasketPage({ session }: { session: string }) {
   } else body = <Loading />;
 
   return (
-    <div className="basket-page" data-past={past || undefined}>
+    <div className="basket-page" data-past={past || undefined} data-loading={isOfAnother || undefined} aria-busy={isOfAnother || undefined}>
       <Head session={session} basket={basket} past={past} at={at} />
       <TimeLine moments={moments} sequence={at} onMove={move} onSoon={soon} />
       {body}
@@ -214,6 +225,7 @@ function Shown({
   explanation,
   filed,
   past,
+  loading,
   at,
   onMove,
 }: {
@@ -222,6 +234,8 @@ function Shown({
   explanation: Explanation | undefined;
   filed: FiledCorrection[];
   past: boolean;
+  /** What is shown is about to be replaced. */
+  loading: boolean;
   at: number | null;
   onMove: (sequence: number | null) => void;
 }) {
@@ -235,6 +249,14 @@ function Shown({
   // What is corrected is the basket as it was when the person began, however it goes on meanwhile.
   const [correcting, setCorrecting] = useState<{ basket: Basket; what: Correcting } | null>(null);
   const begin = (what: Correcting) => setCorrecting({ basket, what });
+  const [, go] = useLocation();
+  const wanted = useHistoryState<Partial<Undoing> | null>();
+  useEffect(() => {
+    if (wanted?.undo === undefined || wanted.what === undefined || !mayCorrect || loading) return;
+    setCorrecting({ basket, what: { kind: 'undo', correction: wanted.undo, what: wanted.what } });
+    // Once: it is not asked for again by going back.
+    go(location.pathname, { replace: true });
+  }, [wanted, mayCorrect, loading, basket, go]);
   const names = useMemo(() => {
     const known = new Map<number, string>();
     for (const line of explanation?.lines ?? []) if (line.product_name !== null) known.set(line.product_id, line.product_name);
@@ -256,7 +278,17 @@ function Shown({
         void cache.invalidateQueries({ queryKey: ['explain', shop.shop_id, correction.session_id, 'now'] });
         void cache.invalidateQueries({ queryKey: ['corrections', shop.shop_id, correction.session_id] });
         notify(undoing ? texts.correct.undone : texts.correct.done, {
-          action: undoing ? undefined : { label: texts.correct.undoIt, run: () => setCorrecting({ basket: newer, what: { kind: 'undo', correction: correction.id, what: correction.reason } }) },
+          // The notice stays when somebody goes elsewhere, so it leads back to the basket.
+          action: undoing
+            ? undefined
+            : {
+                label: texts.correct.undoIt,
+                run: () => {
+                  const place = `/shops/${shop.shop_id}/baskets/${correction.session_id}`;
+                  const state: Undoing = { undo: correction.id, what: correction.reason };
+                  go(place, { state, replace: location.pathname === place });
+                },
+              },
         });
       }, () => notify(texts.correct.done));
     }
@@ -264,7 +296,7 @@ function Shown({
   };
   return (
     <>
-      {past ? <p className="note past-note">{texts.past.noCorrecting}</p> : null}
+      {past && may ? <p className="note past-note">{texts.past.noCorrecting}</p> : null}
       <div className="basket-parts">
         <div className="basket-main">
           <Lines basket={basket} explanation={explanation} mayCorrect={mayCorrect} onCorrect={begin} />

@@ -45,13 +45,3 @@ function amountAfter(line: Line, wish: Exclude<Wish, { kind: 'adjustment' }>): n
 function round(amount: number): number {
   return Math.round(amount * 10_000) / 10_000;
 }
-
-/** An id for a correction. `randomUUID` is there only on secure origins, and a shop's own network may have none. */
-export function newId(): string {
-  if (typeof crypto.randomUUID === 'function') return crypto.randomUUID();
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  bytes[6] = ((bytes[6] ?? 0) & 0x0f) | 0x40;
-  bytes[8] = ((bytes[8] ?? 0) & 0x3f) | 0x80;
-  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('');
-  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
-}

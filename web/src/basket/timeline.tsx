@@ -94,6 +94,12 @@ export function TimeLine({
           value={Math.max(0, index)}
           aria-label={texts.past.slider}
           aria-valuetext={said}
+          onKeyDown={(event) => {
+            // The slider itself knows the arrows, and has no use for Space.
+            if (event.key !== ' ') return;
+            event.preventDefault();
+            play();
+          }}
           onChange={(event) => {
             setPlaying(false);
             moveTo(Number(event.target.value));

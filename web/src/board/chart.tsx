@@ -84,11 +84,15 @@ export function DayChart() {
   );
 }
 
+/** Each point is the time from its moment to the next; the last one has its end as well, so that it is as wide as the others. */
 function dataOf(day: Day): uPlot.AlignedData {
+  const times = day.points.map((point) => Date.parse(point.at) / 1000);
+  const last = times.at(-1);
+  const end = last === undefined ? [] : [last + day.interval_seconds];
   return [
-    day.points.map((point) => Date.parse(point.at) / 1000),
-    day.points.map((point) => point.events),
-    day.points.map((point) => point.paid_total),
+    [...times, ...end],
+    [...day.points.map((point) => point.events), ...end.map(() => null)],
+    [...day.points.map((point) => point.paid_total), ...end.map(() => day.points.at(-1)?.paid_total ?? null)],
   ];
 }
 
@@ -115,7 +119,7 @@ function Drawn({ day, formats, texts, label }: { day: Day; formats: Formats; tex
         cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
         tzDate: (at) => uPlot.tzDate(new Date(at * 1000), formats.timeZone),
         padding: [10, 6, 0, 0],
-        scales: { y: { range: (_, __, max) => [0, Math.max(4, max * 1.15)] }, money: { range: (_, __, max) => [0, Math.max(1, max * 1.15)] } },
+        scales: { y: { range: (_, __, max) => [0, Math.max(4, max * 1.15)] }, money: { range: (_, __, max) => [0, Math.max(4, max * 1.15)] } },
         axes: [
           { stroke: ink, font, grid: { show: false }, ticks: { show: false }, values: (_, at) => at.map((one) => formats.clock(one * 1000)), space: 72, size: 26 },
           { stroke: ink, font, grid: { stroke: line, width: 1 }, ticks: { show: false }, size: 46, values: (_, all) => all.map((one) => (Number.isInteger(one) ? formats.number(one) : '')) },

@@ -39,7 +39,8 @@ export function rank(row: Row, now: number, me: string | null): number {
   return kind + (isHandled(row, now) && row.handledBy !== me ? 1 : 0);
 }
 
-export interface Asked {
+/** What somebody wants to see of the board. */
+export interface View {
   words: string;
   filter: Filter;
   order: Order;
@@ -61,8 +62,8 @@ export interface Arranged {
  * The sessions to show. While the list is `held`, those of `before` stay where they are, also where they would not be shown any more, and
  * new ones come behind them.
  */
-export function arrange(rows: Iterable<Row>, asked: Asked, before: readonly string[], held: boolean): Arranged {
-  const words = asked.words.trim().toLowerCase().split(/\s+/).filter(Boolean);
+export function arrange(rows: Iterable<Row>, view: View, before: readonly string[], held: boolean): Arranged {
+  const words = view.words.trim().toLowerCase().split(/\s+/).filter(Boolean);
   const there = new Set<string>();
   const wanted: { row: Row; key: number }[] = [];
   let open = 0;
@@ -70,9 +71,9 @@ export function arrange(rows: Iterable<Row>, asked: Asked, before: readonly stri
   for (const row of rows) {
     there.add(row.session);
     if (row.endedAt === null) open += 1;
-    if (!fits(row, asked, words)) continue;
+    if (!fits(row, view, words)) continue;
     if (row.endedAt === null) shown += 1;
-    wanted.push({ row, key: keyOf(row, asked) });
+    wanted.push({ row, key: keyOf(row, view) });
   }
   wanted.sort((a, b) => a.key - b.key || a.row.openedAt - b.row.openedAt || (a.row.session < b.row.session ? -1 : 1));
   const sessions = wanted.map(({ row }) => row.session);
@@ -89,27 +90,27 @@ export function arrange(rows: Iterable<Row>, asked: Asked, before: readonly stri
   };
 }
 
-function fits(row: Row, asked: Asked, words: string[]): boolean {
+function fits(row: Row, view: View, words: string[]): boolean {
   if (words.length > 0) {
     const text = row.handledBy === null ? row.words : `${row.words}\n${row.handledBy.toLowerCase()}`;
     if (!words.every((word) => text.includes(word))) return false;
   }
-  switch (asked.filter) {
+  switch (view.filter) {
     case 'all':
       return true;
     case 'mine':
-      return isHandled(row, asked.now) && row.handledBy === asked.me;
+      return isHandled(row, view.now) && row.handledBy === view.me;
     case 'needs':
-      return needsOf(row, asked.now).length > 0;
+      return needsOf(row, view.now).length > 0;
     default:
-      return needsOf(row, asked.now).includes(asked.filter);
+      return needsOf(row, view.now).includes(view.filter);
   }
 }
 
-function keyOf(row: Row, asked: Asked): number {
-  switch (asked.order) {
+function keyOf(row: Row, view: View): number {
+  switch (view.order) {
     case 'needs':
-      return rank(row, asked.now, asked.me);
+      return rank(row, view.now, view.me);
     case 'last':
       return -row.touchedAt;
     case 'total':

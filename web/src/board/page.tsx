@@ -6,6 +6,7 @@ import { useLocation, useSearchParams } from 'wouter';
 import { serverNow } from '../api/clock';
 import { Icon } from '../look/icon';
 import { useKeys } from '../shell/keys';
+import { last } from '../shell/left';
 import { useName } from '../shell/name';
 import { useFreshness, useShop } from '../shell/shop';
 import { Empty, Loading } from '../shell/states';
@@ -178,9 +179,6 @@ function useArranged(words: string, filter: Filter, order: Order, me: string | n
   return { arranged, reorder };
 }
 
-/** The basket that was looked at last: whoever comes back goes on there. */
-let lastOpened: string | null = null;
-
 function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current: number }; reorder: () => void }) {
   const texts = useTexts();
   const { shop, store } = useShop();
@@ -192,7 +190,7 @@ function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current
   const height = narrowest ? 112 : narrow ? 74 : 60;
   const list = useRef<HTMLDivElement>(null);
   const [margin, setMargin] = useState(0);
-  const [focused, setFocused] = useState<string | null>(() => lastOpened);
+  const [focused, setFocused] = useState<string | null>(() => last.basket);
   const wantsFocus = useRef(false);
   const at = useMemo(() => new Map(sessions.map((session, index) => [session, index])), [sessions]);
   const focusedIndex = focused === null ? -1 : (at.get(focused) ?? -1);
@@ -232,7 +230,7 @@ function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current
   });
 
   const open = (session: string) => {
-    lastOpened = session;
+    last.basket = session;
     go(`/shops/${shop.shop_id}/baskets/${session}`);
   };
   const touch = () => {

@@ -6,12 +6,12 @@
 // has told us everything. Without an answer the board is not live, whatever the gateway's connection looks like.
 
 import ResClient from 'resclient';
-import { hasCode, Problem } from '../api/problem';
-import type { Basket, BasketPage, Handling, Update } from '../api/types';
-import { HEARTBEAT_MS } from './freshness';
+import { Problem } from '../api/problem';
+import type { Basket, BasketPage, Handling, ListedBasket, Update } from '../api/types';
+import { HEARTBEAT_MS, type Signals } from './freshness';
 import type { Ending, LiveSource, Sink } from './source';
 
-export interface Asked {
+export interface ResgateOptions {
   url: string;
   shop: string;
   token: () => string | null;
@@ -49,18 +49,21 @@ export class ResgateSource implements LiveSource {
   private feed: Resource | null = null;
   private readonly shown = new Map<Model, { session: string; changed: () => void }>();
   private behindSince: number | null = null;
+  /** What the service has and the board has not yet: it is on its way, or was lost. */
+  private awaited: { basket: ListedBasket; since: number } | null = null;
   private lastAnswerAt: number | null = null;
+  private lostAt: number | null = null;
 
   constructor(
-    private readonly asked: Asked,
+    private readonly options: ResgateOptions,
     private readonly sink: Sink,
   ) {
-    this.heartbeatMs = asked.heartbeatMs ?? HEARTBEAT_MS;
+    this.heartbeatMs = options.heartbeatMs ?? HEARTBEAT_MS;
   }
 
   start(): void {
     this.sink.signals({ connection: 'connecting', heartbeatMs: this.heartbeatMs });
-    const client = new ResClient(() => new WebSocket(this.asked.url));
+    const client = new ResClient(() => new WebSocket(this.options.url));
     this.client = client;
     client.setOnConnect(async () => {
       await this.signIn();
@@ -86,11 +89,18 @@ export class ResgateSource implements LiveSource {
     if (this.stopped) return;
     if (this.away !== null) clearTimeout(this.away);
     this.away = null;
-    this.sink.signals({ connection: 'open', retryAt: null });
+    if (this.lostAt !== null) {
+      // What is on the screen is from before, until the service says that it is all there is.
+      this.behindSince ??= this.lostAt;
+      this.lostAt = null;
+      void this.probe();
+    }
+    this.sink.signals({ connection: 'open', retryAt: null, behindSince: this.behindSince });
   }
 
   private disconnected(): void {
     if (this.stopped) return;
+    if (this.probing !== null) this.lostAt ??= Date.now();
     this.sink.signals({ connection: 'closed' });
     this.waitForIt();
   }
@@ -102,11 +112,11 @@ export class ResgateSource implements LiveSource {
   private giveUp(): void {
     if (this.stopped) return;
     this.stop();
-    this.asked.unreachable();
+    this.options.unreachable();
   }
 
   private async signIn(): Promise<void> {
-    const jwt = this.asked.token();
+    const jwt = this.options.token();
     if (jwt === null || this.client === null) return;
     // It must not fail: what may not be had is said when it is asked for.
     await inTime(this.client.authenticate('ezout.auth', 'jwt', { jwt })).catch(() => {});
@@ -115,7 +125,7 @@ export class ResgateSource implements LiveSource {
   private async open(renewed = false): Promise<void> {
     const client = this.client;
     if (client === null || this.stopped) return;
-    const of = `ezout.shop.${this.asked.shop}`;
+    const of = `ezout.shop.${this.options.shop}`;
     try {
       const baskets = (await client.get(`${of}.baskets`)) as unknown as Collection;
       if (this.stopped) return;
@@ -136,15 +146,26 @@ export class ResgateSource implements LiveSource {
       if (this.stopped) return;
       const code = (error as { code?: string }).code ?? '';
       if (code === 'system.accessDenied' || code === 'system.notFound') {
-        if (renewed || (await this.asked.renew().catch(() => null)) === null) this.end(code === 'system.notFound' ? 'denied' : 'expired');
-        else {
+        if (!renewed && (await this.options.renew().catch(() => null)) !== null) {
           await this.signIn();
-          void this.open(true);
+          return void this.open(true);
         }
-        return;
+        return void this.refused();
       }
       this.giveUp();
     }
+  }
+
+  /** The gateway does not say whether it is the token or the shop; the service does. */
+  private async refused(): Promise<void> {
+    try {
+      await this.options.newest(AbortSignal.any([this.asking.signal, AbortSignal.timeout(CALL_TIMEOUT_MS)]));
+    } catch (error) {
+      if (this.stopped) return;
+      const ending = endingOf(error);
+      if (ending !== null) return this.end(ending);
+    }
+    this.giveUp();
   }
 
   private close(): void {
@@ -184,7 +205,7 @@ export class ResgateSource implements LiveSource {
     const changed = () => {
       this.sink.handling(handlingOf(model));
       this.sink.basket(basketOf(model));
-      this.sink.signals({ heardAt: Date.now() });
+      this.heard();
     };
     this.shown.set(model, { session, changed });
     model.on('change', changed);
@@ -205,29 +226,44 @@ export class ResgateSource implements LiveSource {
 
   private readonly added = (event: { item: Model }) => {
     if (this.show(event.item)) this.sink.basket(basketOf(event.item));
-    this.sink.signals({ heardAt: Date.now() });
+    this.heard();
   };
 
   private readonly removed = (event: { item: Model }) => {
     const shown = this.shown.get(event.item);
     this.hide(event.item);
     if (shown !== undefined) this.sink.gone(shown.session);
-    this.sink.signals({ heardAt: Date.now() });
+    this.heard();
   };
 
   private readonly updated = (update: Update) => {
     this.sink.update(update);
-    this.sink.signals({ heardAt: Date.now(), sequence: update.sequence });
+    this.heard({ sequence: update.sequence });
   };
+
+  /** Something came; perhaps it is what was on its way. */
+  private heard(more: Partial<Signals> = {}): void {
+    if (this.awaited !== null && this.has(this.awaited.basket)) {
+      this.awaited = null;
+      this.behindSince = null;
+    }
+    this.sink.signals({ heardAt: Date.now(), behindSince: this.behindSince, ...more });
+  }
+
+  /** Whether the board has a basket as it is: open and as new, or not any more. */
+  private has(basket: ListedBasket): boolean {
+    const known = this.sink.known(basket.session_id);
+    return basket.status === 'open' ? known !== null && known.version >= basket.version : known === null || !known.isOpen || known.version > basket.version;
+  }
 
   /** The token is over, or the right to look was taken away: a newer token decides which. */
   private readonly unsubscribed = () => {
     if (this.stopped) return;
     this.close();
     void (async () => {
-      const token = await this.asked.renew().catch(() => null);
+      const token = await this.options.renew().catch(() => null);
       if (this.stopped) return;
-      if (token === null) return this.end('expired');
+      if (token === null) return void this.refused();
       await this.signIn();
       await this.open(true);
     })();
@@ -237,11 +273,11 @@ export class ResgateSource implements LiveSource {
     const askedAt = Date.now();
     let page: BasketPage;
     try {
-      page = await this.asked.newest(AbortSignal.any([this.asking.signal, AbortSignal.timeout(this.heartbeatMs)]));
+      page = await this.options.newest(AbortSignal.any([this.asking.signal, AbortSignal.timeout(this.heartbeatMs)]));
     } catch (error) {
       if (this.stopped) return;
-      if (hasCode(error, 'token_revoked')) return this.end('revoked');
-      if (error instanceof Problem && (error.status === 401 || error.status === 403 || error.status === 404)) return this.end('denied');
+      const ending = endingOf(error);
+      if (ending !== null) return this.end(ending);
       // The service, or what it reads from, does not answer: nothing newer can be known since it last did.
       this.sink.signals({ staleSince: this.lastAnswerAt ?? askedAt });
       return;
@@ -250,8 +286,11 @@ export class ResgateSource implements LiveSource {
     const now = Date.now();
     this.lastAnswerAt = now;
     const newest = page.baskets[0];
-    const known = newest === undefined ? null : this.sink.version(newest.session_id);
-    const missed = newest !== undefined && newest.status === 'open' && (known === null || known < newest.version);
+    // What was on its way a heartbeat ago, and still is not here, was lost: the gateway goes on without it, so another source has to do.
+    const { awaited } = this;
+    if (awaited !== null && askedAt - awaited.since >= this.heartbeatMs / 2 && !this.has(awaited.basket)) return this.giveUp();
+    const missed = newest !== undefined && !this.has(newest);
+    this.awaited = missed ? { basket: newest, since: now } : null;
     this.behindSince = missed ? (this.behindSince ?? askedAt) : null;
     this.sink.signals({
       heardAt: now,
@@ -261,6 +300,13 @@ export class ResgateSource implements LiveSource {
       ...(missed ? {} : { trueAt: now }),
     });
   }
+}
+
+/** Why nothing more is to be had, if that is what the service says. */
+function endingOf(error: unknown): Ending | null {
+  if (!(error instanceof Problem)) return null;
+  if (error.status === 401) return error.code === 'token_revoked' ? 'revoked' : 'expired';
+  return error.status === 403 || error.status === 404 ? 'denied' : null;
 }
 
 function basketOf(model: Model): Basket {

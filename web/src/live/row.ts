@@ -7,6 +7,8 @@ export interface Row {
   readonly shopper: string | null;
   readonly status: Status;
   readonly version: number;
+  /** The version up to which what happened last is known; a basket as a whole does not say it. */
+  readonly toldOf: number;
   readonly items: number;
   readonly total: number;
   /** What the app last claimed it to cost. */
@@ -56,7 +58,7 @@ export function clipped(name: string | null, max = NAME_MAX): string | null {
   return `${name.slice(0, end)}…`;
 }
 
-/** The row of a whole basket. What only the page knows is taken from the row before. */
+/** The row of a whole basket. What only the page knows is taken from the row before; what happened last may still be told. */
 export function rowOf(basket: Basket, before: Row | undefined, now: number): Row {
   const newest = basket.lines[basket.lines.length - 1];
   const open = basket.status === 'open';
@@ -65,6 +67,7 @@ export function rowOf(basket: Basket, before: Row | undefined, now: number): Row
     shopper: basket.shopper_id,
     status: basket.status,
     version: basket.version,
+    toldOf: before?.toldOf ?? basket.version,
     items: basket.item_count,
     total: basket.total,
     claimed: basket.claimed_total,
@@ -77,7 +80,8 @@ export function rowOf(basket: Basket, before: Row | undefined, now: number): Row
     openedAt: time(basket.opened_at) || before?.openedAt || now,
     lastAction: basket.last_action,
     lastProduct: before?.lastProduct ?? clipped(newest?.product_name ?? null),
-    lastActionId: before?.lastActionId ?? 0,
+    // Which action brought it to another version is not said.
+    lastActionId: before?.version === basket.version ? before.lastActionId : 0,
     phoneTime: time(basket.last_action_at),
     touchedAt: time(basket.updated_at) || now,
     endedAt: open ? null : (before?.endedAt ?? now),
@@ -105,6 +109,7 @@ export function rowAfter(update: Update, before: Row | undefined, now: number): 
     shopper: update.shopper_id ?? before?.shopper ?? null,
     status: state.status,
     version: state.version,
+    toldOf: state.version,
     items: state.item_count,
     total: state.total,
     claimed: state.claimed_total,

@@ -21,8 +21,8 @@ export interface Sink {
   /** What there is to judge by whether all this is still true. */
   signals(change: Partial<Signals>): void;
   ended(ending: Ending): void;
-  /** What the board has of a basket, so that a source can see whether it has fallen behind. */
-  version(session: string): number | null;
+  /** What the board has of a basket, so that a source can see whether it has fallen behind; null if it has none. */
+  known(session: string): { version: number; isOpen: boolean } | null;
 }
 
 export interface LiveSource {

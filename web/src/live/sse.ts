@@ -4,11 +4,11 @@ import { createParser, type EventSourceMessage } from 'eventsource-parser';
 import { noteServerDate } from '../api/clock';
 import { problemOf } from '../api/problem';
 import type { Basket, Handling, Update } from '../api/types';
-import { HEARTBEAT_MS } from './freshness';
+import { HEARTBEAT_MS, type Signals } from './freshness';
 import { time } from './row';
 import type { Ending, LiveSource, Sink } from './source';
 
-export interface Asked {
+export interface SseOptions {
   url: string;
   headers: () => Record<string, string>;
   /** A newer token after the one was refused or is over; null if there is none. */
@@ -32,14 +32,22 @@ export class SseSource implements LiveSource {
   private running: AbortController | null = null;
   private connection: AbortController | null = null;
   private wake: (() => void) | null = null;
+  private cameAtOnce = false;
+  private helloAt = 0;
   private behindSince: number | null = null;
-  private coalescing = false;
+  /** What has to come until we are not behind any more: a place, the end of the snapshot, or a heartbeat that says so. */
+  private awaited: string | 'snapshot' | 'heartbeat' | null = null;
+  /** When what we had was last known to be all there is. */
+  private trueAt: number | null = null;
+  private staleSince: number | null = null;
+  /** What we had at the last heartbeat that told of something newer. */
+  private missedAt: string | null = null;
 
   constructor(
-    private readonly asked: Asked,
+    private readonly options: SseOptions,
     private readonly sink: Sink,
   ) {
-    this.heartbeatMs = asked.heartbeatMs ?? HEARTBEAT_MS;
+    this.heartbeatMs = options.heartbeatMs ?? HEARTBEAT_MS;
   }
 
   start(): void {
@@ -78,8 +86,11 @@ export class SseSource implements LiveSource {
         this.sink.ended(ending);
         return;
       }
-      const pause = ending.soon ? 0 : Math.min(RETRY_MS_MAX, ending.afterMs ?? this.retryMs * 2 ** Math.min(this.failures, 5));
-      this.failures += ending.soon ? 0 : 1;
+      // At once only the first time: a service that sends everybody away at once is not helped by all coming back at once.
+      const atOnce = ending.soon && !this.cameAtOnce;
+      if (ending.soon) this.cameAtOnce = true;
+      const pause = atOnce ? 0 : Math.min(RETRY_MS_MAX, ending.afterMs ?? this.retryMs * 2 ** Math.min(this.failures, 5));
+      this.failures += atOnce ? 0 : 1;
       this.sink.signals({ connection: 'closed', retryAt: Date.now() + pause });
       await this.pause(pause);
       if (!signal.aborted) this.sink.signals({ connection: 'connecting' });
@@ -90,7 +101,7 @@ export class SseSource implements LiveSource {
   private async connect(signal: AbortSignal): Promise<Ending | { soon: boolean; afterMs?: number }> {
     const connection = new AbortController();
     this.connection = connection;
-    const headers = this.asked.headers();
+    const headers = this.options.headers();
     let ending: Ending | 'renew' | 'again' | null = null;
     let heardAt = Date.now();
     const watchdog = setInterval(() => {
@@ -99,7 +110,7 @@ export class SseSource implements LiveSource {
     const stop = () => connection.abort();
     signal.addEventListener('abort', stop);
     try {
-      const response = await fetch(this.asked.url, {
+      const response = await fetch(this.options.url, {
         headers: { accept: 'text/event-stream', ...(this.lastId === null ? {} : { 'last-event-id': this.lastId }), ...headers },
         cache: 'no-store',
         signal: connection.signal,
@@ -160,9 +171,9 @@ export class SseSource implements LiveSource {
   private async renewed(otherwise: Ending, used: Record<string, string>): Promise<Ending | { soon: boolean }> {
     if (otherwise === 'revoked') return otherwise;
     // Somebody else may have renewed it meanwhile.
-    if (this.asked.headers().authorization !== used.authorization) return { soon: true };
+    if (this.options.headers().authorization !== used.authorization) return { soon: true };
     try {
-      return (await this.asked.renew()) === null ? otherwise : { soon: true };
+      return (await this.options.renew()) === null ? otherwise : { soon: true };
     } catch {
       return { soon: false };
     }
@@ -175,13 +186,17 @@ export class SseSource implements LiveSource {
     let next: Ending | 'renew' | 'again' | null = null;
     switch (message.event) {
       case 'hello': {
-        const hello = data as { recovered: boolean };
-        this.failures = 0;
-        this.behindSince = null;
-        this.coalescing = false;
-        if (!hello.recovered) this.lastId = null;
-        // What is on screen is all there was, and what came since follows; it is known to be the newest with the next heartbeat.
-        this.sink.signals({ ...heard, behindSince: null, staleSince: null });
+        const hello = data as { recovered: boolean; newest?: string | null; stale_since?: string | null };
+        this.helloAt = now;
+        this.missedAt = null;
+        if (!hello.recovered) {
+          this.lastId = null;
+          this.awaited = 'snapshot';
+        } else if (hello.newest === undefined) this.awaited = 'heartbeat';
+        else this.awaited = isUpTo(this.lastId, hello.newest) ? null : hello.newest;
+        // What is on the screen is from before the connection was lost, and as old as that until what came since is here.
+        this.behindSince = this.awaited === null ? null : (this.trueAt ?? now);
+        this.signal(heard, hello.stale_since == null ? null : time(hello.stale_since));
         break;
       }
       case 'snapshot': {
@@ -189,14 +204,18 @@ export class SseSource implements LiveSource {
         this.sink.snapshot(page.baskets, this.firstPage, !page.more);
         this.firstPage = !page.more;
         for (const basket of page.baskets) this.sequence = Math.max(this.sequence, basket.sequence);
-        this.sink.signals({ ...heard, sequence: this.sequence, ...(page.more ? {} : { trueAt: now }) });
+        if (!page.more && this.awaited === 'snapshot') this.caughtUp();
+        this.signal(heard);
         break;
       }
       case 'update': {
         const update = data as Update;
         this.sink.update(update);
         this.sequence = Math.max(this.sequence, update.sequence);
-        this.sink.signals({ ...heard, sequence: this.sequence, staleSince: null, ...(this.behindSince === null ? { trueAt: now } : {}) });
+        this.notePassed(message.id);
+        // A shop in which something happens all the time has no heartbeats.
+        if (now - this.helloAt > this.heartbeatMs) this.settle();
+        this.signal(heard, null);
         break;
       }
       case 'handlings':
@@ -207,27 +226,28 @@ export class SseSource implements LiveSource {
         break;
       case 'coalesced':
         // Not all that happened is told one by one: we are behind until it is quiet again.
-        this.coalescing = true;
         this.behindSince ??= now;
-        this.sink.signals({ ...heard, behindSince: this.behindSince });
+        if (this.awaited !== 'snapshot') this.awaited = 'heartbeat';
+        this.missedAt = null;
+        this.signal(heard);
         break;
       case 'heartbeat': {
         const beat = data as { place: string; sequence: number; stale_since: string | null };
         this.notePassed(message.id);
+        this.settle();
         const missed = this.lastId !== null && beat.place !== this.lastId;
-        if (missed && this.behindSince !== null && !this.coalescing) next = 'again';
-        this.coalescing = false;
-        this.behindSince = missed ? (this.behindSince ?? now) : null;
-        const staleSince = beat.stale_since === null ? null : time(beat.stale_since);
-        if (!missed) this.sequence = Math.max(this.sequence, beat.sequence);
-        const isTrue = !missed && staleSince === null;
-        this.sink.signals({
-          ...heard,
-          staleSince,
-          behindSince: this.behindSince,
-          sequence: this.sequence,
-          ...(isTrue ? { trueAt: now } : {}),
-        });
+        if (missed) {
+          // Nothing has come since the last one told of something newer: it was lost on the way.
+          if (this.missedAt === this.lastId) next = 'again';
+          this.missedAt = this.lastId;
+          this.behindSince ??= now;
+          this.awaited ??= 'heartbeat';
+        } else if (this.awaited !== 'snapshot') {
+          this.missedAt = null;
+          this.caughtUp();
+          this.sequence = Math.max(this.sequence, beat.sequence);
+        }
+        this.signal(heard, beat.stale_since === null ? null : time(beat.stale_since));
         break;
       }
       case 'bye':
@@ -236,7 +256,8 @@ export class SseSource implements LiveSource {
         const { reason } = data as { reason: string };
         if (reason === 'expired') next = 'renew';
         else if (reason === 'revoked' || reason === 'denied') next = reason;
-        else next = reason === 'stopping' ? null : 'again';
+        // What was lost on the way is asked for at once; whoever was too slow, or was sent away by a process that stops, pauses first.
+        else next = message.event === 'lost' ? 'again' : null;
         break;
       }
     }
@@ -248,6 +269,26 @@ export class SseSource implements LiveSource {
     const passed = id ?? this.passedId;
     if (passed !== null && passed !== undefined && passed !== '') this.lastId = passed;
     this.passedId = null;
+    if (this.awaited !== null && this.awaited !== 'snapshot' && this.awaited !== 'heartbeat' && isUpTo(this.lastId, this.awaited)) this.caughtUp();
+  }
+
+  /** The connection holds: the next one may come at once again. */
+  private settle(): void {
+    this.failures = 0;
+    this.cameAtOnce = false;
+  }
+
+  private caughtUp(): void {
+    this.behindSince = null;
+    this.awaited = null;
+  }
+
+  /** Says what was heard; without being told otherwise the service is as stale as it was. */
+  private signal(heard: Partial<Signals>, staleSince: number | null | undefined = this.staleSince): void {
+    this.staleSince = staleSince;
+    const isTrue = this.behindSince === null && staleSince === null;
+    if (isTrue) this.trueAt = heard.heardAt ?? null;
+    this.sink.signals({ ...heard, staleSince, behindSince: this.behindSince, sequence: this.sequence, ...(isTrue ? { trueAt: this.trueAt } : {}) });
   }
 
   private pause(ms: number): Promise<void> {
@@ -262,4 +303,10 @@ export class SseSource implements LiveSource {
       this.wake = done;
     });
   }
+}
+
+/** Whether a place is at or behind another one. A place begins with its number in the stream; a shop without one has nothing newer. */
+function isUpTo(place: string | null, newest: string | null): boolean {
+  if (newest === null || place === newest) return true;
+  return place !== null && Number.parseInt(place, 10) >= Number.parseInt(newest, 10);
 }

@@ -120,7 +120,7 @@ export class BasketStore implements Sink {
       const before = this.rows.get(basket.session_id);
       // What came since the page was taken is newer.
       if (before !== undefined && before.version > basket.version) continue;
-      this.put({ ...rowOf(basket, before, this.now()), endedAt: null });
+      this.put({ ...rowOf(basket, before, this.now()), toldOf: basket.version, endedAt: null });
     }
     if (!last) return;
     for (const session of [...this.rows.keys()]) {
@@ -140,8 +140,8 @@ export class BasketStore implements Sink {
   update(update: Update): void {
     const before = this.rows.get(update.session_id);
     this.touch(update.session_id);
-    // One that came twice, or that the snapshot has already.
-    if (before !== undefined && update.basket.version <= before.version) return;
+    // One that came twice, or that the snapshot has already. One whose basket came before it as a whole still says what happened.
+    if (before !== undefined && (update.basket.version < before.version || update.basket.version <= before.toldOf)) return;
     const row = rowAfter(update, before, this.now());
     if (row !== undefined) this.put(row);
     for (const listener of this.updateListeners) listener(update, before);
@@ -189,8 +189,9 @@ export class BasketStore implements Sink {
     for (const listener of this.signalListeners) listener();
   }
 
-  version(session: string): number | null {
-    return this.rows.get(session)?.version ?? null;
+  known(session: string): { version: number; isOpen: boolean } | null {
+    const row = this.rows.get(session);
+    return row === undefined ? null : { version: row.version, isOpen: row.endedAt === null };
   }
 
   /** Takes away what ended a while ago. Rows that a finger may be on are kept until it is not. */

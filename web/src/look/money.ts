@@ -105,8 +105,23 @@ function offsetAt(at: number, timeZone: string): number {
   return Date.UTC(of('year'), of('month') - 1, of('day'), of('hour'), of('minute'), of('second')) - Math.floor(at / 1000) * 1000;
 }
 
-/** An amount that a person wrote, with a decimal comma or point; null if it is none. At most four decimals. */
-export function amountOf(text: string): number | null {
-  const plain = text.trim().replace(/[\s\u00a0']/g, '').replace('−', '-').replace(',', '.');
+/** An amount that a person wrote, with a decimal comma or point; null if it is none, or may be two. At most four decimals. */
+export function amountOf(text: string, locale: string): number | null {
+  if (ambiguity(text, locale) !== null) return null;
+  const plain = withoutBlanks(text).replace(',', '.');
   return /^[-+]?\d{1,11}(\.\d{1,4})?$/.test(plain) ? Number(plain) : null;
+}
+
+/** How to write the two amounts that `1,234` may be where thousands are grouped by a comma, or `1.234` where they are by a point. */
+export function ambiguity(text: string, locale: string): { thousands: string; decimal: string } | null {
+  const parts = new Intl.NumberFormat(locale).formatToParts(1_234_567.8);
+  const group = parts.find((part) => part.type === 'group')?.value;
+  const written = /^([-+]?\d{1,11})([.,])(\d{3})$/.exec(withoutBlanks(text));
+  if (written === null || written[2] !== group) return null;
+  const [, whole, , rest] = written;
+  return { thousands: `${whole}${rest}`, decimal: `${whole}${parts.find((part) => part.type === 'decimal')?.value ?? '.'}${rest}` };
+}
+
+function withoutBlanks(text: string): string {
+  return text.trim().replace(/[\s\u00a0']/g, '').replace('−', '-');
 }

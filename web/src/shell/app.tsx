@@ -2,7 +2,9 @@
 
 import { useQueryClient } from '@tanstack/react-query';
 import { lazy, type ReactNode, Suspense, useEffect, useRef, useState } from 'react';
-import { Route, Switch, useLocation, useSearch } from 'wouter';
+import { Link, Route, Switch, useLocation, useSearch } from 'wouter';
+import { serverNow } from '../api/clock';
+import { isShopId } from '../api/ids';
 import { useAttention } from '../board/attention';
 import { BoardPage } from '../board/page';
 import { ShopsPage } from '../signin/shops';
@@ -11,6 +13,7 @@ import { Badge } from './badge';
 import { Header } from './header';
 import { Help } from './help';
 import { useKeys } from './keys';
+import { last } from './left';
 import { NameProvider } from './name';
 import { useNotices } from './notices';
 import { ShopProvider, useShop } from './shop';
@@ -23,11 +26,6 @@ const BasketPage = lazy(() => basketPage().then((page) => ({ default: page.Baske
 const HistoryPage = lazy(() => import('../history/page').then((page) => ({ default: page.HistoryPage })));
 const OperationsPage = lazy(() => import('../operations/page').then((page) => ({ default: page.OperationsPage })));
 
-const SHOP = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
-
-/** The shop that was looked at last, so that a screen without one knows the way back. */
-let lastShop: string | null = null;
-
 export function App() {
   const auth = useAuth();
   const state = useAuthState();
@@ -35,7 +33,7 @@ export function App() {
   const cache = useQueryClient();
   useEffect(() => {
     // Nothing of one person stays for the next.
-    if (state.stage === 'signed_out') cache.clear();
+    if (state.stage === 'signed_out' || state.stage === 'signing_in') cache.clear();
   }, [state.stage, cache]);
   switch (state.stage) {
     case 'starting':
@@ -94,6 +92,18 @@ function NoPage() {
   );
 }
 
+/** Somebody else's shop, or one that is no longer theirs: they stay signed in, and may look at others. */
+function Denied() {
+  const texts = useTexts();
+  return (
+    <Empty icon="shop" title={texts.denied.title} text={texts.denied.text}>
+      <Link className="button" href="/?choose">
+        {texts.denied.home}
+      </Link>
+    </Empty>
+  );
+}
+
 /** With one shop there is nothing to choose. */
 function Start() {
   const me = useMe();
@@ -110,14 +120,13 @@ function Start() {
 
 function Plain({ children }: { children: ReactNode }) {
   const me = useMe();
-  const shop = me.shops.find((one) => one.shop_id === lastShop);
-  return <Frame shop={lastShop} name={shop?.name ?? null}>{children}</Frame>;
+  const shop = me.shops.find((one) => one.shop_id === last.shop);
+  return <Frame shop={last.shop} name={shop?.name ?? null}>{children}</Frame>;
 }
 
 function OfShop({ shop, children }: { shop: string; children: ReactNode }) {
   const id = shop.toLowerCase();
-  if (!SHOP.test(id)) return <Plain><NoPage /></Plain>;
-  lastShop = id;
+  if (!isShopId(id)) return <Plain><NoPage /></Plain>;
   return (
     <ShopProvider key={id} id={id}>
       <ShopFrame>{children}</ShopFrame>
@@ -126,8 +135,13 @@ function OfShop({ shop, children }: { shop: string; children: ReactNode }) {
 }
 
 function ShopFrame({ children }: { children: ReactNode }) {
-  const { shop } = useShop();
+  const { shop, denied } = useShop();
   useAttention();
+  useEffect(() => {
+    // A shop that one may not see is not one to come back to.
+    last.shop = denied ? null : shop.shop_id;
+  }, [denied, shop.shop_id]);
+  if (denied) return <Frame shop={null} name={null}><Denied /></Frame>;
   return <Frame shop={shop.shop_id} name={shop.name} badge={<Badge />}>{children}</Frame>;
 }
 
@@ -162,9 +176,9 @@ function useEndOfToken(): void {
   useEffect(() => {
     const look = () => {
       const end = auth.expiresAt();
-      if (said.current || end === null || auth.renews || end - Date.now() > SOON_OVER_MS) return;
+      if (said.current || end === null || auth.renews || end - serverNow() > SOON_OVER_MS) return;
       said.current = true;
-      notify(texts.signIn.endsSoon(texts.age((end - Date.now()) / 1000)), { kind: 'bad' });
+      notify(texts.signIn.endsSoon(texts.age((end - serverNow()) / 1000)), { kind: 'bad' });
     };
     look();
     const timer = setInterval(look, 15_000);

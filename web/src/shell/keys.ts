@@ -1,9 +1,16 @@
-// Keys that work on every screen. None of them while somebody writes.
+// Keys that work on every screen. None of them where the focus is on something that has keys of its own.
 
 import { useEffect, useRef } from 'react';
 
-export function isWriting(target: EventTarget | null): boolean {
-  return target instanceof HTMLElement && (target.isContentEditable || ['INPUT', 'TEXTAREA', 'SELECT'].includes(target.tagName));
+/** What takes keys itself, so that none of ours may come between: Space works a button, arrows choose in a list. */
+const HAS_KEYS = 'a, button, summary, select, input, textarea, [role=button], [role=menuitem], [role=slider]';
+/** Of these only what is written in takes Escape. */
+const IS_WRITTEN_IN = 'select, input, textarea';
+
+function isTaken(event: KeyboardEvent): boolean {
+  const { target } = event;
+  if (!(target instanceof HTMLElement)) return false;
+  return target.isContentEditable || target.closest(event.key === 'Escape' ? IS_WRITTEN_IN : HAS_KEYS) !== null;
 }
 
 export function useKeys(keys: Record<string, () => void>): void {
@@ -12,7 +19,7 @@ export function useKeys(keys: Record<string, () => void>): void {
   useEffect(() => {
     let prefix: { key: string; at: number } | null = null;
     const pressed = (event: KeyboardEvent) => {
-      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || isWriting(event.target)) return;
+      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || isTaken(event)) return;
       // An open dialog or menu has its own keys.
       if (document.querySelector('[role=dialog], [role=alertdialog], [role=menu]') !== null) return;
       const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;

@@ -3,6 +3,7 @@
 import { createContext, type ReactNode, useCallback, useContext, useMemo, useRef, useState } from 'react';
 import { claimsOf } from '../signin/token';
 import { Dialog } from './dialog';
+import { giveName, nameGiven } from './left';
 import { nameOf, useAuth, useMe, useTexts } from './use';
 
 interface Named {
@@ -12,7 +13,6 @@ interface Named {
 }
 
 const Context = createContext<Named>({ name: null, ask: () => Promise.resolve(null) });
-const KEY = 'ezout.name';
 /** Longest name in bytes that the service takes. */
 const BYTES_MAX = 100;
 
@@ -25,20 +25,25 @@ export function NameProvider({ children }: { children: ReactNode }) {
   const auth = useAuth();
   const me = useMe();
   const signedIn = nameOf(me, claimsOf(auth.token() ?? '').name ?? auth.chosenName ?? undefined);
-  const [said, setSaid] = useState<string | null>(() => sessionStorage.getItem(KEY));
+  const [said, setSaid] = useState<string | null>(() => nameGiven(me.subject));
   const [asking, setAsking] = useState(false);
-  const waiting = useRef<(name: string | null) => void>(() => {});
+  /** All who have asked: a second one while the dialog is open has the same answer. */
+  const waiting = useRef<((name: string | null) => void)[]>([]);
   const name = said ?? signedIn;
 
-  const answer = useCallback((given: string | null) => {
-    if (given !== null) {
-      // For this tab only: the next person at a shared tablet is somebody else.
-      sessionStorage.setItem(KEY, given);
-      setSaid(given);
-    }
-    setAsking(false);
-    waiting.current(given);
-  }, []);
+  const answer = useCallback(
+    (given: string | null) => {
+      if (given !== null) {
+        giveName(me.subject, given);
+        setSaid(given);
+      }
+      setAsking(false);
+      const asked = waiting.current;
+      waiting.current = [];
+      for (const one of asked) one(given);
+    },
+    [me.subject],
+  );
   const value = useMemo<Named>(
     () => ({
       name,
@@ -46,7 +51,7 @@ export function NameProvider({ children }: { children: ReactNode }) {
         if (name !== null && !anew) return Promise.resolve(name);
         setAsking(true);
         return new Promise((resolve) => {
-          waiting.current = resolve;
+          waiting.current.push(resolve);
         });
       },
     }),

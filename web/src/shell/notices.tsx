@@ -1,8 +1,8 @@
 // Short notices that go away by themselves, and what is only said to screen readers.
 
-import { createContext, type ReactNode, useCallback, useContext, useMemo, useRef, useState } from 'react';
+import { createContext, type ReactNode, useCallback, useContext, useEffect, useMemo, useRef, useState } from 'react';
 import { Icon } from '../look/icon';
-import { useTexts } from './use';
+import { useAuthState, useTexts } from './use';
 
 interface Notice {
   id: number;
@@ -28,6 +28,11 @@ export function NoticesProvider({ children }: { children: ReactNode }) {
   const texts = useTexts();
   const [shown, setShown] = useState<Notice[]>([]);
   const [said, setSaid] = useState('');
+  const { stage } = useAuthState();
+  useEffect(() => {
+    // What one person was told, and could undo, is nothing for the next.
+    if (stage === 'signed_out') setShown([]);
+  }, [stage]);
   const next = useRef(1);
   const remove = useCallback((id: number) => setShown((before) => before.filter((one) => one.id !== id)), []);
   const value = useMemo<Notices>(

@@ -16,6 +16,8 @@ interface Shown {
   store: BasketStore;
   formats: Formats;
   source: LiveSource['kind'] | null;
+  /** The person may not look at this shop. */
+  denied: boolean;
 }
 
 const Context = createContext<Shown | null>(null);
@@ -41,7 +43,8 @@ export function ShopProvider({ id, children }: { id: string; children: ReactNode
     if (config === null) return;
     const close = openLive(id, config, { client, token: () => auth.token(), renew: () => auth.renew() }, store, setSource);
     const stopListening = store.onSignals(() => {
-      if (store.endedWith !== null) auth.leave(store.endedWith);
+      // That one shop is not theirs says nothing of their sign-in.
+      if (store.endedWith !== null && store.endedWith !== 'denied') auth.leave(store.endedWith);
     });
     return () => {
       stopListening();
@@ -49,7 +52,11 @@ export function ShopProvider({ id, children }: { id: string; children: ReactNode
     };
   }, [id, auth, client, store]);
   const formats = useMemo(() => formatsOf(locale, shop.currency, shop.time_zone), [locale, shop.currency, shop.time_zone]);
-  const value = useMemo(() => ({ shop, store, formats, source }), [shop, store, formats, source]);
+  const denied = useSyncExternalStore(
+    useMemo(() => (listener: () => void) => store.onSignals(listener), [store]),
+    () => store.endedWith === 'denied',
+  );
+  const value = useMemo(() => ({ shop, store, formats, source, denied }), [shop, store, formats, source, denied]);
   return <Context.Provider value={value}>{children}</Context.Provider>;
 }
 

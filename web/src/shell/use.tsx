@@ -133,5 +133,5 @@ export function shortOf(session: string): string {
 
 /** A name as others are shown it. */
 export function nameOf(me: Me, claimed: string | undefined): string | null {
-  return me.name ?? claimed ?? (me.subject?.includes('@') ? me.subject : null);
+  return claimed ?? (me.subject?.includes('@') ? me.subject : null);
 }

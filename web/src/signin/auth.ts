@@ -1,10 +1,12 @@
 // Who is signed in. Tokens are in memory only: a reload signs out, and nothing is left on a shared tablet.
 
 import { type Bearer, Client } from '../api/client';
+import { serverNow } from '../api/clock';
 import type { Problem } from '../api/problem';
 import { problemOf, Unreachable } from '../api/problem';
 import type { Config, Me, Role } from '../api/types';
 import type { Ending } from '../live/source';
+import { forgetPerson } from '../shell/left';
 import { claimsOf } from './token';
 
 export interface SignedIn {
@@ -12,9 +14,11 @@ export interface SignedIn {
   /** A newer token, or null if there is none without the person. */
   renew: (() => Promise<string | null>) | null;
   end?: () => void;
+  /** It came with the address, which is then where the person wants to be. */
+  isOfLink?: boolean;
 }
 
-export type Why = Ending | 'not_allowed' | 'refused' | 'ended' | null;
+export type Why = Exclude<Ending, 'denied'> | 'not_allowed' | 'refused' | 'ended' | null;
 
 export type AuthState =
   | { stage: 'starting' }
@@ -33,14 +37,15 @@ export class Auth implements Bearer {
   private config_: Config | null = null;
   private signedIn: SignedIn | null = null;
   private chosen: string | null = null;
+  /** Goes up with each sign-in and sign-out: an answer for an earlier one comes too late. */
+  private entries = 0;
   private renewing: Promise<string | null> | null = null;
+  /** The token of which a newer one was asked for before its end. */
+  private renewedEarly: string | null = null;
   private readonly listeners = new Set<() => void>();
 
   constructor() {
-    setInterval(() => {
-      const end = this.expiresAt();
-      if (end !== null && this.signedIn?.renew && end - Date.now() < EARLY_MS) void this.renew().catch(() => {});
-    }, LOOK_EVERY_MS);
+    setInterval(() => this.renewEarly(), LOOK_EVERY_MS);
   }
 
   get state(): AuthState {
@@ -73,7 +78,7 @@ export class Auth implements Bearer {
       return;
     }
     const { auth } = this.config_;
-    if (tokenOfLink !== null) await this.enter({ token: tokenOfLink, renew: null });
+    if (tokenOfLink !== null) await this.enter({ token: tokenOfLink, renew: null, isOfLink: true });
     else if (auth.kind === 'off') await this.enter(null);
     else if (auth.kind === 'oidc' && location.pathname === '/sign-in' && new URLSearchParams(location.search).has('state')) {
       this.become({ stage: 'signing_in' });
@@ -97,18 +102,22 @@ export class Auth implements Bearer {
   /** Takes a token, and asks the service who that is. */
   async enter(signedIn: SignedIn | null): Promise<void> {
     this.signedIn = signedIn;
+    this.entries += 1;
+    const entry = this.entries;
     this.become({ stage: 'signing_in' });
     try {
       const me = await this.client.me();
+      if (entry !== this.entries) return;
       if (!me.verbs.includes('look') && !me.verbs.includes('inspect')) {
         this.signedIn = null;
         this.become({ stage: 'signed_out', why: 'not_allowed' });
         return;
       }
+      if (!signedIn?.isOfLink && !mayBeOf(me, location.pathname)) history.replaceState(null, '', '/');
       this.become({ stage: 'signed_in', me });
     } catch (error) {
       // A refused token has said so by itself already.
-      if (this.state_.stage === 'signing_in') this.become({ stage: 'failed', error });
+      if (entry === this.entries) this.become({ stage: 'failed', error });
     }
   }
 
@@ -135,10 +144,25 @@ export class Auth implements Bearer {
     else await this.enter(signedIn);
   }
 
-  leave(why: Why = 'ended'): void {
+  /** Somebody has opened a link with a token in the page as it is. */
+  async takeLink(token: string): Promise<void> {
+    if (this.config_ === null) return this.begin(token);
+    this.forget();
+    await this.enter({ token, renew: null, isOfLink: true });
+  }
+
+  private forget(): void {
+    this.entries += 1;
     this.signedIn?.end?.();
     this.signedIn = null;
     this.chosen = null;
+    forgetPerson();
+  }
+
+  /** Signs out. Whoever did so by hand leaves the address behind too; whom it happened to comes back to where they were. */
+  leave(why: Why = 'ended'): void {
+    this.forget();
+    if (why === 'ended') history.replaceState(null, '', '/');
     if (this.config_?.auth.kind === 'off') {
       void this.begin(null);
       return;
@@ -175,8 +199,27 @@ export class Auth implements Bearer {
     return this.renewing;
   }
 
+  /** Once for each token, by the service's clock: one that lasts less than that would be renewed all the time. */
+  private renewEarly(): void {
+    const { signedIn } = this;
+    const end = this.expiresAt();
+    if (end === null || signedIn === null || signedIn.renew === null) return;
+    if (end - serverNow() >= EARLY_MS || this.renewedEarly === signedIn.token) return;
+    this.renewedEarly = signedIn.token;
+    this.renew().catch(() => {
+      // It was not reached, so it is asked again.
+      this.renewedEarly = null;
+    });
+  }
+
   refused(problem: Problem): void {
     if (this.state_.stage === 'signed_out') return;
     this.leave(problem.code === 'token_revoked' ? 'revoked' : problem.code === 'token_expired' ? 'expired' : 'refused');
   }
+}
+
+/** Whether somebody may have been sent to this path. One whom the list of their shops does not lead there has found it left open by another. */
+export function mayBeOf(me: Pick<Me, 'all_shops' | 'more' | 'shops'>, path: string): boolean {
+  const shop = /^\/shops\/([^/]+)/.exec(path)?.[1]?.toLowerCase();
+  return shop === undefined || me.all_shops || me.more || me.shops.some((one) => one.shop_id === shop);
 }

@@ -37,12 +37,13 @@ export async function comeBack(config: Extract<AuthConfig, { kind: 'oidc' }>): P
   return {
     token: tokenOf(user),
     place: wanted,
-    renew: async () => {
-      const current = await of.getUser();
-      if (!current?.refresh_token) return null;
-      const renewed = await of.signinSilent();
-      return renewed === null ? null : tokenOf(renewed);
-    },
+    // Without a refresh token there is no newer one without the person, who is told so in time.
+    renew: user.refresh_token
+      ? async () => {
+          const renewed = await of.signinSilent();
+          return renewed === null ? null : tokenOf(renewed);
+        }
+      : null,
     end: () => void of.removeUser(),
   };
 }

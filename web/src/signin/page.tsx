@@ -2,7 +2,7 @@
 
 import { type FormEvent, type ReactNode, useState } from 'react';
 import { tell, useAuth, useTexts } from '../shell/use';
-import type { AuthConfig } from '../api/types';
+import type { AuthConfig, Role } from '../api/types';
 import type { Why } from './auth';
 
 export function SignInPage({ why }: { why: Why }) {
@@ -62,9 +62,14 @@ function Dev({ config }: { config: Extract<AuthConfig, { kind: 'dev' }> }) {
   const texts = useTexts();
   const auth = useAuth();
   const { busy, problem, run } = useSigningIn();
-  const [place, setPlace] = useState<'demo' | 'all' | 'other'>(config.shop === null ? 'all' : 'demo');
+  const [place, setPlace] = useState<'usual' | 'demo' | 'all' | 'other'>(config.shop === null ? 'all' : 'usual');
   const [other, setOther] = useState('');
-  const shop = place === 'demo' ? (config.shop ?? '*') : place === 'all' ? '*' : other.trim();
+  const shopOf = (role: Role) => {
+    if (place === 'other') return other.trim();
+    // How the system runs is for those who look after all shops.
+    const isForAll = place === 'all' || (place === 'usual' && role !== 'merchant');
+    return isForAll ? '*' : (config.shop ?? '*');
+  };
   return (
     <>
       <h2>{texts.signIn.devTitle}</h2>
@@ -72,6 +77,7 @@ function Dev({ config }: { config: Extract<AuthConfig, { kind: 'dev' }> }) {
       <label className="field">
         <span>{texts.signIn.devShop}</span>
         <select value={place} onChange={(event) => setPlace(event.target.value as typeof place)}>
+          {config.shop === null ? null : <option value="usual">{texts.signIn.devUsual}</option>}
           {config.shop === null ? null : <option value="demo">{texts.signIn.devDemoShop}</option>}
           <option value="all">{texts.signIn.devAllShops}</option>
           <option value="other">{texts.signIn.devOtherShop}</option>
@@ -86,7 +92,7 @@ function Dev({ config }: { config: Extract<AuthConfig, { kind: 'dev' }> }) {
       <ul className="plain people">
         {config.people.map((person) => (
           <li key={`${person.name} ${person.role}`}>
-            <button type="button" className="person" disabled={busy || shop === ''} onClick={() => run(() => auth.be(person, shop), (error) => tell(error, texts))}>
+            <button type="button" className="person" disabled={busy || shopOf(person.role) === ''} onClick={() => run(() => auth.be(person, shopOf(person.role)), (error) => tell(error, texts))}>
               <span className="face" aria-hidden="true">
                 {person.name.slice(0, 1)}
               </span>

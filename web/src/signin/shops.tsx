@@ -2,11 +2,10 @@
 
 import { type FormEvent, useMemo, useState } from 'react';
 import { Link, useLocation } from 'wouter';
+import { isShopId } from '../api/ids';
 import { Icon } from '../look/icon';
 import { Empty } from '../shell/states';
 import { useMe, useTexts } from '../shell/use';
-
-const SHOP = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
 export function ShopsPage() {
   const texts = useTexts();
@@ -21,7 +20,7 @@ export function ShopsPage() {
   const byId = (event: FormEvent<HTMLFormElement>) => {
     event.preventDefault();
     const id = String(new FormData(event.currentTarget).get('id')).trim();
-    if (SHOP.test(id)) go(`/shops/${id.toLowerCase()}`);
+    if (isShopId(id)) go(`/shops/${id.toLowerCase()}`);
     else setProblem(true);
   };
   return (

@@ -1,0 +1,82 @@
+// Which baskets are asked for since their updates do not say everything.
+
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import type { Basket } from '../src/api/types';
+import { watchMissing } from '../src/live/missing';
+import { BasketStore } from '../src/live/store';
+import { basket, session, update } from './made';
+
+let stop = () => {};
+
+beforeEach(() => {
+  vi.useFakeTimers({ now: Date.parse('2026-03-01T10:00:00Z') });
+});
+afterEach(() => {
+  stop();
+  vi.useRealTimers();
+});
+
+function begin(answer: (session: string) => Partial<Basket> = () => ({})) {
+  const store = new BasketStore({ now: Date.now, schedule: (flush) => flush() });
+  const asked: string[] = [];
+  stop = watchMissing(store, (id) => {
+    asked.push(id);
+    return Promise.resolve(basket(0, { session_id: id, version: store.row(id)?.version ?? 1, ...answer(id) }));
+  });
+  /** The first two actions of a visit, between which `numbers` are left out. */
+  const gapOf = (number: number, numbers = 1) => {
+    store.update(update(number, 1, { action_id: 1 }));
+    store.update(update(number, 2, { action_id: 2 + numbers }));
+  };
+  return { store, asked, gapOf };
+}
+
+describe('what updates do not say', () => {
+  it('is asked for after a gap, and by then, however much goes on', async () => {
+    const { store, asked, gapOf } = begin(() => ({ missing: [2] }));
+    gapOf(1);
+    for (let version = 3; version < 7; version += 1) {
+      await vi.advanceTimersByTimeAsync(500);
+      store.update(update(1, version, { action_id: version + 1 }));
+    }
+    expect(asked).toEqual([session(1)]);
+    expect(store.row(session(1))?.missing).toBe(1);
+  });
+
+  it('is not missing where only the newest of several updates was told', async () => {
+    const { store, asked } = begin();
+    store.update(update(1, 1, { action_id: 1 }));
+    store.update(update(1, 6, { action_id: 6 }));
+    store.update(update(1, 7, { action_id: 7 }));
+    // Nor after a snapshot that brought it further.
+    store.snapshot([basket(1, { version: 20 })], true, true);
+    store.update(update(1, 21, { action_id: 21 }));
+    await vi.advanceTimersByTimeAsync(5_000);
+    expect(asked).toEqual([]);
+  });
+
+  it('is whether a basket is held up, with the next thing that happens to it', async () => {
+    const { store, asked } = begin(() => ({ parked_since: null }));
+    store.snapshot([basket(1, { parked_since: 100 }), basket(2)], true, true);
+    expect(store.row(session(1))?.parked).toBe(true);
+    store.update(update(1, 2));
+    store.update(update(2, 2));
+    await vi.advanceTimersByTimeAsync(2_500);
+    expect(asked).toEqual([session(1)]);
+    expect(store.row(session(1))?.parked).toBe(false);
+  });
+
+  it('is asked for less often in an app that does not number its actions in order, but not never again', async () => {
+    const { asked, gapOf } = begin();
+    for (let number = 1; number <= 12; number += 1) {
+      gapOf(number);
+      await vi.advanceTimersByTimeAsync(2_500);
+    }
+    const before = asked.length;
+    expect(before).toBeLessThan(12);
+    await vi.advanceTimersByTimeAsync(61_000);
+    gapOf(20);
+    await vi.advanceTimersByTimeAsync(2_500);
+    expect(asked.length).toBe(before + 1);
+  });
+});
