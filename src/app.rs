@@ -1,5 +1,6 @@
 //! Putting the service together, running it, and ending it in order.
 
+mod figures;
 mod signals;
 
 use std::net::SocketAddr;
@@ -118,6 +119,7 @@ pub async fn run(
     ));
 
     keep_handlings(&views, role, &tasks, &stop_journal);
+    keep_figures(&views, role, &metrics, &tasks, &stop_journal);
     let access = start_access(&options, &views, &metrics, &tasks, &stop_journal)?;
     let presenter = start_presenting(&options, role, &journal, &views, &access, &status, &metrics).await?;
     let projector = role.projects().then(|| {
@@ -225,6 +227,15 @@ fn keep_handlings(views: &Views, role: Role, tasks: &TaskTracker, stop: &Cancell
     }
     let (views, stop) = (views.clone(), stop.clone());
     tasks.spawn(async move { stop.run_until_cancelled(views.keep_handlings()).await });
+}
+
+/// Starts to note how MongoDB stands; the processes that write to it ask for its figures.
+fn keep_figures(views: &Views, role: Role, metrics: &Arc<Metrics>, tasks: &TaskTracker, stop: &CancellationToken) {
+    let (views, metrics, stop) = (views.clone(), Arc::clone(metrics), stop.clone());
+    tasks.spawn(async move {
+        let keeping = figures::keep(views, &metrics, role.projects());
+        stop.run_until_cancelled(keeping).await;
+    });
 }
 
 /// Starts to know who callers are.

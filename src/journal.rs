@@ -203,7 +203,11 @@ impl Journal {
         stop: CancellationToken,
     ) -> Result<Self, LinkError> {
         let link = Link::start(&config.nats_url, STREAM).await?;
-        let (requests, queue) = mpsc::channel(config.append_queue.max(1));
+        let places = config.append_queue.max(1);
+        metrics
+            .journal_queue_limit
+            .set(i64::try_from(places).unwrap_or(i64::MAX));
+        let (requests, queue) = mpsc::channel(places);
         let (upkeep, state) = Upkeep::new(config, link.clone(), Arc::clone(&metrics));
         let writer = Writer::new(link.clone(), &upkeep, state.clone(), queue, Arc::clone(&metrics));
         tasks.spawn(upkeep.run(stop.clone()));

@@ -83,6 +83,9 @@ impl Hub {
         stop: CancellationToken,
     ) -> Self {
         let room_max = config.viewers.min(Semaphore::MAX_PERMITS);
+        metrics
+            .live_viewers_limit
+            .set(i64::try_from(room_max).unwrap_or(i64::MAX));
         Self(Arc::new(Parts {
             feed,
             views,

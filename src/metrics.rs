@@ -121,6 +121,8 @@ metrics! {
     admin_connections: gauge() "ezout_admin_connections";
     /// Connections to the API that are open.
     http_connections: gauge() "ezout_http_connections";
+    /// Connections to the API that may be open at once.
+    http_connections_limit: gauge() "ezout_http_connections_limit";
     /// Appends answered, by what became of them.
     journal_appends: counter_by("outcome" = ["recorded", "duplicate", "conflict", "overloaded", "unavailable", "unknown", "full", "too_large"]) "ezout_journal_appends_total";
     /// Messages sent to the journal's stream, by way: one by one, or in an atomic batch; a retry counts again.
@@ -131,6 +133,8 @@ metrics! {
     journal_append_seconds: histogram(SECONDS) "ezout_journal_append_seconds";
     /// Events that were accepted and are not answered yet.
     journal_waiting_events: gauge() "ezout_journal_waiting_events";
+    /// Events that may wait to be appended; one more is refused.
+    journal_queue_limit: gauge() "ezout_journal_queue_limit";
     /// Ids of recorded events that the writer remembers, to know a retry when it sees one.
     journal_known_ids: gauge() "ezout_journal_known_ids";
     /// Atomic batches that the server refused since they held an event that was recorded before.
@@ -141,6 +145,48 @@ metrics! {
     journal_open: gauge() "ezout_journal_open";
     /// Ways in which the running journal is weaker than promised; 0 when it is as promised.
     journal_weaknesses: gauge() "ezout_journal_weaknesses";
+    /// Partitions of the journal; 0 while it was never seen.
+    journal_partitions: gauge() "ezout_journal_partitions";
+    /// The last event in the journal, as this process has seen it within 15 s.
+    journal_last_sequence: gauge() "ezout_journal_last_sequence";
+    /// When that event was recorded, in seconds since 1970; 0 while there is none.
+    journal_last_recorded: gauge() "ezout_journal_last_recorded_timestamp_seconds";
+    /// Bytes of the journal on one server.
+    journal_bytes: gauge() "ezout_journal_bytes";
+    /// Whether a NATS server's monitoring address answers (1) or not (0), by its place in `EZOUT_NATS_MONITOR_URL`.
+    nats_answers: gauge_by("server") "ezout_nats_answers";
+    /// Bytes of all streams on the disk of a NATS server.
+    nats_storage: gauge_by("server") "ezout_nats_storage_bytes";
+    /// Bytes that all streams may have on the disk of a NATS server.
+    nats_storage_limit: gauge_by("server") "ezout_nats_storage_limit_bytes";
+    /// Bytes of memory of a NATS server.
+    nats_memory: gauge_by("server") "ezout_nats_memory_bytes";
+    /// Connections of clients to a NATS server.
+    nats_connections: gauge_by("server") "ezout_nats_connections";
+    /// Clients that a NATS server has cut off since it started, since they took what they asked for too slowly.
+    nats_slow_consumers: gauge_by("server") "ezout_nats_slow_consumers";
+    /// Whether MongoDB answers and its migrations are applied (1) or not (0).
+    views_open: gauge() "ezout_views_open";
+    /// Whether MongoDB tells this process about itself (1) or not (0), which takes a right that only figures need.
+    mongodb_told: gauge() "ezout_mongodb_told";
+    /// Connections to MongoDB's primary.
+    mongodb_connections: gauge() "ezout_mongodb_connections";
+    /// Connections that MongoDB's primary has room for, with those that are open.
+    mongodb_connections_limit: gauge() "ezout_mongodb_connections_limit";
+    /// Bytes in the cache of MongoDB's primary.
+    mongodb_cache: gauge() "ezout_mongodb_cache_bytes";
+    /// Bytes that the cache of MongoDB's primary may have.
+    mongodb_cache_limit: gauge() "ezout_mongodb_cache_limit_bytes";
+    /// Operations that wait for a lock at MongoDB's primary.
+    mongodb_queue: gauge() "ezout_mongodb_waiting_operations";
+    /// Bytes of the database on disk, with its indexes.
+    mongodb_storage: gauge() "ezout_mongodb_storage_bytes";
+    /// Bytes that are used of the disk of MongoDB's primary, by whatever is on it.
+    mongodb_disk: gauge() "ezout_mongodb_disk_bytes";
+    /// Bytes that the disk of MongoDB's primary has.
+    mongodb_disk_limit: gauge() "ezout_mongodb_disk_limit_bytes";
+    /// Time from the oldest to the newest change in MongoDB's oplog: who follows changes may be away for so long.
+    mongodb_oplog: gauge() "ezout_mongodb_oplog_seconds";
     /// Events taken from the journal by the projector, by what became of them.
     projected_events: counter_by("outcome" = ["counted", "duplicate", "conflicting", "parked", "dropped"]) "ezout_projected_events_total";
     /// Baskets that were found to be abandoned, and said so to the journal by this process.
@@ -172,6 +218,10 @@ metrics! {
     projection_lag_seconds: histogram(SECONDS) "ezout_projection_lag_seconds";
     /// Events in the journal that are not in the views yet, by partition owned here.
     projection_lag_events: gauge_by("partition") "ezout_projection_lag_events";
+    /// The newest event in the views, by partition owned here.
+    projected_sequence: gauge_by("partition") "ezout_projected_sequence";
+    /// When that event was recorded, in seconds since 1970, by partition owned here; 0 while there is none.
+    projected_recorded: gauge_by("partition") "ezout_projected_recorded_timestamp_seconds";
     /// Baskets that the projector holds in memory.
     cached_baskets: gauge() "ezout_cached_baskets";
     /// Writes to a view that its guard refused, since somebody else had written.
@@ -206,6 +256,8 @@ metrics! {
     res_shops: gauge() "ezout_res_shops";
     /// Viewers of live updates that are connected.
     live_viewers: gauge() "ezout_live_viewers";
+    /// Viewers of live updates that may be connected at once.
+    live_viewers_limit: gauge() "ezout_live_viewers_limit";
     /// Shops whose updates are followed for at least one viewer, or were until a moment ago.
     live_shops: gauge() "ezout_live_shops";
     /// Viewers that began, by whether they could go on where they had been, or why they had to begin with a snapshot.

@@ -79,6 +79,8 @@ impl Room {
     /// For those who use the API.
     pub fn for_clients(config: &super::Config, metrics: &Metrics) -> Self {
         let refused = metrics.limited_places.with_label_values(&["connection"]);
+        let most = i64::try_from(config.http_connections).unwrap_or(i64::MAX);
+        metrics.http_connections_limit.set(most);
         Self {
             most: config.http_connections,
             addresses: Addresses::new(config.limits.connections_per_address, false, refused),

@@ -68,6 +68,15 @@ pub struct Server {
     /// Its place among others; all empty where it is alone.
     #[serde(default)]
     pub cluster: ServerCluster,
+    /// Bytes of its memory.
+    #[serde(default)]
+    pub mem: u64,
+    /// Connections of clients.
+    #[serde(default)]
+    pub connections: u64,
+    /// Clients that it has cut off since they were too slow.
+    #[serde(default)]
+    pub slow_consumers: u64,
     /// Its clock.
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub now: Option<OffsetDateTime>,
@@ -178,11 +187,14 @@ pub struct Servers {
     pub known: Vec<Server>,
     /// Those that did not.
     pub unread: Vec<ServerFault>,
+    /// For each address, in their order, which of those that answered it is.
+    pub by_place: Vec<Option<usize>>,
 }
 
 impl Servers {
     /// Takes note of what one address has answered.
     pub fn note(&mut self, url: &str, answer: Result<Server, reqwest::Error>) {
+        self.by_place.push(answer.is_ok().then_some(self.known.len()));
         match answer {
             Ok(server) => self.known.push(server),
             Err(error) => self.unread.push(ServerFault::Unread {

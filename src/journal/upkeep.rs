@@ -10,11 +10,12 @@ use std::time::Duration;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config as StreamConfig, Info};
+use prometheus::IntGaugeVec;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::durability;
+use super::durability::{self, Servers};
 use super::{Config, Facts, STREAM, State};
 use crate::core::retry::Backoff;
 use crate::metrics::Metrics;
@@ -197,6 +198,7 @@ impl Upkeep {
         {
             Ok((epoch, partitions)) => {
                 self.opened = Some(epoch);
+                self.note(&info, partitions, &servers);
                 self.highest.fetch_max(info.state.last_sequence, Ordering::AcqRel);
                 let judgement = durability::judge(&info, &servers, &self.config);
                 State::Open(Facts {
@@ -213,6 +215,32 @@ impl Upkeep {
                 })
             }
             Err(reason) => State::Unavailable { reason },
+        }
+    }
+
+    /// Notes in the metrics how large the journal is, and what its servers said about themselves.
+    fn note(&self, info: &Info, partitions: u16, servers: &Servers) {
+        let metrics = &self.metrics;
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let state = &info.state;
+        metrics.journal_partitions.set(partitions.into());
+        metrics.journal_last_sequence.set(whole(state.last_sequence));
+        metrics.journal_bytes.set(whole(state.bytes));
+        if state.last_sequence > 0 {
+            metrics.journal_last_recorded.set(state.last_timestamp.unix_timestamp());
+        }
+        for (place, answer) in servers.by_place.iter().enumerate() {
+            let place = (place + 1).to_string();
+            let set = |series: &IntGaugeVec, number| series.with_label_values(&[&place]).set(whole(number));
+            set(&metrics.nats_answers, answer.is_some().into());
+            let Some(server) = answer.and_then(|known| servers.known.get(known)) else {
+                continue;
+            };
+            set(&metrics.nats_storage, server.jetstream.stats.storage);
+            set(&metrics.nats_storage_limit, server.jetstream.config.max_storage);
+            set(&metrics.nats_memory, server.mem);
+            set(&metrics.nats_connections, server.connections);
+            set(&metrics.nats_slow_consumers, server.slow_consumers);
         }
     }
 

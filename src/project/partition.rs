@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use prometheus::IntGaugeVec;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -102,11 +103,14 @@ impl Partition {
         }
         self.tell(None);
         // A partition that is somebody else's has no lag here.
-        let _ = self
-            .parts
-            .metrics
-            .projection_lag_events
-            .remove_label_values(&[&partition.to_string()]);
+        let metrics = &self.parts.metrics;
+        for series in [
+            &metrics.projection_lag_events,
+            &metrics.projected_sequence,
+            &metrics.projected_recorded,
+        ] {
+            let _ = series.remove_label_values(&[&partition.to_string()]);
+        }
     }
 
     /// Says why the partition does not advance, or that it does.
@@ -114,6 +118,19 @@ impl Partition {
         self.status.set(self.lease.partition, reason);
         let halted = i64::try_from(self.status.halted().len()).unwrap_or(i64::MAX);
         self.parts.metrics.halted_partitions.set(halted);
+    }
+
+    /// Notes in the metrics how far the partition is, and how many of its events wait.
+    fn note(&self, checkpoint: &Checkpoint, pending: u64) {
+        let metrics = &self.parts.metrics;
+        let label = self.lease.partition.to_string();
+        let set = |series: &IntGaugeVec, number| series.with_label_values(&[&label]).set(number);
+        set(
+            &metrics.projection_lag_events,
+            i64::try_from(pending).unwrap_or(i64::MAX),
+        );
+        set(&metrics.projected_sequence, checkpoint.sequence);
+        set(&metrics.projected_recorded, checkpoint.recorded_ns / 1_000_000_000);
     }
 
     /// Projects from the checkpoint on. Answers `None` when told to stop.
@@ -215,11 +232,7 @@ impl Partition {
         let parked_through = parked_through.map_err(anyhow::Error::from)?;
         let fold = Fold::new(parts, partition, epoch, self.lease.fence, parked_through);
         // What is there already is told as lag by the first step; until then there is none to tell.
-        self.parts
-            .metrics
-            .projection_lag_events
-            .with_label_values(&[&partition.to_string()])
-            .set(0);
+        self.note(&checkpoint, 0);
         self.tell(None);
         let mut opened = Opened {
             partitions: facts.partitions,
@@ -292,13 +305,7 @@ impl Partition {
                     opened.checkpoint = to;
                     opened.begins = false;
                     opened.advanced = true;
-                    let label = self.lease.partition.to_string();
-                    let pending = i64::try_from(last.pending).unwrap_or(i64::MAX);
-                    self.parts
-                        .metrics
-                        .projection_lag_events
-                        .with_label_values(&[&label])
-                        .set(pending);
+                    self.note(&opened.checkpoint, last.pending);
                     return Ok(());
                 }
                 Err(StepError::Stale) => {}

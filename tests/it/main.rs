@@ -13,6 +13,7 @@ mod dev;
 mod doctor;
 mod edits;
 mod fuzz;
+mod grafana;
 mod handover;
 mod journal;
 mod live;
