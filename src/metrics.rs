@@ -46,7 +46,7 @@ const REJECTIONS: [&str; 25] = [
 ];
 
 /// The doors by which somebody stays who came in.
-const DOORS: [&str; 3] = ["updates", "resgate", "nats"];
+const DOORS: [&str; 4] = ["updates", "replay", "resgate", "nats"];
 
 /// Why a token is not believed.
 const TOKEN_REFUSALS: [&str; 12] = [
