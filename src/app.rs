@@ -271,6 +271,7 @@ async fn open_door(
         access: access.clone(),
         metrics: Arc::clone(metrics),
     };
+        per_caller: options.http.limits.viewers_per_caller,
     let stop = CancellationToken::new();
     Ok(Some((tokio::spawn(admit::run(parts, stop.clone())), stop)))
 }

@@ -4,8 +4,6 @@
 //! How often is a leaky bucket (GCRA) that fills up again evenly. So one that is too fast is told when to come
 //! again, and the others do not notice it. Addresses of this machine are not counted: a proxy there is everybody.
 
-mod places;
-
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -16,9 +14,9 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use prometheus::IntCounter;
 
-use self::places::{Full, Place, Places};
 use super::problem::{Code, Problem};
 use crate::core::id::ShopId;
+use crate::core::places::{Full, Place, Places};
 use crate::metrics::Metrics;
 
 /// How many seconds' worth may come at once after a silence.
@@ -51,7 +49,7 @@ pub struct Config {
     #[arg(long, env = "EZOUT_CONNECTIONS_PER_ADDRESS", default_value_t = 1_000)]
     pub connections_per_address: usize,
 
-    /// Live streams of one caller at once, where callers are asked who they are; 0 for any number.
+    /// Live streams of one caller at once, and as many watchers at NATS, where callers are asked who they are; 0 for any number.
     #[arg(long, env = "EZOUT_VIEWERS_PER_CALLER", default_value_t = 100)]
     pub viewers_per_caller: usize,
 
