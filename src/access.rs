@@ -9,7 +9,6 @@
 
 mod refused;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -30,6 +29,8 @@ use crate::views::{Deed, Member, Revoked, Rights, ViewError, Views, parse_shops}
 
 /// Rights are read again after this, whether or not they were told to have changed.
 const READ_AGAIN: Duration = Duration::from_mins(1);
+/// Rights that were read longer ago are not as they should be.
+const OLD_AFTER: time::Duration = time::Duration::minutes(5);
 
 /// What callers without a token may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -163,35 +164,49 @@ impl Known {
         let shopper = claims.shopper_id.as_deref().map(ShopperId::parse);
         let caller = Caller {
             role,
-            shops: shops_of(role, named.clone()),
+            shops: if is_anywhere(role, [&named, &NOWHERE]) {
+                Shops::All
+            } else {
+                named.clone()
+            },
             shopper: shopper.transpose().map_err(|_| unread)?,
         };
         Ok(Self { claims, caller, named })
     }
 
-    /// What they may do as a member, too.
-    fn as_member(&self, member: &Member) -> Caller {
+    /// What they are, and in which shops: those of both together.
+    fn reach<'a>(&'a self, member: Option<&'a Member>) -> (Role, [&'a Shops; 2]) {
+        let Some(member) = member else {
+            return (self.caller.role, [&self.caller.shops, &NOWHERE]);
+        };
         let named = match &self.named {
             // `*` was given to the role of the token: a gateway for all shops who is support of one is not support of all.
-            Shops::All if member.role != self.caller.role => Shops::NONE,
-            named => named.clone(),
-        };
-        Caller {
-            role: member.role,
+            Shops::All if member.role != self.caller.role => &NOWHERE,
             // Not those of the token's own role: a shopper who may be in any shop is no merchant of all.
-            shops: shops_of(member.role, named.and(member.shops.clone())),
+            named => named,
+        };
+        let is_anywhere = is_anywhere(member.role, [named, &member.shops]);
+        let given = if is_anywhere { &EVERYWHERE } else { &member.shops };
+        (member.role, [named, given])
+    }
+
+    /// What they may do, as a member as well if they are one.
+    fn caller(&self, member: Option<&Member>) -> Caller {
+        let (role, [named, given]) = self.reach(member);
+        Caller {
+            role,
+            shops: named.clone().and(given.clone()),
             shopper: self.caller.shopper,
         }
     }
 }
 
-/// Where somebody of this role may be to whom these shops were given. A shopper without any may be in all.
-fn shops_of(role: Role, given: Shops) -> Shops {
-    if role == Role::Shopper && given == Shops::NONE {
-        Shops::All
-    } else {
-        given
-    }
+static NOWHERE: Shops = Shops::NONE;
+static EVERYWHERE: Shops = Shops::All;
+
+/// Whether somebody of this role to whom these shops were given may be in all. A shopper without any may.
+fn is_anywhere(role: Role, given: [&Shops; 2]) -> bool {
+    role == Role::Shopper && given.into_iter().all(|shops| *shops == NOWHERE)
 }
 
 impl Identity {
@@ -269,6 +284,7 @@ struct Asking {
     keys: Keys,
     refused: mpsc::Sender<Deed>,
     metrics: Arc<Metrics>,
+    started_at: OffsetDateTime,
 }
 
 impl Access {
@@ -294,12 +310,18 @@ impl Access {
     ) -> Self {
         let (sender, rights) = watch::channel(None);
         let (refused, deeds) = mpsc::channel(refused::WAITING_MAX);
-        let (follows, notes) = (follow(views.clone(), sender), refused::note_all(views.clone(), deeds));
+        let follows = follow(views.clone(), sender, Arc::clone(&metrics));
+        let notes = refused::note_all(views.clone(), Arc::clone(&metrics), deeds);
         let ended = stop.clone();
         tasks.spawn(async move { ended.run_until_cancelled(follows).await });
         tasks.spawn(async move { stop.run_until_cancelled(notes).await });
         Self(Arc::new(Parts {
-            asking: Some(Asking { keys, refused, metrics }),
+            asking: Some(Asking {
+                keys,
+                refused,
+                metrics,
+                started_at: OffsetDateTime::now_utc(),
+            }),
             audit: Some(views),
             is_told: AtomicBool::new(false),
             anonymous: config.anonymous == Some(Anonymous::Append),
@@ -361,12 +383,9 @@ impl Access {
                 if rights.is_none() && verb != Verb::Append {
                     return Err(Refusal::Unavailable);
                 }
-                let rights = rights.as_deref();
-                match rights.and_then(|rights| rights.members.get(known.subject())) {
-                    None => policy::decide(&known.caller, verb, object)?,
-                    Some(member) => policy::decide(&known.as_member(member), verb, object)?,
-                }
-                Ok(())
+                let member = rights.as_ref().and_then(|rights| rights.members.get(known.subject()));
+                let (role, shops) = known.reach(member);
+                Ok(policy::decide_in(role, shops, verb, object)?)
             }
         }
     }
@@ -382,8 +401,7 @@ impl Access {
             Identity::Known(known) => {
                 self.check_claims(&known.claims, now)?;
                 let rights = self.rights().ok_or(Refusal::Unavailable)?;
-                let member = rights.members.get(known.subject());
-                Ok(member.map_or_else(|| known.caller.clone(), |member| known.as_member(member)))
+                Ok(known.caller(rights.members.get(known.subject())))
             }
         }
     }
@@ -396,27 +414,20 @@ impl Access {
         let Identity::Known(known) = identity else {
             return self.decide(identity, verb, Object::System, now).map(|()| Shops::All);
         };
+        self.check_claims(&known.claims, now)?;
         let rights = self.rights();
+        if rights.is_none() && verb != Verb::Append {
+            return Err(Refusal::Unavailable);
+        }
         let member = rights.as_ref().and_then(|rights| rights.members.get(known.subject()));
-        let shops = member.map_or_else(|| known.caller.shops.clone(), |member| known.as_member(member).shops);
-        let Shops::Only(named) = shops else {
-            return self.decide(identity, verb, Object::System, now).map(|()| Shops::All);
-        };
-        // Of each it is decided as at any other door.
-        let mut refusal = Refusal::Denied(Denied::Shop);
-        let mut shops = BTreeSet::new();
-        for shop in named {
-            match self.decide(identity, verb, Object::Shop(shop), now) {
-                Ok(()) => {
-                    shops.insert(shop);
-                }
-                Err(refused) => refusal = refused,
-            }
+        let Caller { role, shops, .. } = known.caller(member);
+        if !role.may(verb) {
+            return Err(Denied::Role.into());
         }
-        if shops.is_empty() {
-            return Err(refusal);
+        if shops == NOWHERE {
+            return Err(Denied::Shop.into());
         }
-        Ok(Shops::Only(shops))
+        Ok(shops)
     }
 
     /// When somebody's token was revoked; nothing if it was not.
@@ -425,10 +436,7 @@ impl Access {
             return None;
         };
         let rights = self.rights()?;
-        let Claims { subject, token_id, .. } = &known.claims;
-        let of_subject = rights.revoked.get(&Revoked::Subject(subject.clone()));
-        let of_token = rights.revoked.get(&Revoked::Token(token_id.clone()));
-        of_subject.max(of_token).copied()
+        revocation_of(&rights, &known.claims)
     }
 
     /// Whether somebody who may append may do so for this shopper.
@@ -513,6 +521,13 @@ impl Access {
         self.0.rights.borrow().clone()
     }
 
+    /// Why members and revocations may not be as they should; nothing where they are, or nobody is asked.
+    pub fn doubt(&self, now: OffsetDateTime) -> Option<String> {
+        let asking = self.0.asking.as_ref()?;
+        let read = asking.metrics.rights_read.get();
+        doubt(read, asking.started_at, now)
+    }
+
     /// Tells whenever members or revocations may be others.
     pub fn changes(&self) -> watch::Receiver<Option<Arc<Rights>>> {
         self.0.rights.clone()
@@ -539,22 +554,43 @@ impl Access {
         let Some(rights) = rights.as_ref().filter(|rights| !rights.revoked.is_empty()) else {
             return Ok(());
         };
-        let of_subject = rights.revoked.get(&Revoked::Subject(claims.subject.clone()));
-        if of_subject.is_some_and(|at| claims.authenticated_at <= *at)
-            || rights.revoked.contains_key(&Revoked::Token(claims.token_id.clone()))
-        {
-            return Err(Refusal::Revoked);
+        match revocation_of(rights, claims) {
+            Some(_) => Err(Refusal::Revoked),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
+/// When a token was revoked: itself, or with all of its subject that were signed in for before then.
+fn revocation_of(rights: &Rights, claims: &Claims) -> Option<OffsetDateTime> {
+    let of_subject = rights.revoked.get(&Revoked::Subject(claims.subject.clone()));
+    let of_subject = of_subject.filter(|at| claims.authenticated_at <= **at);
+    let of_token = rights.revoked.get(&Revoked::Token(claims.token_id.clone()));
+    // Since the first of them it has not counted.
+    [of_subject, of_token].into_iter().flatten().min().copied()
+}
+
+/// Why rights are doubtful that were read then, in seconds since 1970 and 0 if never, since the start.
+fn doubt(read: i64, started_at: OffsetDateTime, now: OffsetDateTime) -> Option<String> {
+    let read_at = OffsetDateTime::from_unix_timestamp(read).ok().filter(|_| read > 0);
+    let old = now - read_at.unwrap_or(started_at);
+    let minutes = old.whole_minutes();
+    (old >= OLD_AFTER).then(|| match read_at {
+        Some(_) => format!(
+            "members and revocations were read {minutes} minutes ago and not since, so a revocation may not count here"
+        ),
+        None => format!(
+            "members and revocations could not be read for {minutes} minutes, so nobody is let in but those who append"
+        ),
+    })
+}
+
 /// Keeps the rights as they are in MongoDB.
-async fn follow(views: Views, rights: watch::Sender<Option<Arc<Rights>>>) {
+async fn follow(views: Views, rights: watch::Sender<Option<Arc<Rights>>>, metrics: Arc<Metrics>) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
     let mut told = false;
     loop {
-        match keep(&views, &rights, &mut backoff, &mut told).await {
+        match keep(&views, &rights, &metrics, &mut backoff, &mut told).await {
             Ok(never) => match never {},
             Err(error) if std::mem::replace(&mut told, true) => tracing::debug!("{}", error_chain(&error)),
             Err(error) => tracing::warn!(
@@ -569,6 +605,7 @@ async fn follow(views: Views, rights: watch::Sender<Option<Arc<Rights>>>) {
 async fn keep(
     views: &Views,
     rights: &watch::Sender<Option<Arc<Rights>>>,
+    metrics: &Metrics,
     backoff: &mut Backoff,
     told: &mut bool,
 ) -> Result<std::convert::Infallible, ViewError> {
@@ -576,6 +613,7 @@ async fn keep(
     loop {
         let read = Arc::new(views.rights().await?);
         let at = tokio::time::Instant::now();
+        metrics.rights_read.set(OffsetDateTime::now_utc().unix_timestamp());
         backoff.reset();
         *told = false;
         rights.send_if_modified(|known| {
@@ -591,6 +629,8 @@ async fn keep(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use uuid::Uuid;
 
     use super::*;
@@ -633,7 +673,7 @@ mod tests {
     fn a_member_is_where_the_token_and_the_membership_name_and_nowhere_else() {
         let [one, other] = [1, 2].map(|n| ShopId::from(Uuid::from_u128(n)));
         let only = |shops: &[ShopId]| Shops::Only(shops.iter().copied().collect());
-        let as_member = |known: &Known, role, shops| known.as_member(&Member { role, shops }).shops;
+        let as_member = |known: &Known, role, shops| known.caller(Some(&Member { role, shops })).shops;
         // Whoever signs in without custom claims is a shopper, and may append in every shop.
         let plain = known(None, &[]);
         assert_eq!((plain.caller.role, &plain.caller.shops), (Role::Shopper, &Shops::All));
@@ -650,5 +690,94 @@ mod tests {
         assert_eq!(as_member(&everywhere, Role::Admin, Shops::NONE), Shops::NONE);
         assert_eq!(as_member(&everywhere, Role::Merchant, only(&[one])), Shops::All);
         assert_eq!(as_member(&everywhere, Role::Support, Shops::All), Shops::All);
+    }
+
+    /// Somebody who is let in with these rights.
+    fn access(rights: Option<Rights>) -> Access {
+        Access(Arc::new(Parts {
+            asking: None,
+            audit: None,
+            is_told: AtomicBool::new(false),
+            anonymous: false,
+            rights: watch::channel(rights.map(Arc::new)).1,
+        }))
+    }
+
+    #[test]
+    fn whoever_has_many_shops_is_told_each_of_them_and_nobody_elses() {
+        let now = OffsetDateTime::UNIX_EPOCH - Duration::from_secs(1);
+        let shops = |numbers: std::ops::Range<u128>| -> Vec<ShopId> {
+            numbers.map(|n| ShopId::from(Uuid::from_u128(n))).collect()
+        };
+        let only = |shops: &[ShopId]| Shops::Only(shops.iter().copied().collect());
+        let (of_token, of_member) = (shops(0..10_000), shops(9_000..12_000));
+        let identity = |role: Option<&str>, shops: &[ShopId]| Identity::Known(Arc::new(known(role, shops)));
+        let merchant = identity(Some("merchant"), &of_token);
+
+        let plain = access(Some(Rights::default()));
+        assert_eq!(plain.shops(&merchant, Verb::Look, now), Ok(only(&of_token)));
+        let role = Err(Refusal::Denied(Denied::Role));
+        assert_eq!(plain.shops(&merchant, Verb::Correct, now), role);
+        let nowhere = identity(Some("merchant"), &[]);
+        let shop = Err(Refusal::Denied(Denied::Shop));
+        assert_eq!(plain.shops(&nowhere, Verb::Look, now), shop);
+        let expired = Err(Refusal::Token(Refused::Expired));
+        assert_eq!(plain.shops(&merchant, Verb::Look, OffsetDateTime::UNIX_EPOCH), expired);
+        let unknown = access(None);
+        assert_eq!(unknown.shops(&merchant, Verb::Look, now), Err(Refusal::Unavailable));
+        let shopper = identity(None, &of_token);
+        assert_eq!(unknown.shops(&shopper, Verb::Append, now), Ok(only(&of_token)));
+        assert_eq!(unknown.shops(&identity(None, &[]), Verb::Append, now), Ok(Shops::All));
+
+        let mut rights = Rights::default();
+        let member = Member {
+            role: Role::Support,
+            shops: only(&of_member),
+        };
+        rights.members.insert("ada".to_owned(), member);
+        let with_member = access(Some(rights));
+        let both = shops(0..12_000);
+        assert_eq!(with_member.shops(&merchant, Verb::Correct, now), Ok(only(&both)));
+        for shop in &both {
+            let decided = with_member.decide(&merchant, Verb::Correct, Object::Shop(*shop), now);
+            assert_eq!(decided, Ok(()));
+        }
+        let other = Object::Shop(ShopId::from(Uuid::from_u128(12_000)));
+        let decided = with_member.decide(&merchant, Verb::Correct, other, now);
+        assert_eq!(decided, Err(Refusal::Denied(Denied::Shop)));
+    }
+
+    #[test]
+    fn a_token_is_revoked_since_what_revoked_it() {
+        let at = |seconds| OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let claims = |authenticated_at| Claims {
+            authenticated_at,
+            ..known(None, &[]).claims
+        };
+        let mut rights = Rights::default();
+        rights.revoked.insert(Revoked::Subject("ada".to_owned()), at(100));
+        assert_eq!(revocation_of(&rights, &claims(at(100))), Some(at(100)));
+        assert_eq!(revocation_of(&rights, &claims(at(101))), None, "signed in again");
+        rights.revoked.insert(Revoked::Token("1".to_owned()), at(200));
+        assert_eq!(revocation_of(&rights, &claims(at(101))), Some(at(200)));
+        // The subject was revoked again after the token, which is not of those that it means.
+        rights.revoked.insert(Revoked::Subject("ada".to_owned()), at(300));
+        assert_eq!(revocation_of(&rights, &claims(at(301))), Some(at(200)));
+        assert_eq!(revocation_of(&rights, &claims(at(0))), Some(at(200)));
+    }
+
+    #[test]
+    fn rights_are_doubtful_that_were_not_read_for_minutes() {
+        let at = |minutes| OffsetDateTime::UNIX_EPOCH + time::Duration::minutes(minutes);
+        let read = |minutes| at(minutes).unix_timestamp();
+        assert_eq!(doubt(0, at(10), at(14)), None);
+        assert!(
+            doubt(0, at(10), at(15))
+                .unwrap()
+                .contains("could not be read for 5 minutes")
+        );
+        assert_eq!(doubt(read(20), at(10), at(24)), None);
+        assert!(doubt(read(20), at(10), at(26)).unwrap().contains("6 minutes ago"));
+        assert_eq!(Access::off(None).doubt(at(1_000_000)), None);
     }
 }

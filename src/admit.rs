@@ -2,7 +2,8 @@
 //!
 //! nats-server asks for each connection that is none of our own users; the answer is a user who may listen to the updates
 //! of its shops, and to nothing else, until its token ends. A right that ends sooner ends the connection: whoever let
-//! somebody in remembers it until the connection is over, and looks again whenever rights change.
+//! somebody in remembers it until the connection is over, and looks again whenever rights change. The server may have
+//! given up meanwhile, so whoever it does not tell of within some seconds is forgotten, and ended if they are there after all.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,11 +12,12 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, Identity, Refusal};
+use crate::core::places::{Place, Places};
 use crate::core::policy::{Object, Shops, Verb};
 use crate::core::retry::Backoff;
 use crate::metrics::Metrics;
@@ -31,11 +33,16 @@ const WATCHERS_MAX: usize = 100_000;
 const SHOPS_MAX: usize = 500;
 /// How long it may take to find out who somebody is. nats-server waits for 2 s, and then lets nobody in whatever is answered.
 const IDENTIFY_MAX: Duration = Duration::from_millis(1_500);
+/// How long a watcher may take to come in who was let in, and how often those are looked for who did not.
+const COME_IN_MAX: Duration = Duration::from_secs(10);
+const STAYED_AWAY_AGAIN: Duration = Duration::from_secs(2);
 /// How often everybody who was let in is looked at without a reason, and those are forgotten whose time is over.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 /// First and longest pause before a connection is asked to end once more.
 const END_PAUSE_FIRST: Duration = Duration::from_millis(100);
 const END_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How long it may take to send everybody away when the process stops.
+const END_ALL_MAX: Duration = Duration::from_secs(5);
 
 /// How watchers are let in.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -57,6 +64,8 @@ pub struct Parts {
     pub callout: Callout,
     /// Who may.
     pub access: Access,
+    /// Connections that one caller may have at once; 0 for any number.
+    pub per_caller: usize,
     /// The process's series.
     pub metrics: Arc<Metrics>,
 }
@@ -67,19 +76,25 @@ struct Watcher {
     identity: Identity,
     shops: Shops,
     until: OffsetDateTime,
+    let_in_at: Instant,
+    has_come: bool,
     is_ending: bool,
+    /// Given back when it is forgotten.
+    _place: Option<Arc<Place<String>>>,
 }
 
 #[derive(Debug, Clone)]
 struct Door {
     parts: Parts,
     watchers: Arc<Mutex<HashMap<Seat, Watcher>>>,
+    places: Places<String>,
     stop: CancellationToken,
 }
 
 /// Lets in until `stop`. Whoever was let in is sent away then, and comes in by another process.
 pub async fn run(parts: Parts, stop: CancellationToken) {
     let door = Door {
+        places: Places::new(parts.per_caller),
         parts,
         watchers: Arc::default(),
         stop: stop.clone(),
@@ -88,7 +103,9 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
     let open = async {
         tokio::join!(
             door.let_in(&tasks),
+            door.hear_who_comes(),
             door.forget_those_who_leave(),
+            door.forget_those_who_stay_away(),
             door.end_rights(&tasks)
         );
     };
@@ -97,9 +114,13 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
     let send_away = async |seat: Seat| {
         door.parts.callout.end(&seat).await;
     };
-    futures::stream::iter(seats)
-        .for_each_concurrent(AT_A_TIME, send_away)
-        .await;
+    let sending = futures::stream::iter(seats).for_each_concurrent(AT_A_TIME, send_away);
+    if tokio::time::timeout(END_ALL_MAX, sending).await.is_err() {
+        tracing::warn!(
+            "not every watcher was sent away within {} s; those who are left stay until their time is over",
+            END_ALL_MAX.as_secs()
+        );
+    }
     tasks.close();
 }
 
@@ -138,6 +159,7 @@ impl Door {
             callout,
             access,
             metrics,
+            ..
         } = &self.parts;
         let now = OffsetDateTime::now_utc();
         let admitted = self.identify(caller, now).await;
@@ -150,13 +172,22 @@ impl Door {
                 return;
             }
         };
+        let place = identity.subject().map(|subject| self.places.take(subject.to_owned()));
+        let Ok(place) = place.transpose() else {
+            metrics.limited_places.with_label_values(&["watcher"]).inc();
+            callout.refuse(caller, "overloaded", now).await;
+            return;
+        };
         let longest = now + STAY_MAX;
         let until = identity.expires_at().map_or(longest, |ends| ends.min(longest));
         let watcher = Watcher {
             identity: identity.clone(),
             shops: shops.clone(),
             until,
+            let_in_at: Instant::now(),
+            has_come: false,
             is_ending: false,
+            _place: place.map(Arc::new),
         };
         let is_full = self.watchers().len() >= WATCHERS_MAX;
         let is_much = matches!(&shops, Shops::Only(shops) if shops.len() > SHOPS_MAX);
@@ -191,6 +222,43 @@ impl Door {
         let shops = access.shops(&identity, Verb::Look, now);
         let shops = shops.inspect_err(|refusal| access.note_refused(&identity, Verb::Look, Object::System, refusal))?;
         Ok((identity, shops))
+    }
+
+    async fn hear_who_comes(&self) {
+        let Ok(mut coming) = self.parts.callout.coming().await else {
+            return;
+        };
+        while let Some(seat) = coming.next().await {
+            if let Some(watcher) = self.watchers().get_mut(&seat) {
+                watcher.has_come = true;
+            }
+        }
+    }
+
+    /// Forgets those who were let in and did not come, as whose server had given up before it was answered. That one has
+    /// come may also have got lost, so its connection is ended first: it is not watched over any more.
+    async fn forget_those_who_stay_away(&self) {
+        let mut again = tokio::time::interval(STAYED_AWAY_AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            again.tick().await;
+            let stays_away = |watcher: &Watcher| {
+                !watcher.has_come && !watcher.is_ending && watcher.let_in_at.elapsed() >= COME_IN_MAX
+            };
+            let away: Vec<Seat> = {
+                let watchers = self.watchers();
+                let away = watchers.iter().filter(|(_, watcher)| stays_away(watcher));
+                away.map(|(seat, _)| seat.clone()).collect()
+            };
+            let forget = async |seat: Seat| {
+                if self.parts.callout.end(&seat).await {
+                    self.remember(|watchers| {
+                        watchers.remove(&seat);
+                    });
+                }
+            };
+            futures::stream::iter(away).for_each_concurrent(AT_A_TIME, forget).await;
+        }
     }
 
     async fn forget_those_who_leave(&self) {
@@ -246,6 +314,7 @@ impl Door {
             callout,
             access,
             metrics,
+            ..
         } = &self.parts;
         let mut backoff = Backoff::new(END_PAUSE_FIRST, END_PAUSE_MAX);
         while !callout.end(seat).await {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -110,6 +111,8 @@ pub async fn run(
         checks.push(projector_check(status.clone()));
     }
     checks.push(rights_check(&options, &journal, &tasks, &stop_journal)?);
+    let access = start_access(&options, &views, &metrics, &tasks, &stop_journal)?;
+    checks.push(access_check(&access, &views));
     let admin_router = health::router(Arc::clone(&metrics), checks, admin_token(&options)?);
     tasks.spawn(http::serve::serve(
         admin,
@@ -120,7 +123,6 @@ pub async fn run(
 
     keep_handlings(&views, role, &tasks, &stop_journal);
     keep_figures(&views, role, &metrics, &tasks, &stop_journal);
-    let access = start_access(&options, &views, &metrics, &tasks, &stop_journal)?;
     let presenter = start_presenting(&options, role, &journal, &views, &access, &status, &metrics).await?;
     let projector = role.projects().then(|| {
         let parts = Parts {
@@ -280,6 +282,7 @@ async fn open_door(
             .await
             .context("EZOUT_NATS_DOOR_URL")?,
         access: access.clone(),
+        per_caller: options.http.limits.viewers_per_caller,
         metrics: Arc::clone(metrics),
     };
     let stop = CancellationToken::new();
@@ -409,6 +412,18 @@ async fn api_state(
         .with_cors(cors)
         .with_web(&options.http, &options.keys)?;
     Ok(api.with_limits(&options.http.limits, tasks, stop.clone()))
+}
+
+/// The part in readiness of who may do what. That MongoDB is away is no part of it: an API takes events all the same.
+fn access_check(access: &Access, views: &Views) -> health::Check {
+    let (access, state) = (access.clone(), views.state());
+    health::Check::new("access", move || {
+        let doubt = access.doubt(OffsetDateTime::now_utc());
+        match doubt.filter(|_| *state.borrow() == views::State::Open) {
+            Some(doubt) => Err(vec![doubt]),
+            None => Ok(()),
+        }
+    })
 }
 
 /// The projector's part in readiness.

@@ -10,6 +10,7 @@ pub mod event;
 pub mod failpoint;
 pub mod id;
 pub mod money;
+pub(crate) mod places;
 pub mod policy;
 pub mod query;
 pub mod retry;

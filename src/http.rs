@@ -249,10 +249,10 @@ impl Api {
         self.0.metrics.refusals.with_label_values(&[reason]).inc();
     }
 
-    /// Counts a viewer who may not be one any more.
-    fn count_end(&self, reason: &str) {
+    /// Counts a viewer who may not be one any more, by the door that they came by.
+    fn count_end(&self, reason: &str, door: &str) {
         self.0.metrics.refusals.with_label_values(&[reason]).inc();
-        self.0.metrics.access_ends.with_label_values(&["updates"]).inc();
+        self.0.metrics.access_ends.with_label_values(&[door]).inc();
     }
 
     /// Counts an event by what became of it.

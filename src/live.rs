@@ -133,6 +133,11 @@ impl Hub {
         self.0.feed.extent().await
     }
 
+    /// Returns when every viewer is told that the process stops.
+    pub async fn stopping(&self) {
+        self.0.stop.cancelled().await;
+    }
+
     /// Viewers that are connected.
     fn viewers(&self) -> usize {
         self.0.room_max.saturating_sub(self.0.room.available_permits())

@@ -222,13 +222,21 @@ impl Denied {
 /// # Errors
 /// [`Denied`], the role before the shop: what a role never does tells nothing about a shop.
 pub fn decide(caller: &Caller, verb: Verb, object: Object) -> Result<(), Denied> {
-    if !caller.role.may(verb) {
+    decide_in(caller.role, [&caller.shops], verb, object)
+}
+
+/// The same of somebody of this role who is in all of these shops together, without adding them up.
+///
+/// # Errors
+/// [`Denied`].
+pub fn decide_in<const N: usize>(role: Role, shops: [&Shops; N], verb: Verb, object: Object) -> Result<(), Denied> {
+    if !role.may(verb) {
         return Err(Denied::Role);
     }
-    let is_theirs = match object {
-        Object::Shop(shop) => caller.shops.has(shop),
-        Object::System => caller.shops == Shops::All,
-    };
+    let is_theirs = shops.into_iter().any(|shops| match object {
+        Object::Shop(shop) => shops.has(shop),
+        Object::System => *shops == Shops::All,
+    });
     if is_theirs { Ok(()) } else { Err(Denied::Shop) }
 }
 

@@ -4,6 +4,7 @@
 //! is. Nothing is recorded of an event that is refused. Whatever the answer, sending the same event
 //! again is safe.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
@@ -21,7 +22,8 @@ use super::Api;
 use super::body::{self, MediaType};
 use super::door;
 use super::problem::{Code, Problem};
-use crate::access::Identity;
+use super::serve::Peer;
+use crate::access::{Identity, Refusal};
 use crate::core::event::{Event, FieldError, Strictness};
 use crate::core::failpoint;
 use crate::core::id::ShopId;
@@ -97,7 +99,8 @@ async fn receive_original(
         }
     }
     let body = body::read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE, api.bodies()).await?;
-    record(api, entry(api, identity, shop, &body.bytes, Strictness::Original)?).await
+    let caller = AppendingCaller::new(api, identity);
+    record(api, caller.entry(shop, &body.bytes, Strictness::Original)?).await
 }
 
 fn original_answer(api: &Api, received: Result<Stored, Problem>) -> Response {
@@ -159,7 +162,8 @@ pub(super) async fn events(
 
 async fn receive_one(api: &Api, identity: &Identity, shop: ShopId, request: Request) -> Result<Stored, Problem> {
     let body = body::read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE, api.bodies()).await?;
-    record(api, entry(api, identity, Some(shop), &body.bytes, Strictness::Strict)?).await
+    let caller = AppendingCaller::new(api, identity);
+    record(api, caller.entry(Some(shop), &body.bytes, Strictness::Strict)?).await
 }
 
 #[derive(Serialize)]
@@ -239,11 +243,16 @@ async fn receive_lines(
     shop: ShopId,
     request: Request,
 ) -> Result<Vec<Verdict>, Problem> {
+    let peer = request.extensions().get::<Peer>().copied();
     let body = body::read(request.into_body(), LINES_BYTES_MAX, LINES_DEADLINE, api.bodies()).await?;
     let entries = parse_lines(api, identity, shop, &body.bytes).await?;
-    // One was taken at the door; what is no event costs the shop nothing.
+    // One was taken at the door; what is no event costs nothing. Whoever sends too much is told so before the shop is
+    // charged, so that nobody uses up what is there for all who send to it.
     let events = entries.iter().filter(|(_, entry)| entry.is_ok()).count();
-    api.limits().shop(shop, events.saturating_sub(1))?;
+    let beyond = events.saturating_sub(1);
+    let limits = api.limits();
+    limits.events(identity.subject(), peer.map(|Peer(peer)| peer), beyond)?;
+    limits.shop(shop, beyond)?;
     // All lines are offered to the journal at once, so that they share a commit, and in the order in
     // which they stand: an ordered set polls its futures first in the order in which they came.
     let mut receiving: FuturesOrdered<_> = entries
@@ -278,6 +287,7 @@ async fn parse_lines(api: &Api, identity: &Identity, shop: ShopId, body: &[u8]) 
             ),
         ));
     }
+    let caller = AppendingCaller::new(api, identity);
     let mut entries = Vec::new();
     for (number, line) in (1..).zip(lines()) {
         if number % LINES_A_TURN == 0 {
@@ -293,7 +303,7 @@ async fn parse_lines(api: &Api, identity: &Identity, shop: ShopId, body: &[u8]) 
                 format!("an event must have at most {EVENT_BYTES_MAX} bytes"),
             ))
         } else {
-            entry(api, identity, Some(shop), line, Strictness::Strict)
+            caller.entry(Some(shop), line, Strictness::Strict)
         };
         entries.push((number, entry));
     }
@@ -336,41 +346,62 @@ pub(super) fn shop_of(path: ShopPath) -> Result<ShopId, Problem> {
         })
 }
 
-/// Reads a body as an event of this shop (of any, if none is given), ready for the journal.
-fn entry(
-    api: &Api,
-    identity: &Identity,
-    shop: Option<ShopId>,
-    body: &[u8],
-    strictness: Strictness,
-) -> Result<Entry, Problem> {
-    let event = Event::parse(body, strictness)?;
-    if let Some(shop) = shop.filter(|shop| *shop != event.shop) {
-        let rule = FieldError {
-            pointer: "/shop_id".to_owned(),
-            code: "shop_mismatch",
-            detail: format!("must be {shop}, the shop in the path"),
-        };
-        return Err(Problem::plain(Code::ShopMismatch).with_errors(vec![rule]));
+/// Whoever sends the events of one body.
+struct AppendingCaller<'a> {
+    api: &'a Api,
+    identity: &'a Identity,
+    /// Whether a refusal was noted: one for each body is enough.
+    is_noted: AtomicBool,
+}
+
+impl<'a> AppendingCaller<'a> {
+    fn new(api: &'a Api, identity: &'a Identity) -> Self {
+        Self {
+            api,
+            identity,
+            is_noted: AtomicBool::new(false),
+        }
     }
-    let now = OffsetDateTime::now_utc();
-    let access = api.access();
-    if shop.is_none() {
-        let decided = access.decide(identity, Verb::Append, Object::Shop(event.shop), now);
-        decided.map_err(|refusal| door::refused(api, &refusal))?;
-        api.limits().shop(event.shop, 1)?;
+
+    /// Reads a body as an event of this shop (of any, if none is given), ready for the journal.
+    fn entry(&self, shop: Option<ShopId>, body: &[u8], strictness: Strictness) -> Result<Entry, Problem> {
+        let event = Event::parse(body, strictness)?;
+        if let Some(shop) = shop.filter(|shop| *shop != event.shop) {
+            let rule = FieldError {
+                pointer: "/shop_id".to_owned(),
+                code: "shop_mismatch",
+                detail: format!("must be {shop}, the shop in the path"),
+            };
+            return Err(Problem::plain(Code::ShopMismatch).with_errors(vec![rule]));
+        }
+        let Self { api, identity, .. } = self;
+        let (access, object) = (api.access(), Object::Shop(event.shop));
+        if shop.is_none() {
+            let decided = access.decide(identity, Verb::Append, object, OffsetDateTime::now_utc());
+            decided.map_err(|refusal| self.refused(object, &refusal))?;
+            api.limits().shop(event.shop, 1)?;
+        }
+        let decided = access.decide_shopper(identity, event.shopper);
+        decided.map_err(|refusal| self.refused(object, &refusal))?;
+        let id = event.identity(api.meaning());
+        let (json, digest) = event.canonical();
+        Ok(Entry {
+            shop: event.shop,
+            id,
+            digest,
+            headers: event.headers(id),
+            body: Bytes::from(json),
+        })
     }
-    let decided = access.decide_shopper(identity, event.shopper);
-    decided.map_err(|refusal| door::refused(api, &refusal))?;
-    let id = event.identity(api.meaning());
-    let (json, digest) = event.canonical();
-    Ok(Entry {
-        shop: event.shop,
-        id,
-        digest,
-        headers: event.headers(id),
-        body: Bytes::from(json),
-    })
+
+    fn refused(&self, object: Object, refusal: &Refusal) -> Problem {
+        if !self.is_noted.swap(true, Ordering::Relaxed) {
+            self.api
+                .access()
+                .note_refused(self.identity, Verb::Append, object, refusal);
+        }
+        door::refused(self.api, refusal)
+    }
 }
 
 async fn record(api: &Api, entry: Entry) -> Result<Stored, Problem> {

@@ -17,6 +17,7 @@ use time::OffsetDateTime;
 use super::Api;
 use super::problem::{Code, Problem};
 use super::serve::Peer;
+use super::web;
 use crate::access::{self, Identity, Refusal};
 use crate::core::id::ShopId;
 use crate::core::policy::{Denied, Object, Verb};
@@ -105,6 +106,11 @@ type ShopPath = Result<RawPathParams, RawPathParamsRejection>;
 
 async fn pass(api: &Api, door: Door, path: ShopPath, mut request: Request, next: Next) -> Response {
     let shop = path.ok().and_then(|path| shop_of(&path));
+    // Where nobody is asked who they are, being on this machine is all that is asked, and a page from elsewhere is not.
+    if !api.access().asks() && !web::asks_this_machine(request.uri(), request.headers()) {
+        let detail = "with EZOUT_AUTH=off only this machine is answered; ask by an address of it, such as 127.0.0.1 or localhost";
+        return Problem::new(Code::Forbidden, detail).into_response();
+    }
     match enter(api, door, shop, request.headers()).await {
         Ok(identity) => {
             request.extensions_mut().insert(identity);

@@ -11,23 +11,31 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
 use super::Api;
 use super::append::SEQUENCE;
+use super::limit::ViewerPlaces;
+use super::live;
 use super::problem::{Code, Problem};
 use super::read::{basket_of, no_event, reading, unread};
+use super::serve::Peer;
+use crate::access::Identity;
 use crate::core::event::{Event, JournalEvent, Strictness, in_milliseconds, minified, rfc3339};
-use crate::core::id::BasketId;
+use crate::core::id::{BasketId, ShopId};
+use crate::core::policy::Verb;
 use crate::core::query::{Query, refused, whole_number};
 use crate::journal::{self, Journal, RawEvent};
+use crate::live::Goodbye;
 
 /// Events that are asked for at the same time.
 const IN_FLIGHT: usize = 32;
@@ -73,6 +81,8 @@ pub(super) async fn events(
     State(api): State<Api>,
     path: Result<Path<(String, String)>, PathRejection>,
     RawQuery(query): RawQuery,
+    Extension(identity): Extension<Identity>,
+    peer: Option<Extension<Peer>>,
     headers: HeaderMap,
 ) -> Response {
     let _timer = api.timer("history");
@@ -89,11 +99,21 @@ pub(super) async fn events(
             let last = last.to_str().ok().and_then(whole_number);
             after = last.ok_or_else(|| refused("Last-Event-ID must be the id of an event of this replay"))?;
         }
+        // A replay goes on for as long as a live stream may, so it takes the place of one.
+        let places = (form == Form::Replay)
+            .then(|| {
+                api.limits()
+                    .viewer(identity.subject(), peer.map(|Extension(Peer(peer))| peer))
+            })
+            .transpose()?;
         let (sequence, events) = history(&api, id, after).await?;
         match form {
             Form::Json => json_answer(id, sequence, events).await,
             Form::Lines => lines_answer(sequence, events).await,
-            Form::Replay => Ok(replay_answer(sequence, events, speed.unwrap_or(1.0))),
+            Form::Replay => {
+                let over = over(api.clone(), identity, id.shop).boxed();
+                Ok(replay_answer(sequence, events, speed.unwrap_or(1.0), over, places))
+            }
         }
     };
     answer.await.unwrap_or_else(Problem::into_response)
@@ -270,15 +290,37 @@ async fn answer(
 #[error("{0:?}")]
 struct BrokenOff(Problem);
 
-fn replay_answer(sequence: u64, events: Events, speed: f64) -> Response {
+/// Returns when the process stops, or when whoever watches a replay may no longer see it.
+async fn over(api: Api, identity: Identity, shop: ShopId) -> Goodbye {
+    let stopping = async {
+        match api.live() {
+            Some(hub) => hub.stopping().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stopping => Goodbye::Stopping,
+        goodbye = live::ended(&api, &identity, Verb::Replay, shop, "replay") => goodbye,
+    }
+}
+
+fn replay_answer(
+    sequence: u64,
+    events: Events,
+    speed: f64,
+    over: BoxFuture<'static, Goodbye>,
+    places: Option<ViewerPlaces>,
+) -> Response {
     // nginx would hold back what belongs together.
     let unbuffered = (HeaderName::from_static("x-accel-buffering"), "no".to_owned());
     let sequence_header = (HeaderName::from_static(SEQUENCE), sequence.to_string());
-    (
-        [sequence_header, unbuffered],
-        Sse::new(paced(sequence, events, speed).map(Ok::<_, Infallible>)),
-    )
-        .into_response()
+    let messages = paced(sequence, events, speed, over).map(move |message| {
+        // They are given back with the stream.
+        let _ = &places;
+        Ok::<_, Infallible>(message)
+    });
+    ([sequence_header, unbuffered], Sse::new(messages)).into_response()
 }
 
 /// A replay under way.
@@ -286,44 +328,73 @@ struct Replay {
     events: Events,
     /// When the phone made the action before.
     previous: Option<OffsetDateTime>,
+    /// Says that it is over before its end.
+    over: BoxFuture<'static, Goodbye>,
     ended: bool,
 }
 
-fn paced(sequence: u64, events: Events, speed: f64) -> impl Stream<Item = sse::Event> + Send {
+fn paced(
+    sequence: u64,
+    events: Events,
+    speed: f64,
+    over: BoxFuture<'static, Goodbye>,
+) -> impl Stream<Item = sse::Event> + Send {
     let replay = Replay {
         events,
         previous: None,
+        over,
         ended: false,
     };
     stream::unfold(replay, move |mut replay| async move {
         if replay.ended {
             return None;
         }
-        let told = if let Some(event) = replay.events.next().await {
-            replay_one(&mut replay, event, speed).await
-        } else {
-            replay.ended = true;
-            let end = sse::Event::default().event("end");
-            Ok(end.data(format!("{{\"sequence\":{sequence}}}")))
+        let Replay {
+            events, previous, over, ..
+        } = &mut replay;
+        let step = async {
+            match events.next().await {
+                Some(event) => replay_one(previous, event, speed).await.map(|event| (event, false)),
+                None => Ok((end(sequence), true)),
+            }
+        };
+        let told = tokio::select! {
+            biased;
+            goodbye = over => Ok((bye(goodbye), true)),
+            told = step => told,
         };
         // The status is sent already, so a failure is a message, after which the client may come again.
-        let told = told.unwrap_or_else(|problem| {
-            replay.ended = true;
+        let (told, ended) = told.unwrap_or_else(|problem| {
             let problem = serde_json::to_string(&problem).expect("a problem is JSON");
-            sse::Event::default().event("problem").data(problem)
+            (sse::Event::default().event("problem").data(problem), true)
         });
+        replay.ended = ended;
         Some((told, replay))
     })
 }
 
-async fn replay_one(replay: &mut Replay, event: Result<RawEvent, Problem>, speed: f64) -> Result<sse::Event, Problem> {
+/// The last message of a replay that is whole.
+fn end(sequence: u64) -> sse::Event {
+    let end = sse::Event::default().event("end");
+    end.data(format!("{{\"sequence\":{sequence}}}"))
+}
+
+/// The last message of a replay that is over before its end, as that of live updates.
+fn bye(goodbye: Goodbye) -> sse::Event {
+    let bye = sse::Event::default().event("bye");
+    bye.data(format!("{{\"reason\":\"{}\"}}", goodbye.word()))
+}
+
+async fn replay_one(
+    previous: &mut Option<OffsetDateTime>,
+    event: Result<RawEvent, Problem>,
+    speed: f64,
+) -> Result<sse::Event, Problem> {
     let event = event?;
     let json = event_json(&event)?;
     if let Ok(parsed) = Event::parse(&event.body, Strictness::Original) {
-        let pause = replay
-            .previous
-            .map_or(Duration::ZERO, |previous| pause(previous, parsed.create_time, speed));
-        replay.previous = Some(parsed.create_time);
+        let pause = previous.map_or(Duration::ZERO, |previous| pause(previous, parsed.create_time, speed));
+        *previous = Some(parsed.create_time);
         tokio::time::sleep(pause).await;
     }
     Ok(sse::Event::default().id(event.sequence.to_string()).data(json))

@@ -1,10 +1,9 @@
-//! Limits on how often somebody may ask: by address before anything is read, by caller, and by shop for what is appended;
+//! Limits on how often somebody may ask: by address before anything is read, by caller, and for what is appended by shop,
+//! and by whoever sends many events in one body, who is charged before the shop that is there for all;
 //! and on how much somebody may have at once: connections of an address, live streams of a caller and of an address.
 //!
 //! How often is a leaky bucket (GCRA) that fills up again evenly. So one that is too fast is told when to come
 //! again, and the others do not notice it. Addresses of this machine are not counted: a proxy there is everybody.
-
-mod places;
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -16,9 +15,9 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use prometheus::IntCounter;
 
-use self::places::{Full, Place, Places};
 use super::problem::{Code, Problem};
 use crate::core::id::ShopId;
+use crate::core::places::{Full, Place, Places};
 use crate::metrics::Metrics;
 
 /// How many seconds' worth may come at once after a silence.
@@ -35,11 +34,11 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
 pub struct Config {
-    /// Requests a second from one address, of IPv6 from one /64, before a token is looked at; 0 for any number. Twice as many at once. Addresses of this machine are not counted.
+    /// Requests a second from one address, of IPv6 from one /64, before a token is looked at; 0 for any number. Twice as many at once. As many events a second, beyond the first of each body, of callers without a token. Addresses of this machine are not counted.
     #[arg(long = "rate-address", env = "EZOUT_RATE_ADDRESS", default_value_t = 1_000)]
     pub address: u32,
 
-    /// Requests a second of one caller, where callers are asked who they are; 0 for any number. Twice as many at once.
+    /// Requests a second of one caller, where callers are asked who they are; 0 for any number. Twice as many at once. As many events a second, beyond the first of each body.
     #[arg(long = "rate-caller", env = "EZOUT_RATE_CALLER", default_value_t = 2_000)]
     pub caller: u32,
 
@@ -51,7 +50,7 @@ pub struct Config {
     #[arg(long, env = "EZOUT_CONNECTIONS_PER_ADDRESS", default_value_t = 1_000)]
     pub connections_per_address: usize,
 
-    /// Live streams of one caller at once, where callers are asked who they are; 0 for any number.
+    /// Live streams of one caller at once, and as many watchers at NATS, where callers are asked who they are; 0 for any number.
     #[arg(long, env = "EZOUT_VIEWERS_PER_CALLER", default_value_t = 100)]
     pub viewers_per_caller: usize,
 
@@ -114,6 +113,9 @@ pub(super) struct Limits(Arc<Parts>);
 struct Parts {
     addresses: Option<Limit<IpAddr>>,
     callers: Option<Limit<String>>,
+    /// Events beyond the first of a body, of which one may have more than a caller may ask at once.
+    events_of_addresses: Option<Limit<IpAddr>>,
+    events_of_callers: Option<Limit<String>>,
     shops: Option<Limit<ShopId>>,
     viewers_of_callers: Places<String>,
     viewers_of_addresses: Addresses,
@@ -171,6 +173,8 @@ impl Limits {
         Self(Arc::new(Parts {
             addresses: Limit::new(config.address, 0, "address", metrics),
             callers: Limit::new(config.caller, 0, "caller", metrics),
+            events_of_addresses: Limit::new(config.address, LINES, "address", metrics),
+            events_of_callers: Limit::new(config.caller, LINES, "caller", metrics),
             shops: Limit::new(config.shop, LINES, "shop", metrics),
             viewers_of_callers: Places::new(config.viewers_per_caller),
             viewers_of_addresses: Addresses::new(
@@ -187,6 +191,8 @@ impl Limits {
         Self(Arc::new(Parts {
             addresses: None,
             callers: None,
+            events_of_addresses: None,
+            events_of_callers: None,
             shops: None,
             viewers_of_callers: Places::new(0),
             viewers_of_addresses: Addresses::any(),
@@ -207,6 +213,19 @@ impl Limits {
         match &self.0.callers {
             Some(limit) => limit.take(&subject.to_owned(), 1),
             None => Ok(()),
+        }
+    }
+
+    /// So many events of this subject beyond the first of a body, or from there if it is not known whose they are.
+    pub(super) fn events(&self, subject: Option<&str>, peer: Option<SocketAddr>, events: usize) -> Result<(), Problem> {
+        let number = u32::try_from(events).unwrap_or(u32::MAX);
+        match (&self.0.events_of_callers, &self.0.events_of_addresses, subject, peer) {
+            _ if events == 0 => Ok(()),
+            (Some(limit), _, Some(subject), _) => limit.take(&subject.to_owned(), number),
+            (_, Some(limit), None, Some(peer)) if !peer.ip().to_canonical().is_loopback() => {
+                limit.take(&network(peer.ip()), number)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -249,10 +268,10 @@ impl Limits {
     pub(super) async fn forget(self) {
         loop {
             tokio::time::sleep(FORGET_INTERVAL).await;
-            if let Some(limit) = &self.0.addresses {
+            for limit in [&self.0.addresses, &self.0.events_of_addresses].into_iter().flatten() {
                 limit.forget();
             }
-            if let Some(limit) = &self.0.callers {
+            for limit in [&self.0.callers, &self.0.events_of_callers].into_iter().flatten() {
                 limit.forget();
             }
             if let Some(limit) = &self.0.shops {
@@ -328,6 +347,28 @@ mod tests {
         limits.shop(shop(1), super::super::LINES_MAX).unwrap();
         assert!(limits.shop(shop(1), 1).is_err());
         limits.shop(shop(2), 1).unwrap();
+    }
+
+    #[test]
+    fn nobody_sends_more_events_than_they_may_whoever_else_sends_to_the_shop() {
+        let (limits, metrics) = limits(1);
+        let peer = |text: &str| Some(SocketAddr::new(text.parse().unwrap(), 1));
+        let beyond = super::super::LINES_MAX - 1;
+        limits.events(Some("a"), peer("192.0.2.1"), beyond).unwrap();
+        let problem = limits.events(Some("a"), peer("192.0.2.2"), beyond).unwrap_err();
+        assert_eq!(problem.code(), Code::TooManyRequests);
+        assert!(problem.retry_after_seconds().is_some());
+        assert_eq!(metrics.limited_requests.with_label_values(&["caller"]).get(), 1);
+        limits.events(Some("b"), peer("192.0.2.1"), beyond).unwrap();
+        // Of whom it is not known who they are.
+        limits.events(None, peer("192.0.2.1"), beyond).unwrap();
+        assert!(limits.events(None, peer("192.0.2.1"), beyond).is_err());
+        limits.events(None, peer("192.0.2.2"), beyond).unwrap();
+        assert_eq!(metrics.limited_requests.with_label_values(&["address"]).get(), 1);
+        for _ in 0..9 {
+            limits.events(None, peer("127.0.0.1"), beyond).unwrap();
+            limits.events(Some("a"), None, 0).unwrap();
+        }
     }
 
     #[test]

@@ -62,8 +62,12 @@ fn begin(
         )
     })?;
     let places = api.limits().viewer(identity.subject(), peer.map(|Peer(peer)| peer))?;
+    let ended = {
+        let api = api.clone();
+        async move { ended(&api, &identity, Verb::Look, shop, "updates").await }
+    };
     let stream = hub
-        .view(shop, after, ended(api.clone(), identity, shop))
+        .view(shop, after, ended)
         .map_err(|Full| Problem::plain(Code::TooManyViewers).with_retry(FULL_SECONDS))?;
     let stream = stream.map(move |piece| {
         // They are given back with the stream.
@@ -78,12 +82,12 @@ fn begin(
     Ok(response)
 }
 
-/// Returns when the viewer may no longer see the shop.
-async fn ended(api: Api, identity: Identity, shop: ShopId) -> Goodbye {
-    let refusal = api.access().ended(&identity, Verb::Look, Object::Shop(shop)).await;
-    api.count_end(refusal.word());
+/// Returns when somebody who came by this door may no longer do that in the shop.
+pub(super) async fn ended(api: &Api, identity: &Identity, verb: Verb, shop: ShopId, door: &str) -> Goodbye {
+    let refusal = api.access().ended(identity, verb, Object::Shop(shop)).await;
+    api.count_end(refusal.word(), door);
     if refusal == Refusal::Revoked {
-        api.access().sent_away(&identity, "updates", None);
+        api.access().sent_away(identity, door, None);
     }
     match refusal {
         Refusal::Token(_) | Refusal::NoToken => Goodbye::Expired,

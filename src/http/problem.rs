@@ -135,7 +135,7 @@ codes! {
     TokenExpired = "token_expired", UNAUTHORIZED, "The token has expired";
     /// The token, or everything that its owner signed in with before, was revoked. Sign in again.
     TokenRevoked = "token_revoked", UNAUTHORIZED, "The token was revoked";
-    /// The token is right and its role, or its shopper, is not the one that may do this.
+    /// The token is right and its role, or its shopper, is not the one that may do this. With `EZOUT_AUTH=off`: `Host` is not this machine.
     Forbidden = "forbidden", FORBIDDEN, "Not allowed";
     /// The keys that tokens are checked with, or who may do what, cannot be had now. Ask again after Retry-After.
     AccessUnavailable = "access_unavailable", SERVICE_UNAVAILABLE, "Tokens cannot be checked";

@@ -629,3 +629,24 @@ async fn what_is_open_and_what_is_not_there_count_for_the_address_as_well() {
         assert_eq!(answer(router.clone(), request).await.status, 429, "{path}");
     }
 }
+
+#[tokio::test]
+async fn where_nobody_is_asked_a_page_whose_name_leads_here_is_not_answered() {
+    let router = router(api().await);
+    for (method, path, door) in doors() {
+        let path = path.replace("{shop}", SHOP).replace("{shop_id}", SHOP);
+        let path = path.replace(['{', '}'], "");
+        let request = Request::builder().method(method).uri(&path);
+        let request = request.header("host", "evil.example:8000").body(Body::empty()).unwrap();
+        let answer = answer(router.clone(), request).await;
+        if door == Door::Open {
+            assert_ne!(answer.status, 403, "{path}");
+        } else {
+            check_problem(&answer, 403, "forbidden", &path);
+        }
+    }
+    for host in ["127.0.0.1:8000", "localhost", "[::1]:8000"] {
+        let request = Request::get("/v1/me").header("host", host).body(Body::empty()).unwrap();
+        assert_eq!(answer(router.clone(), request).await.status, 200, "{host}");
+    }
+}

@@ -18,7 +18,8 @@ use axum::extract::{Path, Request, State};
 use axum::http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HOST, ORIGIN, VARY,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use rust_embed::RustEmbed;
@@ -450,19 +451,28 @@ const PASSED_ON: [&str; 6] = [
 /// Whether a request comes from our own page, or from a program of this machine: no page of another origin has
 /// sent it, nobody has given our address another name, and no proxy says that it comes from elsewhere.
 fn is_own_page(headers: &HeaderMap) -> bool {
-    let one = |name: HeaderName| {
-        let mut values = headers.get_all(name).iter();
-        let value = values.next().map(|value| value.to_str().unwrap_or("?"));
-        // Whoever sends it twice does not mean it well.
-        if values.next().is_some() { Some("?") } else { value }
-    };
     let is_passed_on = PASSED_ON.iter().any(|name| headers.contains_key(*name));
-    let Some(host) = one(HOST).filter(|_| !is_passed_on) else {
+    let Some(host) = one(headers, HOST).filter(|_| !is_passed_on) else {
         return false;
     };
-    let is_ours = one(ORIGIN).is_none_or(|origin| origin == format!("http://{host}"));
-    let is_here = one(SEC_FETCH_SITE).is_none_or(|site| matches!(site, "same-origin" | "none"));
+    let is_ours = one(headers, ORIGIN).is_none_or(|origin| origin == format!("http://{host}"));
+    let is_here = one(headers, SEC_FETCH_SITE).is_none_or(|site| matches!(site, "same-origin" | "none"));
     is_of_this_machine(host) && is_ours && is_here
+}
+
+/// Whether a request asks for this machine by its own name: a page whose name was made to lead here asks by that one.
+/// What names nobody is sent by no browser.
+pub(super) fn asks_this_machine(uri: &Uri, headers: &HeaderMap) -> bool {
+    let named = uri.authority().map(Authority::as_str);
+    let named = [named, one(headers, HOST)].into_iter().flatten();
+    named.into_iter().all(is_of_this_machine)
+}
+
+/// The value of a header, and no address of anything where it is sent twice: who does that does not mean it well.
+fn one(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().map(|value| value.to_str().unwrap_or("?"));
+    if values.next().is_some() { Some("?") } else { value }
 }
 
 fn is_of_this_machine(host: &str) -> bool {
@@ -565,6 +575,38 @@ mod tests {
         let mut twice = twice;
         twice.append(ORIGIN, HeaderValue::from_static("https://evil.example"));
         assert!(!is_own_page(&twice));
+    }
+
+    #[test]
+    fn who_asks_by_another_name_does_not_ask_this_machine() {
+        let asks = |uri: &'static str, pairs: &[(HeaderName, &'static str)]| {
+            asks_this_machine(&Uri::from_static(uri), &headers(pairs))
+        };
+        for host in [
+            "127.0.0.1:8000",
+            "localhost:8000",
+            "LOCALHOST",
+            "[::1]:8000",
+            "[::1]",
+            "127.0.0.2",
+        ] {
+            assert!(asks("/v1/me", &[(HOST, host)]), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:8000",
+            "localhost.evil.example",
+            "10.0.0.7:8000",
+            "",
+            "?",
+        ] {
+            assert!(!asks("/v1/me", &[(HOST, host)]), "{host}");
+        }
+        assert!(!asks("/v1/me", &[(HOST, "localhost"), (HOST, "localhost")]), "twice");
+        assert!(asks("/v1/me", &[]));
+        // As HTTP/2 says it.
+        assert!(asks("http://127.0.0.1:8000/v1/me", &[]));
+        assert!(!asks("http://evil.example:8000/v1/me", &[(HOST, "localhost")]));
     }
 
     #[test]

@@ -22,6 +22,8 @@ use super::{Connection, LinkError, Status};
 
 /// Where nats-server asks.
 const ASKED: &str = "$SYS.REQ.USER.AUTH";
+/// Where it tells that a watcher has come in.
+const CAME: &str = "$SYS.ACCOUNT.EDGE.CONNECT";
 /// Where it tells that a watcher has left.
 const LEFT: &str = "$SYS.ACCOUNT.EDGE.DISCONNECT";
 /// Under which name processes share the questions.
@@ -162,7 +164,7 @@ impl Issuer {
     }
 }
 
-/// The door: questions come by it, and watchers leave by it.
+/// The door: questions come by it, and watchers come and leave by it.
 #[derive(Debug, Clone)]
 pub struct Callout {
     connection: Connection,
@@ -204,14 +206,26 @@ impl Callout {
         }))
     }
 
+    /// Every watcher that comes in, whichever process let it in.
+    ///
+    /// # Errors
+    /// [`LinkError`] after the connection was closed for good.
+    pub async fn coming(&self) -> Result<impl Stream<Item = Seat> + Unpin + Send + use<>, LinkError> {
+        self.told(CAME).await
+    }
+
     /// Every watcher that leaves, whichever process let it in.
     ///
     /// # Errors
     /// [`LinkError`] after the connection was closed for good.
     pub async fn leaving(&self) -> Result<impl Stream<Item = Seat> + Unpin + Send + use<>, LinkError> {
-        let left = self.connection.client().subscribe(LEFT).await;
-        let left = left.map_err(|error| LinkError(error.into()))?;
-        Ok(left.filter_map(|message| std::future::ready(read_seat(&message.payload))))
+        self.told(LEFT).await
+    }
+
+    async fn told(&self, subject: &'static str) -> Result<impl Stream<Item = Seat> + Unpin + Send + use<>, LinkError> {
+        let told = self.connection.client().subscribe(subject).await;
+        let told = told.map_err(|error| LinkError(error.into()))?;
+        Ok(told.filter_map(|message| std::future::ready(read_seat(&message.payload))))
     }
 
     /// Lets somebody in. Where the answer gets lost the server lets nobody in.
@@ -313,14 +327,14 @@ fn read_question(payload: &Bytes, reply: Subject) -> Option<Caller> {
 
 fn read_seat(payload: &Bytes) -> Option<Seat> {
     #[derive(Deserialize)]
-    struct Left {
+    struct Told {
         server: ServerId,
         client: ClientId,
     }
-    let left: Left = serde_json::from_slice(payload).ok()?;
+    let told: Told = serde_json::from_slice(payload).ok()?;
     Some(Seat {
-        server: left.server.id,
-        number: left.client.id,
+        server: told.server.id,
+        number: told.client.id,
     })
 }
 

@@ -275,6 +275,7 @@ pub const RIGHTS: &[Right] = &[
     subscribe("be asked who may come in", "$SYS.REQ.USER.AUTH", &[Door]),
     publish("answer who may come in", "$SYS._INBOX.probe", &[Door]),
     publish("pretend that somebody asks to come in", "$SYS.REQ.USER.AUTH", &[]),
+    subscribe("hear which watcher has come in", "$SYS.ACCOUNT.EDGE.CONNECT", &[Door]),
     subscribe("hear which watcher has left", "$SYS.ACCOUNT.EDGE.DISCONNECT", &[Door]),
     publish("end a connection", "$SYS.REQ.SERVER.PROBE.KICK", &[Door]),
     publish(

@@ -33,6 +33,8 @@ const ASK_AGAIN: Duration = Duration::from_mins(1);
 const SHOPS_MAX: usize = 100;
 /// Ends that are known ahead; beyond it [`ASK_AGAIN`] has to do.
 const ENDS_MAX: usize = 100_000;
+/// Connections that are remembered to have been sent away, so that each is counted once.
+const OVER_MAX: usize = 10_000;
 /// Names of tokens, and patterns, in one message.
 const NAMES_MAX: usize = 500;
 /// How often a second one connection may say who it is, and how often at once.
@@ -53,6 +55,8 @@ struct Inner {
     /// When tokens end, and what they let their bearers see.
     ends: Mutex<BTreeSet<(OffsetDateTime, String)>>,
     sooner: Notify,
+    /// Connections that were sent away, and when the token ends that they had.
+    over: Mutex<BTreeSet<(OffsetDateTime, String)>>,
 }
 
 impl Guard {
@@ -64,6 +68,7 @@ impl Guard {
             says: RateLimiter::keyed(Quota::per_second(SAYS_A_SECOND).allow_burst(SAYS_AT_ONCE)),
             ends: Mutex::default(),
             sooner: Notify::new(),
+            over: Mutex::default(),
         }))
     }
 
@@ -88,15 +93,35 @@ impl Guard {
                 }
             }
             Err(refusal) => {
-                if matches!(refusal, Refusal::Revoked | Refusal::Token(Refused::Expired)) {
-                    self.0.metrics.access_ends.with_label_values(&["resgate"]).inc();
-                }
-                if let (Refusal::Revoked, Ok(identity)) = (&refusal, identity(&self.0.access, &request.body())) {
-                    self.0.access.sent_away(&identity, "resgate", None);
+                let body = request.body();
+                if let Ok(identity) = identity(&self.0.access, &body) {
+                    let access = &self.0.access;
+                    access.note_refused(&identity, Verb::Look, Object::Shop(shop), &refusal);
+                    let is_over = matches!(refusal, Refusal::Revoked | Refusal::Token(Refused::Expired));
+                    if is_over && self.is_first(body.cid, &identity) {
+                        self.0.metrics.access_ends.with_label_values(&["resgate"]).inc();
+                        if refusal == Refusal::Revoked {
+                            access.sent_away(&identity, "resgate", None);
+                        }
+                    }
                 }
                 Answer::Failure(self.failure(&refusal, false))
             }
         }
+    }
+
+    /// Whether a connection was not sent away before with this token: it goes on asking.
+    fn is_first(&self, cid: Option<String>, identity: &Identity) -> bool {
+        let (Some(cid), Some(until)) = (cid, identity.expires_at()) else {
+            return true;
+        };
+        let mut over = self.0.over.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = over.insert((until, cid));
+        if over.len() > OVER_MAX {
+            // The one that is least likely to come again.
+            over.pop_first();
+        }
+        is_first
     }
 
     /// Looks once more at whoever calls: the answer about the access may be old.

@@ -19,13 +19,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{complain, past, say};
+use super::{complain, deed, past, say};
 use crate::app::StopSignals;
 use crate::core::error_chain;
 use crate::core::event::ActionIdMeaning;
 use crate::core::id::{BasketId, SessionId, ShopId, partition_of};
+use crate::core::policy::Verb;
 use crate::journal::{self, Facts, Journal};
-use crate::views::{self, Building, Refold, Version, Views};
+use crate::views::{self, Building, Deed, Refold, Version, Views};
 use compare::InVersion;
 use fill::{Fill, Progress};
 use report::Report;
@@ -135,6 +136,7 @@ fn scope(args: &Args) -> anyhow::Result<Option<(ShopId, Option<SessionId>)>> {
 async fn whole(parts: &Parts, args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
     of_this_journal(parts, parts.views.projections().await?.active).await?;
     if args.anew {
+        note(parts, "rebuild: give up what is being filled".to_owned()).await?;
         for version in parts.views.drop_versions(true).await? {
             say(&format!("dropped {version}"));
         }
@@ -174,6 +176,7 @@ async fn whole(parts: &Parts, args: &Args, stop: CancellationToken) -> anyhow::R
     }
     keep(parts, &report, "all", Some(building.version)).await;
     if args.switch {
+        note(parts, format!("rebuild: switch from {live} to {}", building.version)).await?;
         parts.views.switch(live, building.version).await?;
         settle_parked(parts, building.version).await?;
         say(&format!(
@@ -190,6 +193,11 @@ async fn whole(parts: &Parts, args: &Args, stop: CancellationToken) -> anyhow::R
     }
     say("`ezout rebuild --switch` reads from the new baskets");
     Ok(())
+}
+
+/// Notes what is about to be done with the versions.
+async fn note(parts: &Parts, what: String) -> anyhow::Result<()> {
+    deed::note(&parts.views, Deed::of_system(Verb::Operate, what)).await
 }
 
 /// Keeps a report where it can be shown. It was told already, so nothing depends on that.
@@ -254,11 +262,15 @@ async fn begin(parts: &Parts) -> anyhow::Result<(Version, Building)> {
             building.action_id
         ),
         Some(building) => {
+            note(parts, format!("rebuild: go on with {}", building.version)).await?;
             // It may have been stopped before there was anything.
             parts.views.at(building.version).begin().await?;
             building
         }
-        None => parts.views.begin_version(&epoch, &action_id).await?,
+        None => {
+            note(parts, "rebuild: begin a new version".to_owned()).await?;
+            parts.views.begin_version(&epoch, &action_id).await?
+        }
     };
     Ok((known.active, building))
 }
@@ -355,6 +367,7 @@ async fn roll_back(parts: &Parts, stop: CancellationToken) -> anyhow::Result<()>
         while fills.join_next().await.is_some() {}
         outcome?;
     }
+    note(parts, format!("rebuild: go back from {} to {previous}", known.active)).await?;
     parts.views.roll_back(known.active, previous).await?;
     settle_parked(parts, previous).await?;
     say(&format!(
@@ -390,6 +403,7 @@ async fn drop_old(parts: &Parts) -> anyhow::Result<()> {
         let rest = u64::try_from(MOVED_GRACE_SECONDS - seconds).unwrap_or(0);
         tokio::time::sleep(Duration::from_secs(rest)).await;
     }
+    note(parts, "rebuild: drop old versions".to_owned()).await?;
     let dropped = parts.views.drop_versions(false).await?;
     if dropped.is_empty() {
         say("there is no old version");

@@ -252,7 +252,7 @@ async fn slow_viewer(http_url: &str, shop: &str) -> (tokio::net::TcpStream, Vec<
     socket.set_recv_buffer_size(4_096).unwrap();
     let address = http_url.trim_start_matches("http://").parse().unwrap();
     let mut slow = socket.connect(address).await.unwrap();
-    let request = format!("GET /v1/shops/{shop}/updates HTTP/1.1\r\nhost: test\r\n\r\n");
+    let request = format!("GET /v1/shops/{shop}/updates HTTP/1.1\r\nhost: localhost\r\n\r\n");
     slow.write_all(request.as_bytes()).await.unwrap();
     let mut text = vec![0; 2_048];
     let length = slow.read(&mut text).await.unwrap();

@@ -338,6 +338,38 @@ async fn a_basket_spoiled_by_hand_is_named_found_and_mended() {
     printed(&ezout(&stack, &["rebuild", "--session", &spoiled, "--switch"]).await);
     drift(0).await;
     each_update_once(&stack).await;
+
+    printed(&ezout(&stack, &["rebuild", "--drop-old"]).await);
+    let noted = noted_of(&database, &spoiled).await;
+    for (what, of_the_session) in [
+        ("rebuild: give up what is being filled", false),
+        ("rebuild: begin a new version", false),
+        ("rebuild: go on with baskets_2", false),
+        ("rebuild: switch from baskets to baskets_2", false),
+        ("rebuild: go back from baskets_2 to baskets", false),
+        ("rebuild: fold 1 baskets anew", true),
+        ("rebuild: drop old versions", false),
+    ] {
+        assert!(noted.contains(&(what.to_owned(), of_the_session)), "{what}: {noted:?}");
+    }
+}
+
+/// What commands did, by the audit, each with whether it was with this basket.
+async fn noted_of(database: &mongodb::Database, basket: &str) -> Vec<(String, bool)> {
+    let audit = database.collection::<Document>("audit");
+    let mut found = audit
+        .find(doc! { "verb": "operate", "outcome": "asked" })
+        .await
+        .unwrap();
+    let mut noted = Vec::new();
+    while let Some(deed) = found.next().await {
+        let deed = deed.unwrap();
+        assert!(deed.get_str("who").unwrap().starts_with("command of user "));
+        let part = |name| deed.get_str(name).unwrap_or_default();
+        let is_of = format!("{}.{}", part("shop_id"), part("session_id")) == basket;
+        noted.push((part("what").to_owned(), is_of));
+    }
+    noted
 }
 
 #[tokio::test]

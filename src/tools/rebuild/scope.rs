@@ -16,9 +16,10 @@ use super::report::Report;
 use super::{Args, Parts};
 use crate::core::basket::Basket;
 use crate::core::id::{BasketId, SessionId, ShopId, partition_of};
+use crate::core::policy::Verb;
 use crate::refold::{self, Decoded};
-use crate::tools::say;
-use crate::views::{Keys, Refold, Views, Whole};
+use crate::tools::{deed, say};
+use crate::views::{Deed, Keys, Refold, Views, Whole};
 
 /// How long the projector may take to fold what was asked for.
 const MEND_TIMEOUT: Duration = Duration::from_mins(1);
@@ -173,6 +174,13 @@ pub(super) async fn run(
             report.differing()
         );
     }
+    let what = format!("rebuild: fold {} baskets anew", refolds.len());
+    let deed = Deed::in_shop(Verb::Operate, what, shop);
+    let deed = match session {
+        Some(session) => deed.with_session(session),
+        None => deed,
+    };
+    deed::note(&parts.views, deed).await?;
     mend(&live, &refolds).await?;
     let (after, _) = compared(parts, &live, shop, session).await?;
     if after.differing() > 0 {

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ezout::core::policy::Role;
-use ezout::keys::dev;
+use ezout::keys::dev::{self, Grant};
 use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::guarded::{Asker, Got, dev_mode, grant, keys_of};
+use super::guarded::{Asker, Got, Guarded, dev_mode, grant, keys_of};
 use crate::support::gateway::Gateway;
 use crate::support::{Service, Stack, event, session, wait_for};
 
@@ -204,4 +204,53 @@ async fn who_comes_by_a_part_that_asks_is_noted_by_one_that_does_not_which_says_
         1,
         "{log}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_by_what_a_body_or_a_resource_names_is_noted_as_well() {
+    let guarded = Guarded::shared().await;
+    let (own, other) = (session(), session());
+    let audit = guarded.stack.database().await.collection::<Document>("audit");
+    let noted = async |who: &str, outcome: &str, shop: &str| {
+        let filter = doc! { "who": who, "outcome": outcome, "shop_id": shop };
+        wait_for("the refusal in the audit", async || {
+            audit.find_one(filter.clone()).await.unwrap().map(drop)
+        })
+        .await;
+        audit.count_documents(filter).await.unwrap()
+    };
+
+    let ada = session();
+    let phone = guarded.caller(Some(guarded.token_of(&ada, Role::Shopper, &[&own])));
+    let elsewhere = event(&other, &session(), 1, "ADD", 1, 1.5, 1.5);
+    assert_eq!(phone.post("/send", &elsewhere).await.status, 404);
+    assert_eq!(noted(&ada, "refused: shop", &other).await, 1);
+
+    let bob = session();
+    let of_another = Grant {
+        shopper_id: Some(session()),
+        ..grant(&bob, Some(Role::Shopper), &[&own])
+    };
+    let phone = guarded.caller(Some(guarded.sign(&of_another)));
+    let events: Vec<_> = (1..=300)
+        .map(|number| event(&own, &session(), number, "ADD", 1, 1.5, 1.5))
+        .collect();
+    let left_out = "ezout_audit_left_out_total";
+    let before = guarded.service.metric(left_out).await;
+    let got = phone.post_lines(&format!("/v1/shops/{own}/events"), &events).await;
+    assert_eq!(got.text.matches("forbidden").count(), events.len(), "{got:?}");
+    assert_eq!(noted(&bob, "refused: shopper", &own).await, 1);
+    assert_eq!(
+        guarded.service.metric(left_out).await,
+        before,
+        "one note for a body is enough"
+    );
+
+    let eve = session();
+    let gateway = Gateway::connect(&guarded.stack.nats.url()).await;
+    let jwt = json!({ "jwt": guarded.token_of(&eve, Role::Merchant, &[&own]) });
+    gateway.auth("ezout.auth", "jwt", jwt).await.unwrap();
+    let refused = gateway.subscribe(&format!("ezout.shop.{other}.baskets")).await;
+    assert_eq!(refused.unwrap_err()["code"], "system.notFound");
+    assert_eq!(noted(&eve, "refused: shop", &other).await, 1);
 }

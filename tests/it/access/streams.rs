@@ -30,12 +30,20 @@ impl Stream {
         if let Some(id) = last_id {
             request = request.header("last-event-id", id);
         }
+        let stream = Self::of(request).await;
+        Self {
+            last_id: last_id.map(str::to_owned),
+            ..stream
+        }
+    }
+
+    async fn of(request: reqwest::RequestBuilder) -> Self {
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), 200);
         Self {
             response,
             buffer: String::new(),
-            last_id: last_id.map(str::to_owned),
+            last_id: None,
         }
     }
 
@@ -293,4 +301,81 @@ async fn one_caller_takes_no_more_streams_than_it_may_and_the_others_notice_noth
     assert_eq!(caller(&session()).get(&updates).await.status, 200);
     streams.pop();
     caller(&ada).get_until(&updates).await;
+}
+
+/// A replay that would go on for minutes: some events, and the longest pause before each.
+fn replay(caller: &Asker, shop: &str, visit: &str) -> reqwest::RequestBuilder {
+    let path = format!("/v1/shops/{shop}/sessions/{visit}/events?speed=0.001");
+    let request = caller.request(reqwest::Method::GET, &path);
+    request.header("accept", "text/event-stream")
+}
+
+async fn visit_in(admin: &Asker, shop: &str) -> String {
+    let visit = session();
+    let mut sequence = 0;
+    for action_id in 1..=40 {
+        let added = event(shop, &visit, action_id, "ADD", 1, 1.5, 1.5);
+        sequence = admin.publish(shop, &added).await.sequence();
+    }
+    let basket = format!("/v1/shops/{shop}/sessions/{visit}/basket?min_sequence={sequence}");
+    admin.get_until(&basket).await;
+    visit
+}
+
+#[tokio::test]
+async fn a_replay_ends_with_the_right_to_it() {
+    let guarded = Guarded::shared().await;
+    let (shop, rights) = (session(), guarded.rights().await);
+    let visit = visit_in(&guarded.admin(), &shop).await;
+    let series = "ezout_access_ends_total{door=\"replay\"}";
+    let before = guarded.service.metric(series).await.unwrap();
+
+    let ada = session();
+    let ada_replays = guarded.caller(Some(guarded.token_of(&ada, Role::Support, &[&shop])));
+    let mut revoked = Stream::of(replay(&ada_replays, &shop, &visit)).await;
+    rights.views.revoke(&Revoked::Subject(ada)).await.unwrap();
+    assert_eq!(revoked.ends().await.0, json!({ "reason": "revoked" }));
+
+    let carol = session();
+    rights.set_member(&carol, Role::Support, &[&shop]).await;
+    let carol_replays = guarded.caller(Some(guarded.sign(&grant(&carol, None, &[]))));
+    let basket = format!("/v1/shops/{shop}/sessions/{visit}/basket");
+    carol_replays.get_until(&basket).await;
+    let mut denied = Stream::of(replay(&carol_replays, &shop, &visit)).await;
+    // She still looks, and replays no more.
+    rights.set_member(&carol, Role::Merchant, &[&shop]).await;
+    assert_eq!(denied.ends().await.0, json!({ "reason": "denied" }));
+
+    let token = guarded.sign(&Grant {
+        lasts: Duration::from_secs(3),
+        ..grant(&session(), Some(Role::Support), &[&shop])
+    });
+    let mut expired = Stream::of(replay(&guarded.caller(Some(token)), &shop, &visit)).await;
+    assert_eq!(expired.ends().await.0, json!({ "reason": "expired" }));
+    assert!(guarded.service.metric(series).await.unwrap() >= before + 3.0);
+}
+
+#[tokio::test]
+async fn a_replay_takes_the_place_of_a_live_stream_and_ends_when_the_process_stops() {
+    let guarded = Guarded::shared().await;
+    let keys = keys_of(&guarded.stack);
+    let mut environment = dev_mode(&keys).to_vec();
+    environment.push(("EZOUT_VIEWERS_PER_CALLER", "1"));
+    let mut service = guarded.stack.service_with("api", &environment).await;
+    let (shop, ada) = (session(), session());
+    let visit = visit_in(&guarded.admin(), &shop).await;
+    let caller = Asker::new(&service, Some(guarded.token_of(&ada, Role::Support, &[&shop])));
+    caller
+        .get_until(&format!("/v1/shops/{shop}/sessions/{visit}/basket"))
+        .await;
+    let mut stream = Stream::of(replay(&caller, &shop, &visit)).await;
+    let refused = replay(&caller, &shop, &visit).send().await.unwrap();
+    assert_eq!(refused.status(), 429);
+    let updates = caller.get(&format!("/v1/shops/{shop}/updates")).await;
+    assert_eq!((updates.status, updates.code().as_str()), (429, "too_many_requests"));
+    // The events at once are no stream that goes on.
+    let events = caller.get(&format!("/v1/shops/{shop}/sessions/{visit}/events")).await;
+    assert_eq!(events.status, 200);
+    let (bye, _) = tokio::join!(stream.ends(), service.stop());
+    assert_eq!(bye.0, json!({ "reason": "stopping" }));
 }

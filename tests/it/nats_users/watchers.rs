@@ -430,3 +430,38 @@ async fn an_issuer_that_does_not_answer_keeps_nobody_waiting_at_the_door() {
     let log = std::fs::read_to_string(doors.stack.nats.log()).unwrap();
     assert!(log.contains("unavailable"), "the server does not know why: {log}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_let_in_and_did_not_come_is_forgotten() {
+    let doors = Doors::open().await;
+    let shop = shop();
+    let mut stays = doors.watcher(&doors.merchant("stays", &[&shop])).await;
+    // The server asks a process that sleeps, and has given up when it is answered.
+    doors.service.signal(rustix::process::Signal::STOP);
+    let is_in = doors.lets_in(&doors.merchant("late", &[&shop])).await;
+    doors.service.signal(rustix::process::Signal::CONT);
+    assert!(!is_in);
+    for watchers in [2.0, 1.0] {
+        wait_for(&format!("{watchers} watchers"), async || {
+            (doors.service.metric("ezout_nats_watchers").await == Some(watchers)).then_some(())
+        })
+        .await;
+    }
+    assert!(!*stays.lost.borrow_and_update(), "who came in stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_caller_has_no_more_connections_than_it_may() {
+    let doors = Doors::open_with(async |_| vec![("EZOUT_VIEWERS_PER_CALLER", "2".to_owned())]).await;
+    let shop = shop();
+    let ada = || doors.merchant("ada", &[&shop]);
+    let first = doors.watcher(&ada()).await;
+    let _second = doors.watcher(&ada()).await;
+    let series = "ezout_limited_places_total{place=\"watcher\"}";
+    let before = doors.service.metric(series).await.unwrap();
+    assert!(!doors.lets_in(&ada()).await);
+    assert!(doors.service.metric(series).await.unwrap() > before);
+    assert!(doors.lets_in(&doors.merchant("bob", &[&shop])).await);
+    drop(first);
+    let _third = doors.watcher(&ada()).await;
+}
