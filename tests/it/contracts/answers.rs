@@ -16,7 +16,7 @@ use crate::support::{Service, Stack, event, printed, session, wait_for};
 const ELSEWHERE: [&str; 4] = ["400", "408", "500", "507"];
 
 /// Methods that send a body.
-const SENDING: [&str; 2] = ["POST", "PUT"];
+const SENDING: [&str; 3] = ["POST", "PUT", "DELETE"];
 /// An id that no correction has.
 const CORRECTION: &str = "00000000-0000-4000-8000-000000000000";
 
