@@ -52,15 +52,15 @@ impl Days {
             slots.retain(|_, slot| {
                 // Whoever is being answered has their own hold on it.
                 let is_asked = Arc::strong_count(slot) > 1;
-                is_asked || !is_full && slot.try_lock().is_ok_and(|kept| is_fresh(kept.as_ref()))
+                is_asked || !is_full && slot.try_lock().is_ok_and(|kept| kept.as_ref().is_some_and(is_fresh))
             });
         }
         Arc::clone(slots.entry(key).or_default())
     }
 }
 
-fn is_fresh(kept: Option<&Kept>) -> bool {
-    kept.is_some_and(|(at, ..)| at.elapsed() < FRESH)
+fn is_fresh((at, ..): &Kept) -> bool {
+    at.elapsed() < FRESH
 }
 
 #[derive(Serialize)]
@@ -93,7 +93,7 @@ pub(super) async fn day(
         let day = asked(query.as_deref(), now)?;
         let slot = api.days().slot((shop, day));
         let mut slot = slot.lock().await;
-        let fresh = slot.as_ref().filter(|kept| is_fresh(Some(kept)));
+        let fresh = slot.as_ref().filter(|kept| is_fresh(kept));
         let (sequence, points) = if let Some((_, sequence, points)) = fresh {
             (*sequence, Arc::clone(points))
         } else {

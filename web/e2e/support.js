@@ -93,7 +93,7 @@ export class Shop {
   }
 
   /** All open baskets, as the API has them. */
-  async open() {
+  async openBaskets() {
     const all = [];
     let next = null;
     do {
@@ -225,7 +225,7 @@ export async function agrees(page, shop) {
   let truth;
   try {
     await until('the board to be as the API says', async () => {
-      truth = Object.fromEntries((await shop.open()).map((basket) => [basket.session_id, { items: basket.item_count, total: basket.total }]));
+      truth = Object.fromEntries((await shop.openBaskets()).map((basket) => [basket.session_id, { items: basket.item_count, total: basket.total }]));
       seen = await shown(page);
       try {
         assert.deepEqual(seen, truth);
