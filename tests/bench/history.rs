@@ -11,7 +11,7 @@ use crate::load::Connection;
 use crate::meter::{Times, as_float};
 use crate::processors::{Processors, Used, resident_bytes};
 use crate::raw;
-use crate::service::{Machine, Place};
+use crate::service::{Machine, Place, Service};
 use crate::table::{Goal, Row, Table};
 
 /// Actions of a session; its events lie as far apart as the journal allows.
@@ -85,6 +85,7 @@ pub(crate) async fn sessions(machine: &Machine, plan: &Plan, table: &mut Table) 
         goal: Goal::None,
         used: processors.used(),
     });
+    rebuild(machine, &place, &service, (&name, events, projected), table).await;
     drop(service);
     place.nats[0].restart().await.expect("nats-server starts again");
     let rest = resident_bytes(place.nats_ids()[0], false);
@@ -99,6 +100,27 @@ pub(crate) async fn sessions(machine: &Machine, plan: &Plan, table: &mut Table) 
         "what it needs to serve them".to_owned(),
     );
     without_baskets(machine, plan, &place, (first, sessions), &name, table).await;
+}
+
+/// All baskets folded anew and compared beside the idle service, against what projecting the same events took it.
+async fn rebuild(
+    machine: &Machine,
+    place: &Place,
+    service: &Service,
+    (name, events, projected): (&str, u64, Duration),
+    table: &mut Table,
+) {
+    let processors = Processors::watch(watched(machine, place, service.id()));
+    let time = place.rebuild().await;
+    let a_second = |time: Duration| as_float(events) / time.as_secs_f64();
+    table.add(&Row {
+        work: format!("{name}: rebuild with its comparison"),
+        figure: format!("{:>7.0} events/s", a_second(time)),
+        limit: format!("{:>7.0} events/s projected", a_second(projected)),
+        ratio: a_second(time) / a_second(projected),
+        goal: Goal::AtLeast(3.0),
+        used: processors.used(),
+    });
 }
 
 /// The same where the views are gone: the shop's events are looked through.

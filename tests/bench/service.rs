@@ -218,6 +218,17 @@ impl Place {
         begin.elapsed()
     }
 
+    /// Folds all baskets anew, and answers how long that took with the comparison.
+    pub(crate) async fn rebuild(&self) -> Duration {
+        let views = [
+            "--mongodb-uri",
+            &self.mongodb_uri,
+            "--mongodb-database",
+            self.database.name(),
+        ];
+        self.run(&[&["rebuild"][..], &views].concat()).await
+    }
+
     /// A file in a folder that is removed at the end.
     pub(crate) fn file(&self, name: &str) -> std::path::PathBuf {
         self.log.with_file_name(name)
