@@ -66,7 +66,7 @@ impl Requests {
         };
         write!(
             request,
-            "POST {path} HTTP/1.1\r\nhost: bench\r\n{headers}content-type: application/{kind}\r\ncontent-length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\n{headers}content-type: application/{kind}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         )
         .expect("memory takes it");
@@ -196,7 +196,7 @@ impl Connection {
         action.write_json(&mut body);
         write!(
             request,
-            "POST /publish/{} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "POST /publish/{} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             action.shop,
             body.len()
         )
@@ -210,7 +210,7 @@ impl Connection {
     pub(crate) async fn correct(&mut self, action: Action) {
         let body = "{\"author\":\"Ada\",\"reason\":\"for the trouble\",\"adjustment\":{\"by\":0.25}}";
         let request = format!(
-            "POST /v1/shops/{}/sessions/{}/corrections HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /v1/shops/{}/sessions/{}/corrections HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             action.shop,
             action.session,
             body.len()
@@ -221,7 +221,7 @@ impl Connection {
 
     /// Asks for a path and answers the body.
     pub(crate) async fn get(&mut self, path: &str) -> String {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
         let answer = self.ask(request.as_bytes()).await;
         assert_eq!(answer.status, 200, "the service refused: {}", answer.text);
         let text = String::from_utf8_lossy(&self.buffer);
