@@ -45,7 +45,7 @@ fuzz:
 	EZOUT_TEST_REQUIRE=schemathesis EZOUT_FUZZ_EXAMPLES=$(or $(EXAMPLES),100) cargo test --test it fuzz -- --nocapture
 
 chaos: servers
-	EZOUT_CHAOS_SECONDS=$(or $(SECONDS),600) EZOUT_EDIT_KILLS=$(or $(KILLS),50) EZOUT_QUIET_SECONDS=60 cargo test --test it chaos -- --nocapture
+	EZOUT_CHAOS_SECONDS=$(or $(SECONDS),600) EZOUT_EDIT_KILLS=$(or $(KILLS),50) EZOUT_QUIET_SECONDS=60 EZOUT_FAULTS=all cargo test --test it chaos -- --nocapture
 
 bench: servers
 	cargo bench --bench pipeline $(ARGS)

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::access::Access;
 use crate::admit;
@@ -135,7 +136,7 @@ pub async fn run(
     ));
 
     keep_handlings(&views, role, &tasks, &stop_journal);
-    keep_figures(&views, role, &metrics, &tasks, &stop_journal);
+    keep_figures(&options, &views, role, &metrics, &tasks, &stop_journal)?;
     let presenter = start_presenting(&options, role, &journal, &views, &access, &status, &metrics).await?;
     let projector = role.projects().then(|| {
         let parts = Parts {
@@ -246,12 +247,21 @@ fn keep_handlings(views: &Views, role: Role, tasks: &TaskTracker, stop: &Cancell
 }
 
 /// Starts to note how MongoDB stands; the processes that write to it ask for its figures.
-fn keep_figures(views: &Views, role: Role, metrics: &Arc<Metrics>, tasks: &TaskTracker, stop: &CancellationToken) {
+fn keep_figures(
+    options: &ServiceOptions,
+    views: &Views,
+    role: Role,
+    metrics: &Arc<Metrics>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let shops = figures::shown(&options.project.shop_figures)?;
     let (views, metrics, stop) = (views.clone(), Arc::clone(metrics), stop.clone());
     tasks.spawn(async move {
-        let keeping = figures::keep(views, &metrics, role.projects());
+        let keeping = figures::keep(views, &shops, &metrics, role.projects());
         stop.run_until_cancelled(keeping).await;
     });
+    Ok(())
 }
 
 /// Starts to know who callers are.
@@ -300,7 +310,8 @@ async fn open_door(
         metrics: Arc::clone(metrics),
     };
     let stop = CancellationToken::new();
-    Ok(Some((tokio::spawn(admit::run(parts, stop.clone())), stop)))
+    let admitting = admit::run(parts, stop.clone()).instrument(tracing::error_span!("admit"));
+    Ok(Some((tokio::spawn(admitting), stop)))
 }
 
 /// Tries what the users of this process must not do, where they are ours; their part in readiness. Where they are not,
@@ -395,6 +406,7 @@ async fn start_presenting(
     };
     let stop = CancellationToken::new();
     let presenting = present::run(parts, stop.clone());
+    let presenting = presenting.instrument(tracing::error_span!("present"));
     Ok((tokio::spawn(presenting), stop))
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::core::error_chain;
 use crate::core::event::{ActionIdMeaning, Change, Correction, JournalEvent};
@@ -115,7 +116,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
             tracing::info!("this process takes corrections");
             let stop = CancellationToken::new();
             let work = work(parts.clone(), config.edits_per_minute, stop.clone());
-            working = Some((stop, tokio::spawn(work)));
+            working = Some((stop, tokio::spawn(work.instrument(tracing::error_span!("correct")))));
         } else if !leads && let Some((stop, _)) = working.take() {
             tracing::warn!("another process takes corrections now");
             stop.cancel();

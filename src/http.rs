@@ -21,6 +21,7 @@ mod operations;
 mod past;
 pub mod problem;
 mod read;
+mod seen;
 pub mod serve;
 mod shop;
 mod traced;
@@ -324,6 +325,7 @@ fn routes() -> Vec<Route> {
         Route::get("/v1/shops/{shop}/day", Shop(Look), day::day),
         Route::get("/v1/shops/{shop}", Shop(Look), shop::show),
         Route::put("/v1/shops/{shop}", Shop(Operate), shop::set),
+        Route::post("/v1/shops/{shop}/seen", Shop(Look), seen::note),
         Route::get("/v1/shops/{shop}/handlings", Shop(Look), handling::list),
         Route::put(
             "/v1/shops/{shop}/sessions/{session}/handling",

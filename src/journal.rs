@@ -24,6 +24,7 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::core::id::ShopId;
@@ -212,8 +213,8 @@ impl Journal {
         let (requests, queue) = mpsc::channel(places);
         let (upkeep, state) = Upkeep::new(config, link.clone(), Arc::clone(&metrics));
         let writer = Writer::new(link.clone(), &upkeep, state.clone(), queue, Arc::clone(&metrics));
-        tasks.spawn(upkeep.run(stop.clone()));
-        tasks.spawn(writer.run(stop));
+        tasks.spawn(upkeep.run(stop.clone()).instrument(tracing::error_span!("append")));
+        tasks.spawn(writer.run(stop).instrument(tracing::error_span!("append")));
         Ok(Self {
             link,
             state,

@@ -21,9 +21,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
+use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 pub use self::frame::Goodbye;
 use self::log::Log;
@@ -36,6 +38,8 @@ use crate::views::Views;
 
 /// Viewers that may read old updates from the stream at once; each has a consumer at the server meanwhile.
 const CATCHING_UP_MAX: usize = 64;
+/// Whoever says later that an update is on the screen was asleep meanwhile.
+const SEEN_MAX: Duration = Duration::from_mins(1);
 
 /// How viewers are served.
 #[derive(Debug, Clone, clap::Args)]
@@ -103,6 +107,20 @@ impl Hub {
         }))
     }
 
+    /// How long ago the update of an event was stored; nothing if it is not in memory here, or so old that whoever asks
+    /// was not watching.
+    pub fn age(&self, shop: ShopId, sequence: u64) -> Option<Duration> {
+        let log = self
+            .0
+            .shops
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&shop)
+            .cloned()?;
+        let age = OffsetDateTime::now_utc() - log.stored_at(sequence)?;
+        Duration::try_from(age).ok().filter(|age| *age < SEEN_MAX)
+    }
+
     /// The updates of a shop as Server-Sent Events, from the one after `after`, or from a snapshot on.
     ///
     /// The stream begins at once, whether or not NATS and MongoDB are there, stays open while they are
@@ -162,7 +180,8 @@ impl Hub {
         log.add_viewer();
         shops.insert(shop, Arc::clone(&log));
         self.0.metrics.live_shops.inc();
-        self.0.tasks.spawn(shop::follow(self.clone(), shop, Arc::clone(&log)));
+        let following = shop::follow(self.clone(), shop, Arc::clone(&log));
+        self.0.tasks.spawn(following.instrument(tracing::error_span!("live")));
         log
     }
 

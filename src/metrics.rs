@@ -5,7 +5,7 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
@@ -86,6 +86,7 @@ macro_rules! metrics {
     (@type counter_by) => { IntCounterVec };
     (@type gauge) => { IntGauge };
     (@type gauge_by) => { IntGaugeVec };
+    (@type amount_by) => { GaugeVec };
     (@type info) => { IntGaugeVec };
     (@type histogram) => { Histogram };
     (@type histogram_by) => { HistogramVec };
@@ -97,6 +98,7 @@ macro_rules! metrics {
     };
     (@make gauge, $name:expr, $help:expr,) => { IntGauge::new($name, $help) };
     (@make gauge_by, $name:expr, $help:expr, $label:literal) => { IntGaugeVec::new(Opts::new($name, $help), &[$label]) };
+    (@make amount_by, $name:expr, $help:expr, $label:literal) => { GaugeVec::new(Opts::new($name, $help), &[$label]) };
     (@make info, $name:expr, $help:expr, $label:literal = $value:expr) => {
         IntGaugeVec::new(Opts::new($name, $help), &[$label]).inspect(|series| series.with_label_values(&[$value]).set(1))
     };
@@ -114,7 +116,7 @@ metrics! {
     /// The version of this program, in the label; always 1.
     build_info: info("version" = env!("CARGO_PKG_VERSION")) "ezout_build_info";
     /// Time from a request's arrival to its answer, by route.
-    http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "baskets", "summary", "history", "explain", "corrections", "updates", "audit", "day", "shop", "handling", "me", "operations", "page", "other"]) "ezout_http_request_seconds";
+    http_request_seconds: histogram_by(SECONDS, "route" = ["publish", "send", "events", "basket", "baskets", "summary", "history", "explain", "corrections", "updates", "audit", "day", "shop", "handling", "seen", "me", "operations", "page", "other"]) "ezout_http_request_seconds";
     /// Events that came by HTTP, by what became of them.
     received_events: counter_by("outcome" = ["recorded", "duplicate", "conflict", "refused", "overloaded", "unavailable", "unknown"]) "ezout_received_events_total";
     /// Connections to the second address that are open.
@@ -258,6 +260,18 @@ metrics! {
     res_resets: counter() "ezout_res_resets_total";
     /// Shops of which this process presents resources.
     res_shops: gauge() "ezout_res_shops";
+    /// Time from when an update was stored until a browser's word came back that it is on the screen, of some updates.
+    seen_seconds: histogram(SECONDS) "ezout_seen_seconds";
+    /// Open baskets of a shop; of the shops in EZOUT_SHOP_FIGURES.
+    shop_open_baskets: gauge_by("shop") "ezout_shop_open_baskets";
+    /// What is in the open baskets of a shop, in its currency; of the shops in EZOUT_SHOP_FIGURES.
+    shop_open_amount: amount_by("shop") "ezout_shop_open_amount";
+    /// Open baskets of a shop whose totals differ; of the shops in EZOUT_SHOP_FIGURES.
+    shop_diverged_baskets: gauge_by("shop") "ezout_shop_diverged_baskets";
+    /// Baskets of a shop that were paid today, since midnight in UTC; of the shops in EZOUT_SHOP_FIGURES.
+    shop_paid_baskets: gauge_by("shop") "ezout_shop_paid_baskets_today";
+    /// What was paid in a shop today, since midnight in UTC, in its currency; of the shops in EZOUT_SHOP_FIGURES.
+    shop_paid_amount: amount_by("shop") "ezout_shop_paid_amount_today";
     /// Viewers of live updates that are connected.
     live_viewers: gauge() "ezout_live_viewers";
     /// Viewers of live updates that may be connected at once.

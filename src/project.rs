@@ -20,9 +20,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::core::duration::OrNever;
 use crate::core::event::ActionIdMeaning;
+use crate::core::id::ShopId;
 use crate::journal::{self, Facts, Journal};
 use crate::metrics::Metrics;
 use crate::trace::Tracer;
@@ -56,6 +58,14 @@ pub struct Config {
     /// when the shopper comes back. `never` for not at all.
     #[arg(long, env = "EZOUT_ABANDON_AFTER", default_value = "30m")]
     pub abandon_after: OrNever,
+
+    /// Shops whose business is in the metrics, with the shop's id as label: ids separated by commas, at most 50. Without it: none, so that metrics name nobody.
+    #[arg(long, env = "EZOUT_SHOP_FIGURES", value_delimiter = ',', value_parser = shop)]
+    pub shop_figures: Vec<ShopId>,
+}
+
+fn shop(text: &str) -> Result<ShopId, String> {
+    ShopId::parse(text.trim()).map_err(|_| format!("{text:?} is no id of a shop, which is a UUID"))
 }
 
 /// What a projector needs; cheap to clone.
@@ -138,7 +148,8 @@ pub async fn run(config: Config, parts: Parts, status: Status, stop: Cancellatio
         config.scrub_per_minute,
         stop.clone(),
     );
-    let (abandoning, scrubbing) = (tokio::spawn(abandoning), tokio::spawn(scrubbing));
+    let abandoning = tokio::spawn(abandoning.instrument(tracing::error_span!("abandon")));
+    let scrubbing = tokio::spawn(scrubbing.instrument(tracing::error_span!("scrub")));
     let mut keeper = Keeper {
         me,
         parts,
@@ -307,7 +318,8 @@ impl Keeper {
             lease,
             stop.clone(),
         );
-        let task = tokio::spawn(partition.run());
+        let stage = tracing::error_span!("project", partition = lease.partition);
+        let task = tokio::spawn(partition.run().instrument(stage));
         self.owned.insert(lease.partition, Owned { stop, task });
     }
 

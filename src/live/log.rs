@@ -181,6 +181,14 @@ impl Log {
         self.state().newest
     }
 
+    /// Since when the update of an event is stored, while it is among the last ones.
+    pub(super) fn stored_at(&self, sequence: u64) -> Option<OffsetDateTime> {
+        let state = self.state();
+        let mut recent = state.recent.iter().rev();
+        let told = recent.find(|told| told.at.sequence == sequence)?;
+        Some(told.stored_at)
+    }
+
     /// Since when it is not known whether there is more.
     pub(super) fn stale_since(&self) -> Option<OffsetDateTime> {
         self.state().stale_since

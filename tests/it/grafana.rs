@@ -2,6 +2,7 @@
 //! in a real Prometheus that scrapes a running system.
 
 mod dashboards;
+mod faults;
 mod prometheus;
 mod queries;
 

@@ -30,5 +30,6 @@ mod servers;
 mod support;
 mod tidy;
 mod tokens;
+mod traces;
 mod updates;
 mod web;

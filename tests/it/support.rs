@@ -254,7 +254,10 @@ impl Service {
             .get("EZOUT_HTTP_ADDR")
             .and_then(|address| address.rsplit(':').next()?.parse().ok());
         let http = chosen.unwrap_or_else(|| free_port().expect("a port"));
-        let admin = free_port().expect("a port");
+        let chosen = environment
+            .get("EZOUT_ADMIN_ADDR")
+            .and_then(|address| address.rsplit(':').next()?.parse().ok());
+        let admin = chosen.unwrap_or_else(|| free_port().expect("a port"));
         let log = folder.join(format!("{role}-{admin}.log"));
         let file = std::fs::File::create(&log).expect("a log file");
         // The process dies with the thread that started it, so that a test run that is killed leaves none behind.

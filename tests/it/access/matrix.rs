@@ -165,6 +165,7 @@ fn request(method: &Method, path: &str, shop: &str, of: &Stocked, number: i64) -
             | "/v1/shops/{shop}/sessions/{session}/corrections"
             | "/v1/shops/{shop}/sessions/{session}/corrections/{correction}",
         ) => (None, 200, 404),
+        ("POST", "/v1/shops/{shop}/seen") => (Some(json!({ "sequence": 1 })), 204, 204),
         ("DELETE", "/v1/shops/{shop}/sessions/{session}/handling") => (Some(json!({ "by": "Bob" })), 200, 404),
         ("PUT", "/v1/shops/{shop}") => (Some(json!({ "name": "matrix" })), 200, 200),
         ("PUT", "/v1/shops/{shop}/sessions/{session}/handling") => {

@@ -37,8 +37,8 @@ pub async fn promtool(program: &Path, arguments: &[&str]) -> String {
     printed
 }
 
-/// The configuration of `grafana/prometheus.yml`, with these targets, every second.
-pub fn configuration(targets: &[(&str, &str)]) -> String {
+/// The configuration of `grafana/prometheus.yml`, with these targets and the rules of this folder, every second.
+pub fn configuration(targets: &[(&str, &str)], rules: &Path) -> String {
     let mut here = String::new();
     let mut job = String::new();
     let mut inside = None;
@@ -70,7 +70,7 @@ pub fn configuration(targets: &[(&str, &str)]) -> String {
             }
         }
     }
-    here.replace("rules/", &format!("{}/", place("rules").display()))
+    here.replace("rules/", &format!("{}/", rules.display()))
 }
 
 /// What a Prometheus from 2.49 on gets with `enable_compression: false` at the address that is answered: the metrics of
@@ -105,10 +105,15 @@ pub struct Prometheus {
 impl Prometheus {
     /// Starts one that scrapes these targets, each the name of a job and an address.
     pub async fn start(program: &Path, folder: &Path, targets: &[(&str, &str)]) -> Self {
+        Self::start_with(program, folder, targets, &place("rules")).await
+    }
+
+    /// Starts one with the rules of another folder.
+    pub async fn start_with(program: &Path, folder: &Path, targets: &[(&str, &str)], rules: &Path) -> Self {
         let folder = folder.join("prometheus");
         fs::create_dir_all(&folder).unwrap();
         let config = folder.join("prometheus.yml");
-        fs::write(&config, configuration(targets)).unwrap();
+        fs::write(&config, configuration(targets, rules)).unwrap();
         let address = format!("127.0.0.1:{}", free_port().unwrap());
         let log = fs::File::create(folder.join("log")).unwrap();
         let child = Command::new("setpriv")

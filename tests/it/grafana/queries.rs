@@ -45,7 +45,7 @@ async fn the_rules_are_rules_and_fire_when_they_should() {
     let config = folder.path().join("prometheus.yml");
     std::fs::write(
         &config,
-        configuration(&[("ezout", "127.0.0.1:1"), ("resgate", "127.0.0.1:2")]),
+        configuration(&[("ezout", "127.0.0.1:1"), ("resgate", "127.0.0.1:2")], &place("rules")),
     )
     .unwrap();
     promtool(&tool, &["check", "config", config.to_str().unwrap()]).await;
@@ -99,7 +99,9 @@ impl Busy {
         let stack = Stack::start().await;
         let resgate = Resgate::start(&stack).await?;
         let keys = stack.folder().join("keys").display().to_string();
+        let shown = shop_of(0).to_string();
         let environment = [
+            ("EZOUT_SHOP_FIGURES", &*shown),
             ("EZOUT_AUTH", "dev"),
             ("EZOUT_AUTH_DEV_KEYS", &*keys),
             ("EZOUT_EDITS_PER_MINUTE", "60"),
@@ -194,7 +196,18 @@ impl Busy {
         let url = format!("{}/v1/shops/{shop}/updates", self.service.http_url());
         let asked = reqwest::Client::new().get(url).bearer_auth(token);
         let mut answer = asked.send().await.unwrap().error_for_status().unwrap();
-        tokio::spawn(async move { while matches!(answer.chunk().await, Ok(Some(_))) {} })
+        let says = reqwest::Client::new()
+            .post(format!("{}/v1/shops/{shop}/seen", self.service.http_url()))
+            .bearer_auth(token);
+        tokio::spawn(async move {
+            while let Ok(Some(chunk)) = answer.chunk().await {
+                if let Some(sequence) = sequence_in(&String::from_utf8_lossy(&chunk)) {
+                    let seen = says.try_clone().unwrap().json(&json!({ "sequence": sequence }));
+                    // Whoever is sent away says nothing more.
+                    let _ = seen.send().await;
+                }
+            }
+        })
     }
 
     /// A correction by the API and one by hand, batches, refusals, a revocation, and a look through Resgate.
@@ -460,6 +473,13 @@ fn every_series_is_used(names: &[String], rules: &[Value]) {
         .filter(|text| text.starts_with("ezout_") && !text.contains(['{', ' ']));
     let unused: Vec<&str> = exported.filter(|name| !has(name)).collect();
     assert!(unused.is_empty(), "no panel and no rule uses {unused:?}");
+}
+
+/// The event that an update of a stream tells of, which stands whole in what came.
+fn sequence_in(text: &str) -> Option<u64> {
+    let update = text.split("event: update\n").nth(1)?;
+    let digits = update.split("\"sequence\":").nth(1)?.split(',').next()?;
+    digits.parse().ok()
 }
 
 /// A series without what a histogram puts behind its name.
