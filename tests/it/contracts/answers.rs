@@ -118,6 +118,8 @@ async fn every_documented_answer_is_given_and_fits() {
         for status in operation["responses"].as_object().unwrap().keys() {
             let sends = SENDING.contains(&method.as_str());
             let elsewhere = ELSEWHERE.contains(&status.as_str()) && (sends || status == "500");
+            // Nothing is away that this needs but who may do what; the tests of access have it.
+            let elsewhere = elsewhere || (path.ends_with("/seen") && status == "503");
             let given = seen.contains(&(method.clone(), path, status.parse().unwrap()));
             assert!(given || elsewhere, "no test is answered {status} by {method} {path}");
         }

@@ -117,6 +117,8 @@ struct Place {
     shop: String,
     visit: String,
     sending: Arc<AtomicBool>,
+    /// When everything was there.
+    since: Instant,
 }
 
 impl Place {
@@ -148,7 +150,14 @@ impl Place {
         ];
         let targets: Vec<(&str, &str)> = targets.iter().map(|(job, target)| (*job, &**target)).collect();
         let prometheus = Prometheus::start_with(server, stack.folder(), &targets, &rules).await;
+        // Before its first scrape nothing is there, and that is no fault.
+        wait_for("a scrape of both, and no alert of the time before", async || {
+            let up = prometheus.find("sum(up) unless on () ALERTS").await.ok()?;
+            (up.first()?.1 >= 2.0).then_some(())
+        })
+        .await;
         let place = Self {
+            since: Instant::now(),
             prometheus,
             resgate,
             service,
@@ -182,10 +191,11 @@ impl Place {
         });
     }
 
-    /// Alerts that fire, or have fired since the beginning.
+    /// Alerts that fire, or have fired since everything was there.
     async fn fired(&self) -> BTreeSet<String> {
-        let query = "count by (alertname) (count_over_time(ALERTS{alertstate=\"firing\"}[1h]))";
-        let found = self.prometheus.find(query).await.unwrap();
+        let since = self.since.elapsed().as_millis();
+        let query = format!("count by (alertname) (count_over_time(ALERTS{{alertstate=\"firing\"}}[{since}ms]))");
+        let found = self.prometheus.find(&query).await.unwrap();
         let name = |labels: &serde_json::Value| labels["alertname"].as_str().unwrap().to_owned();
         found.iter().map(|(labels, _)| name(labels)).collect()
     }
