@@ -12,5 +12,6 @@ mod hostile;
 mod matrix;
 mod names;
 mod resources;
+mod revoked;
 mod sending;
 mod streams;

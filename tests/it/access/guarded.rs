@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use ezout::core::policy::{Role, Shops};
 use ezout::keys::dev::{self, Grant};
-use ezout::views::{Member, Views};
+use ezout::views::{Member, Revoked, RevokedUntil, Views};
 use futures::StreamExt as _;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
@@ -62,7 +62,8 @@ impl Guarded {
             .await
     }
 
-    async fn start() -> Self {
+    /// A system of a test's own.
+    pub async fn start() -> Self {
         let stack = Stack::start().await;
         let keys = keys_of(&stack);
         let service = stack.service_with("serve", &dev_mode(&keys)).await;
@@ -193,6 +194,11 @@ impl RightsOf {
             views: Views::start(&config, &tasks, stop.clone()).await.unwrap(),
             _stop: stop.drop_guard(),
         }
+    }
+
+    /// Revokes until somebody lifts it.
+    pub async fn revoke(&self, revoked: &Revoked) {
+        self.views.revoke(revoked, RevokedUntil::Lifted).await.unwrap();
     }
 
     pub async fn set_member(&self, subject: &str, role: Role, shops: &[&str]) {
