@@ -5,6 +5,7 @@
 
 mod audit;
 mod browsers;
+mod commands;
 mod faults;
 mod floods;
 pub mod guarded;
