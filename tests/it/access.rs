@@ -3,6 +3,7 @@
 //! What is expected is worked out from the policy and from the tables of routes and resources, so that whatever is added
 //! there and is not known here fails by its name.
 
+mod alike;
 mod audit;
 mod browsers;
 mod commands;
