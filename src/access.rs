@@ -25,7 +25,7 @@ use crate::core::policy::{self, Caller, Denied, Object, Role, Shops, Verb};
 use crate::core::retry::Backoff;
 use crate::keys::{Claims, Keys, Refused};
 use crate::metrics::Metrics;
-use crate::views::{Deed, Member, Revoked, Rights, ViewError, Views, parse_shops};
+use crate::views::{Deed, Member, Revocation, Revoked, Rights, ViewError, Views, parse_shops};
 
 /// Rights are read again after this, whether or not they were told to have changed.
 const READ_AGAIN: Duration = Duration::from_mins(1);
@@ -110,7 +110,7 @@ struct KeptClaims {
     sub: String,
     jti: String,
     iat: i64,
-    auth_time: i64,
+    auth_time: Option<i64>,
     exp: i64,
     role: Option<String>,
     shops: Vec<String>,
@@ -141,7 +141,7 @@ impl Known {
             sub: subject,
             jti: token_id,
             iat: issued_at.unix_timestamp(),
-            auth_time: authenticated_at.unix_timestamp(),
+            auth_time: authenticated_at.map(OffsetDateTime::unix_timestamp),
             exp: expires_at.unix_timestamp(),
             role,
             shops,
@@ -222,7 +222,7 @@ impl Identity {
             subject: kept.sub,
             token_id: kept.jti,
             issued_at: time(kept.iat)?,
-            authenticated_at: time(kept.auth_time)?,
+            authenticated_at: kept.auth_time.map(time).transpose()?,
             expires_at: time(kept.exp)?,
             role: kept.role,
             shops: kept.shops,
@@ -431,12 +431,12 @@ impl Access {
     }
 
     /// When somebody's token was revoked; nothing if it was not.
-    fn revoked_at(&self, identity: &Identity) -> Option<OffsetDateTime> {
+    fn revoked_at(&self, identity: &Identity, now: OffsetDateTime) -> Option<OffsetDateTime> {
         let Identity::Known(known) = identity else {
             return None;
         };
         let rights = self.rights()?;
-        revocation_of(&rights, &known.claims)
+        revocation_of(&rights, &known.claims, now)
     }
 
     /// Whether somebody who may append may do so for this shopper.
@@ -535,8 +535,9 @@ impl Access {
 
     /// Measures how long after their revocation somebody was sent away from a door; of one whose right ended otherwise, since `known`.
     pub fn sent_away(&self, identity: &Identity, door: &str, known: Option<OffsetDateTime>) {
-        if let (Some(asking), Some(at)) = (&self.0.asking, self.revoked_at(identity).or(known)) {
-            let took = (OffsetDateTime::now_utc() - at).as_seconds_f64().max(0.0);
+        let now = OffsetDateTime::now_utc();
+        if let (Some(asking), Some(at)) = (&self.0.asking, self.revoked_at(identity, now).or(known)) {
+            let took = (now - at).as_seconds_f64().max(0.0);
             asking
                 .metrics
                 .revocation_seconds
@@ -554,20 +555,24 @@ impl Access {
         let Some(rights) = rights.as_ref().filter(|rights| !rights.revoked.is_empty()) else {
             return Ok(());
         };
-        match revocation_of(rights, claims) {
+        match revocation_of(rights, claims, now) {
             Some(_) => Err(Refusal::Revoked),
             None => Ok(()),
         }
     }
 }
 
-/// When a token was revoked: itself, or with all of its subject that were signed in for before then.
-fn revocation_of(rights: &Rights, claims: &Claims) -> Option<OffsetDateTime> {
+/// When a token was revoked, as far as that counts at the time `now`: itself, or with all of its subject that were signed
+/// in for before then. One that does not say when that was may be of an old sign-in however new it is.
+fn revocation_of(rights: &Rights, claims: &Claims, now: OffsetDateTime) -> Option<OffsetDateTime> {
+    let counts = |revocation: &&Revocation| revocation.ends_at.is_none_or(|end| now < end);
+    let is_of_before = |revocation: &&Revocation| claims.authenticated_at.is_none_or(|at| at <= revocation.at);
     let of_subject = rights.revoked.get(&Revoked::Subject(claims.subject.clone()));
-    let of_subject = of_subject.filter(|at| claims.authenticated_at <= **at);
+    let of_subject = of_subject.filter(counts).filter(is_of_before);
     let of_token = rights.revoked.get(&Revoked::Token(claims.token_id.clone()));
+    let all = [of_subject, of_token.filter(counts)].into_iter().flatten();
     // Since the first of them it has not counted.
-    [of_subject, of_token].into_iter().flatten().min().copied()
+    all.map(|revocation| revocation.at).min()
 }
 
 /// Why rights are doubtful that were read then, in seconds since 1970 and 0 if never, since the start.
@@ -642,7 +647,7 @@ mod tests {
             subject: "ada".to_owned(),
             token_id: "1".to_owned(),
             issued_at: now,
-            authenticated_at: now,
+            authenticated_at: Some(now),
             expires_at: now,
             role: role.map(str::to_owned),
             shops: shops.iter().map(ToString::to_string).collect(),
@@ -747,23 +752,75 @@ mod tests {
         assert_eq!(decided, Err(Refusal::Denied(Denied::Shop)));
     }
 
-    #[test]
-    fn a_token_is_revoked_since_what_revoked_it() {
-        let at = |seconds| OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let claims = |authenticated_at| Claims {
+    fn at(seconds: u64) -> OffsetDateTime {
+        OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn signed_in(authenticated_at: Option<OffsetDateTime>) -> Claims {
+        Claims {
             authenticated_at,
             ..known(None, &[]).claims
-        };
+        }
+    }
+
+    fn since(at: OffsetDateTime) -> Revocation {
+        Revocation { at, ends_at: None }
+    }
+
+    #[test]
+    fn a_token_is_revoked_since_what_revoked_it() {
+        let now = at(1_000);
+        let revoked = |rights: &Rights, time| revocation_of(rights, &signed_in(Some(at(time))), now);
         let mut rights = Rights::default();
-        rights.revoked.insert(Revoked::Subject("ada".to_owned()), at(100));
-        assert_eq!(revocation_of(&rights, &claims(at(100))), Some(at(100)));
-        assert_eq!(revocation_of(&rights, &claims(at(101))), None, "signed in again");
-        rights.revoked.insert(Revoked::Token("1".to_owned()), at(200));
-        assert_eq!(revocation_of(&rights, &claims(at(101))), Some(at(200)));
+        rights
+            .revoked
+            .insert(Revoked::Subject("ada".to_owned()), since(at(100)));
+        assert_eq!(revoked(&rights, 100), Some(at(100)));
+        assert_eq!(revoked(&rights, 101), None, "signed in again");
+        rights.revoked.insert(Revoked::Token("1".to_owned()), since(at(200)));
+        assert_eq!(revoked(&rights, 101), Some(at(200)));
         // The subject was revoked again after the token, which is not of those that it means.
-        rights.revoked.insert(Revoked::Subject("ada".to_owned()), at(300));
-        assert_eq!(revocation_of(&rights, &claims(at(301))), Some(at(200)));
-        assert_eq!(revocation_of(&rights, &claims(at(0))), Some(at(200)));
+        rights
+            .revoked
+            .insert(Revoked::Subject("ada".to_owned()), since(at(300)));
+        assert_eq!(revoked(&rights, 301), Some(at(200)));
+        assert_eq!(revoked(&rights, 0), Some(at(200)));
+    }
+
+    #[test]
+    fn a_token_that_says_nothing_of_a_sign_in_is_no_sign_of_a_new_one() {
+        let mut rights = Rights::default();
+        rights
+            .revoked
+            .insert(Revoked::Subject("ada".to_owned()), since(at(100)));
+        let renewed = Claims {
+            issued_at: at(500),
+            ..signed_in(None)
+        };
+        assert_eq!(revocation_of(&rights, &renewed, at(501)), Some(at(100)));
+        // Until the end that somebody has given it, or until it is gone.
+        let until = Revocation {
+            ends_at: Some(at(600)),
+            ..since(at(100))
+        };
+        rights.revoked.insert(Revoked::Subject("ada".to_owned()), until);
+        assert_eq!(revocation_of(&rights, &renewed, at(599)), Some(at(100)));
+        assert_eq!(revocation_of(&rights, &renewed, at(600)), None);
+        assert_eq!(revocation_of(&Rights::default(), &renewed, at(501)), None);
+    }
+
+    #[test]
+    fn what_a_gateway_keeps_says_whether_a_sign_in_is_known() {
+        for authenticated_at in [None, Some(at(7))] {
+            let known = Known {
+                claims: signed_in(authenticated_at),
+                ..known(None, &[])
+            };
+            let Ok(Identity::Known(read)) = Identity::from_json(&known.json()) else {
+                panic!("it is what was kept");
+            };
+            assert_eq!(*read, known);
+        }
     }
 
     #[test]

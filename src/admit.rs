@@ -6,12 +6,14 @@
 //! given up meanwhile, so whoever it does not tell of within some seconds is forgotten, and ended if they are there after all.
 
 use std::collections::{BTreeSet, HashMap};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use time::OffsetDateTime;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,8 +27,10 @@ use crate::nats::{Admission, Caller, Callout, Seat};
 
 /// Longest stay. Who has a token that lasts longer comes again with it.
 const STAY_MAX: time::Duration = time::Duration::HOUR;
-/// Callers that are looked at side by side; each may wait for a key of its issuer.
+/// Callers that are looked at side by side.
 const AT_A_TIME: usize = 64;
+/// Callers that wait for a key of their issuer, beside those. One more is refused, and may come again.
+const WAITING_MAX: usize = 64;
 /// Watchers that one process lets in. One more is refused, and may be let in by another process.
 const WATCHERS_MAX: usize = 100_000;
 /// Shops of one watcher; each is a subject of its own at the server.
@@ -142,27 +146,42 @@ impl Door {
             return;
         };
         let places = Arc::new(Semaphore::new(AT_A_TIME));
+        let waiting = Arc::new(Semaphore::new(WAITING_MAX));
         while let Some(caller) = callers.next().await {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                 return;
             };
-            let door = self.clone();
-            tasks.spawn(async move {
-                door.answer(&caller).await;
-                drop(place);
-            });
+            let (door, waiting) = (self.clone(), Arc::clone(&waiting));
+            tasks.spawn(async move { door.answer(&caller, place, &waiting).await });
         }
     }
 
-    async fn answer(&self, caller: &Caller) {
+    /// Answers somebody who has a place. Whose key has to be fetched gives it back, and waits where there is room for that:
+    /// an issuer that does not answer keeps nobody waiting whose key is known.
+    async fn answer(&self, caller: &Caller, place: OwnedSemaphorePermit, waiting: &Semaphore) {
+        let now = OffsetDateTime::now_utc();
+        let mut identifying = pin!(self.identify(caller, now));
+        let admitted = match futures::poll!(identifying.as_mut()) {
+            Poll::Ready(admitted) => admitted,
+            Poll::Pending => {
+                drop(place);
+                match waiting.try_acquire() {
+                    Ok(_waits) => identifying.await,
+                    Err(_) => Err(Refusal::Unavailable),
+                }
+            }
+        };
+        self.decide(caller, admitted, now).await;
+    }
+
+    /// Lets somebody in of whom it is known who they are, or not.
+    async fn decide(&self, caller: &Caller, admitted: Result<(Identity, Shops), Refusal>, now: OffsetDateTime) {
         let Parts {
             callout,
             access,
             metrics,
             ..
         } = &self.parts;
-        let now = OffsetDateTime::now_utc();
-        let admitted = self.identify(caller, now).await;
         let (identity, shops) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {

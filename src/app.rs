@@ -40,6 +40,9 @@ pub use signals::StopSignals;
 
 /// The users of NATS of which one is for each part.
 const PART_USERS: &str = "api, project, correct or serve";
+/// What is said where callers are asked who they are, and whoever reaches NATS may pass them by.
+const OPEN_NATS: &str = "EZOUT_AUTH asks callers who they are, and NATS asks nobody: whoever reaches it may do everything there; \
+                         start nats-server with nats/users.conf, and name the user in EZOUT_NATS_URL";
 /// How long background tasks may take to end after they were told to.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -77,6 +80,16 @@ impl Role {
 
     const fn corrects(self) -> bool {
         matches!(self, Self::Serve | Self::Correct)
+    }
+
+    /// The user of NATS that is for it.
+    const fn user(self) -> User {
+        match self {
+            Self::Serve => User::Serve,
+            Self::Api => User::Api,
+            Self::Project => User::Project,
+            Self::Correct => User::Correct,
+        }
     }
 }
 
@@ -124,8 +137,8 @@ pub async fn run(
     if role.projects() {
         checks.push(projector_check(status.clone()));
     }
-    checks.push(rights_check(&options, &journal, &tasks, &stop_journal)?);
     let access = start_access(&options, &views, &metrics, &tasks, &stop_journal)?;
+    checks.push(rights_check(&options, role, &access, &journal, &tasks, &stop_journal)?);
     checks.push(access_check(&access, &views));
     let admin_router = health::router(Arc::clone(&metrics), checks, admin_token(&options)?);
     tasks.spawn(http::serve::serve(
@@ -318,13 +331,15 @@ async fn open_door(
 /// nobody knows what they must not do.
 fn rights_check(
     options: &ServiceOptions,
+    role: Role,
+    access: &Access,
     journal: &Journal,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<health::Check> {
     let mut tried = Vec::new();
-    let mut strangers = Vec::new();
-    let has_users = watch::Sender::new(false);
+    let (mut strangers, mut warnings) = (Vec::new(), Vec::new());
+    let has_users = watch::Sender::new(None);
     let try_on = |trying: BoxFuture<'static, ()>| {
         let stop = stop.clone();
         tasks.spawn(async move { stop.run_until_cancelled(trying).await });
@@ -347,13 +362,41 @@ fn rights_check(
             ));
             continue;
         };
+        if user.is_part() && user != role.user() {
+            let needed = role.user().name();
+            match user.lacks(role.user()).first() {
+                Some(lacking) => strangers.push(format!(
+                    "NATS is reached as {name:?}, who may not {lacking}, as this process has to; the user for it is {needed}"
+                )),
+                None => warnings.push(format!(
+                    "NATS is reached as {name:?}, who may do more than this process needs; the user for it is {needed}"
+                )),
+            }
+        }
         let (tell, told) = watch::channel(Tried::default());
         try_on(nats::keep_trying(address, user, status, tell).boxed());
         tried.push((user.name(), told));
     }
-    Ok(health::Check::new("rights", move || {
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let is_open = access.asks().then(|| has_users.subscribe());
+    if let Some(mut is_open) = is_open.clone() {
+        let telling = async move {
+            if is_open.wait_for(|has_users| *has_users == Some(false)).await.is_ok() {
+                tracing::warn!("{OPEN_NATS}");
+            }
+        };
+        try_on(telling.boxed());
+    }
+    let warnings = move || {
+        let is_open = is_open.as_ref().filter(|has_users| *has_users.borrow() == Some(false));
+        let open = is_open.map(|_| OPEN_NATS.to_owned());
+        warnings.iter().cloned().chain(open).collect()
+    };
+    let check = health::Check::new("rights", move || {
         let mut reasons = strangers.clone();
-        if *has_users.borrow() {
+        if *has_users.borrow() == Some(true) {
             reasons.push(format!(
                 "NATS has users, and this process came as none of them; \
                  name {PART_USERS} in EZOUT_NATS_URL"
@@ -361,7 +404,8 @@ fn rights_check(
         }
         reasons.extend(tried.iter().flat_map(|(name, tried)| tried.borrow().reasons(name)));
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
-    }))
+    });
+    Ok(check.warning(warnings))
 }
 
 /// Starts taking corrections, and answers how to stop it.

@@ -41,6 +41,8 @@ pub use self::refused::Refused;
 pub const TOKEN_BYTES_MAX: usize = 4 * 1024;
 /// How far the clock of an issuer may be ahead of ours.
 pub const SKEW_MAX: time::Duration = time::Duration::seconds(60);
+/// Longest that a token may last. So whoever revokes one knows when that can be forgotten.
+pub const LIFE_MAX: time::Duration = time::Duration::days(366);
 /// How long keys serve beyond their age while no newer ones can be had.
 pub const OUTAGE_MAX: time::Duration = time::Duration::hours(24);
 /// Longest that a token waits for the keys that are being fetched. A little more than a fetch may take.
@@ -234,16 +236,29 @@ impl Rules {
     }
 }
 
-/// The name of a token of which nothing was checked, to say that it counts no more.
+/// A token of which nothing was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unchecked {
+    /// Its name, as [`Claims::token_id`].
+    pub token_id: String,
+    /// When it ends; nothing where it does not say.
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+/// What a token says of itself, to let it count no more.
 ///
 /// # Errors
 /// [`Refused::Malformed`] if it is no token.
-pub fn token_id(text: &str) -> Result<String, Refused> {
+pub fn unchecked(text: &str) -> Result<Unchecked, Refused> {
     if text.len() > TOKEN_BYTES_MAX {
         return Err(Refused::TooLarge);
     }
     let token = Token::read(text)?;
-    Ok(claims::token_id(&token.payload()?, token.signed()))
+    let claims = token.payload()?;
+    Ok(Unchecked {
+        token_id: claims::token_id(&claims, token.signed()),
+        expires_at: claims::end(&claims),
+    })
 }
 
 /// Whether two texts are the same, in a time that does not tell where they differ.

@@ -16,4 +16,4 @@ pub use self::callout::{Admission, Caller, Callout, Issuer, NoIssuer, Seat};
 pub use self::link::{Connection, Link, LinkError, Status};
 pub use self::read::{Plan, ReadError, Reader, Start, StoredMessage, get, get_many};
 pub use self::settings::{Difference, amended, differences};
-pub use self::users::{Act, RIGHTS, Right, Tried, User, keep_trying, keep_trying_as_nobody, not_refused};
+pub use self::users::{Act, RIGHTS, Right, Tried, User, keep_trying, keep_trying_as_nobody, not_refused, users_tag};

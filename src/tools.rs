@@ -6,6 +6,7 @@ pub mod dev;
 pub mod doctor;
 pub mod member;
 pub mod migrate;
+mod operator;
 pub mod parked;
 mod past;
 pub mod rebuild;

@@ -38,6 +38,7 @@ use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ChangeStreamEvent;
+use mongodb::error::ErrorKind;
 use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
 use mongodb::{Client, Collection, Database};
 use tokio::sync::{Notify, watch};
@@ -66,7 +67,7 @@ pub use parked::{Decision, ParkedAfter, ParkedEvent, ParkedState, Which};
 pub use queries::{Cursor, Filter, Idle, Listing, Places, Summary, Totals};
 pub use refolds::{AskedRefold, Refold, WaitingRefold};
 pub use reports::{RebuildReport, ReportReason};
-pub use rights::{Member, Revoked, Rights, RightsChanges, parse_shops};
+pub use rights::{Member, Revocation, Revoked, RevokedUntil, Rights, RightsChanges, parse_shops};
 pub use save::{Saved, Stored, Write};
 pub use seal::{is_sealed, is_void};
 pub use shape::Lack;
@@ -79,6 +80,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 const CHANGES_WAIT: Duration = Duration::from_secs(5);
 /// MongoDB's code for a document that exists already.
 const DUPLICATE_KEY: i32 = 11_000;
+/// MongoDB's code for what a user has no right to, or nobody without a name.
+const UNAUTHORIZED: i32 = 13;
 /// How often the server is asked whether it is there.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -123,6 +126,15 @@ pub enum ViewError {
         #[source]
         source: mongodb::error::Error,
     },
+    /// MongoDB lets this user not do that.
+    #[error(
+        "mongodb does not let this user {operation}: in EZOUT_MONGODB_URI a process takes a user with the role ezout_service of \
+         mongodb/roles.json, and a command one with ezout_operator"
+    )]
+    NotAllowed {
+        /// What was asked.
+        operation: &'static str,
+    },
     /// MongoDB took longer than allowed; whether a write took place is not known.
     #[error("mongodb took more than {} s to {operation}", COMMAND_TIMEOUT.as_secs())]
     TimedOut {
@@ -145,6 +157,20 @@ pub enum ViewError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl ViewError {
+    fn of(operation: &'static str, source: mongodb::error::Error) -> Self {
+        if is_unauthorized(&source) {
+            Self::NotAllowed { operation }
+        } else {
+            Self::Unavailable { operation, source }
+        }
+    }
+}
+
+fn is_unauthorized(error: &mongodb::error::Error) -> bool {
+    matches!(&*error.kind, ErrorKind::Command(error) if error.code == UNAUTHORIZED)
 }
 
 /// Some open baskets of a shop.
@@ -324,7 +350,7 @@ async fn within<T>(
 ) -> Result<T, ViewError> {
     match tokio::time::timeout(COMMAND_TIMEOUT, work).await {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(source)) => Err(ViewError::Unavailable { operation, source }),
+        Ok(Err(source)) => Err(ViewError::of(operation, source)),
         Err(_) => Err(ViewError::TimedOut { operation }),
     }
 }
@@ -343,7 +369,7 @@ async fn next_change(
             reason: "the stream of changes has ended".to_owned(),
         }),
         Ok(Ok(next)) => Ok(next),
-        Ok(Err(source)) => Err(ViewError::Unavailable { operation, source }),
+        Ok(Err(source)) => Err(ViewError::of(operation, source)),
         Err(_) => Err(ViewError::TimedOut { operation }),
     }
 }

@@ -22,11 +22,13 @@ use crate::metrics::Metrics;
 use crate::{journal, views};
 
 type Reasons = Box<dyn Fn() -> Result<(), Vec<String>> + Send + Sync>;
+type Warnings = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// One thing that must be in order for the process to be ready.
 pub struct Check {
     name: &'static str,
     reasons: Reasons,
+    warnings: Option<Warnings>,
 }
 
 impl Check {
@@ -35,6 +37,16 @@ impl Check {
         Self {
             name,
             reasons: Box::new(check),
+            warnings: None,
+        }
+    }
+
+    /// The same, which also tells what somebody should know and what does not speak against the process.
+    #[must_use]
+    pub fn warning(self, warnings: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        Self {
+            warnings: Some(Box::new(warnings)),
+            ..self
         }
     }
 
@@ -90,6 +102,9 @@ struct Readiness {
     ready: bool,
     /// Every reason, each after the name of its check.
     reasons: Vec<String>,
+    /// What somebody should know although it is ready, in the same way.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     checks: Vec<CheckJson>,
 }
 
@@ -103,6 +118,7 @@ async fn ready(Shared(health): Shared<Arc<Health>>, headers: HeaderMap) -> Respo
     let mut readiness = Readiness {
         ready: true,
         reasons: Vec::new(),
+        warnings: Vec::new(),
         checks: Vec::new(),
     };
     for check in &health.checks {
@@ -112,13 +128,14 @@ async fn ready(Shared(health): Shared<Arc<Health>>, headers: HeaderMap) -> Respo
             name: check.name,
             ready: result.is_ok(),
         });
-        let reasons = result.err().unwrap_or_default();
-        readiness
-            .reasons
-            .extend(reasons.iter().map(|reason| format!("{}: {reason}", check.name)));
+        let named = |texts: Vec<String>| texts.into_iter().map(|text| format!("{}: {text}", check.name));
+        readiness.reasons.extend(named(result.err().unwrap_or_default()));
+        let warnings = check.warnings.as_ref().map(|warnings| warnings());
+        readiness.warnings.extend(named(warnings.unwrap_or_default()));
     }
     if !health.trusts(&headers) {
         readiness.reasons.clear();
+        readiness.warnings.clear();
         readiness.checks.clear();
     }
     let status = if readiness.ready {
@@ -194,6 +211,21 @@ mod tests {
                 r#"{"ready":true,"reasons":[],"checks":[{"name":"journal","ready":true}]}"#
             )
         );
+    }
+
+    #[tokio::test]
+    async fn a_warning_is_told_to_those_who_may_know_and_does_not_speak_against_the_process() {
+        let checks = || vec![Check::new("rights", || Ok(())).warning(|| vec!["too many".to_owned()])];
+        let (status, body) = get_text("/readyz", checks()).await;
+        assert_eq!(
+            (status, body.as_str()),
+            (
+                200,
+                r#"{"ready":true,"reasons":[],"warnings":["rights: too many"],"checks":[{"name":"rights","ready":true}]}"#
+            )
+        );
+        let (_, body) = ask("/readyz", checks(), Some("secret"), None).await;
+        assert_eq!(body, r#"{"ready":true,"reasons":[],"checks":[]}"#);
     }
 
     #[tokio::test]

@@ -34,7 +34,7 @@ use crate::metrics::Metrics;
 /// How long the other end may keep us waiting.
 const PATIENCE: Patience = Patience {
     head: Duration::from_secs(30),
-    first_request: Duration::from_secs(10),
+    first_request: Duration::from_secs(5),
     grace: Duration::from_secs(10),
     write: Limit {
         running: Duration::from_secs(20),
@@ -410,6 +410,34 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(served.open.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn viewers_who_stay_are_cut_off_after_the_grace() {
+        let patience = Patience {
+            grace: Duration::from_millis(100),
+            ..PATIENCE
+        };
+        // They read, and there is nothing more to read.
+        let silence = || {
+            let begin = futures::stream::iter([Ok::<_, std::convert::Infallible>("begin")]);
+            axum::body::Body::from_stream(futures::StreamExt::chain(begin, futures::stream::pending()))
+        };
+        let served = serving(Router::new().route("/", get(async move || silence())), 10, patience);
+        let mut viewers = Vec::new();
+        for _ in 0..5 {
+            viewers.push(begin(&served).await);
+        }
+        assert_eq!(served.open.get(), 5);
+        served.stop.cancel();
+        served.server.await.unwrap();
+        assert_eq!(served.open.get(), 0);
+        for mut viewer in viewers {
+            let mut all = Vec::new();
+            // An end with a reset is an end, too.
+            let _ = viewer.read_to_end(&mut all).await;
+            assert!(String::from_utf8_lossy(&all).contains("begin"));
+        }
     }
 
     #[tokio::test]

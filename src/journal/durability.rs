@@ -77,6 +77,12 @@ pub struct Server {
     /// Clients that it has cut off since they were too slow.
     #[serde(default)]
     pub slow_consumers: u64,
+    /// Whether it asks whoever connects who they are.
+    #[serde(default)]
+    pub auth_required: bool,
+    /// What its settings say of it.
+    #[serde(default)]
+    pub tags: Vec<String>,
     /// Its clock.
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub now: Option<OffsetDateTime>,

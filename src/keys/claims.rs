@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use super::token::Token;
-use super::{Mode, Refused, Rules, SKEW_MAX, hex, sha256};
+use super::{LIFE_MAX, Mode, Refused, Rules, SKEW_MAX, hex, sha256};
 
 /// Longest subject, in characters.
 const SUBJECT_MAX: usize = 128;
@@ -25,8 +25,8 @@ pub struct Claims {
     pub token_id: String,
     /// When the token was made.
     pub issued_at: OffsetDateTime,
-    /// When its bearer signed in; where the issuer does not say, when the token was made.
-    pub authenticated_at: OffsetDateTime,
+    /// When its bearer signed in; nothing where the issuer does not say.
+    pub authenticated_at: Option<OffsetDateTime>,
     /// When it ends: from this moment on it is refused.
     pub expires_at: OffsetDateTime,
     /// The role, as it was written. Any text.
@@ -72,15 +72,18 @@ impl Claims {
         let latest = now.checked_add(SKEW_MAX).unwrap_or(now);
         let issued_at = needed(moment(claims, "iat"), "iat is missing or no whole number of seconds")?;
         let authenticated_at = match moment(claims, "auth_time") {
-            Moment::Missing if rules.mode != Mode::Firebase => issued_at,
-            other => needed(other, "auth_time is missing or no whole number of seconds")?,
+            Moment::Missing if rules.mode != Mode::Firebase => None,
+            other => Some(needed(other, "auth_time is missing or no whole number of seconds")?),
         };
         let begins_at = match moment(claims, "nbf") {
             Moment::Missing => issued_at,
             other => needed(other, "nbf is no whole number of seconds")?,
         };
-        if issued_at > latest || authenticated_at > latest || begins_at > latest {
+        if issued_at > latest || authenticated_at.is_some_and(|at| at > latest) || begins_at > latest {
             return Err(Refused::NotYetValid);
+        }
+        if expires_at - issued_at > LIFE_MAX {
+            return Err(Refused::Malformed("it lasts longer than 366 days"));
         }
 
         let token_id = token_id(claims, signed);
@@ -140,6 +143,14 @@ pub(super) fn is_custom_token(mode: Mode, token: &Token<'_>) -> bool {
         && claims.get("v").and_then(Value::as_u64) == Some(0)
         && claims.get("d").is_some_and(|data| data.get("uid").is_some());
     legacy || claims.get("aud").and_then(Value::as_str) == Some(CUSTOM_TOKEN_AUDIENCE)
+}
+
+/// When a token ends by what it says, of which nothing was checked.
+pub(super) fn end(claims: &Map<String, Value>) -> Option<OffsetDateTime> {
+    match moment(claims, "exp") {
+        Moment::At(time) => Some(time),
+        Moment::Missing | Moment::Malformed => None,
+    }
 }
 
 #[derive(Clone, Copy)]

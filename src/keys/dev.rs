@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::set::Key;
-use super::{hex, sha256};
+use super::{LIFE_MAX, hex, sha256};
 
 /// Who issues the tokens of this machine.
 pub const ISSUER: &str = "ezout-dev";
@@ -71,8 +71,8 @@ pub enum DevError {
     /// The system has no randomness, or refused to sign.
     #[error("the system could not make a key pair or a signature")]
     System,
-    /// The token would end after all calendars.
-    #[error("the token would last too long; ask for less")]
+    /// The token would last longer than one may.
+    #[error("the token would last longer than 366 days; ask for less")]
     TooLong,
 }
 
@@ -119,10 +119,11 @@ impl KeyPair {
     /// Makes a token, good from `now` on.
     ///
     /// # Errors
-    /// Where it would last beyond all calendars, or the system refuses to sign.
+    /// Where it would last longer than [`LIFE_MAX`], or the system refuses to sign.
     pub fn sign(&self, grant: &Grant, now: OffsetDateTime) -> Result<String, DevError> {
         let expires_at = time::Duration::try_from(grant.lasts)
             .ok()
+            .filter(|lasts| *lasts <= LIFE_MAX)
             .and_then(|lasts| now.checked_add(lasts))
             .ok_or(DevError::TooLong)?;
         let mut claims = json!({
@@ -130,6 +131,8 @@ impl KeyPair {
             "aud": AUDIENCE,
             "sub": grant.subject,
             "iat": now.unix_timestamp(),
+            // To make one is to sign in.
+            "auth_time": now.unix_timestamp(),
             "exp": expires_at.unix_timestamp(),
             "jti": Uuid::new_v4().to_string(),
         });

@@ -80,7 +80,7 @@ mod tests {
             subject: "ada".to_owned(),
             token_id: String::new(),
             issued_at: expires_at,
-            authenticated_at: expires_at,
+            authenticated_at: None,
             expires_at,
             role: None,
             shops: Vec::new(),

@@ -21,6 +21,10 @@ const AT_A_TIME: usize = 32;
 /// What is sent where sending must be refused. No part of the system, and no request of `JetStream`, understands it.
 const NOTHING: &str = "probe";
 
+/// The users as this version ships them, with the line that names their version.
+const USERS_CONF: &str = include_str!("../../nats/users.conf");
+const TAG_BEGINS: &str = "server_tags: [\"";
+
 /// A user of NATS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum User {
@@ -67,6 +71,16 @@ impl User {
     /// Whether it is that of a part of the service.
     pub fn is_part(self) -> bool {
         PARTS.contains(&self)
+    }
+
+    /// What this user may not do of what the other one may, but for the places where each has its answers.
+    pub fn lacks(self, other: Self) -> Vec<Right> {
+        let own_place = format!("_INBOX_{}.>", other.name());
+        let is_lacking = |right: &&Right| {
+            let is_own_place = right.act == Act::Subscribe && right.subject == own_place;
+            right.may.contains(&other) && !right.may.contains(&self) && !is_own_place
+        };
+        RIGHTS.iter().filter(is_lacking).copied().collect()
     }
 
     /// The variable in which nats-server finds its password.
@@ -436,6 +450,12 @@ pub async fn keep_trying(
     }
 }
 
+/// What a server says of itself that has the users of this version, in its `server_tags`.
+pub fn users_tag() -> &'static str {
+    let line = USERS_CONF.lines().find_map(|line| line.strip_prefix(TAG_BEGINS));
+    line.and_then(|rest| rest.strip_suffix("\"]")).unwrap_or_default()
+}
+
 /// What nobody is refused where there are no users, and everybody where there are.
 const STRANGE: Right = publish("use a subject that is none of ours", NOTHING, &[]);
 
@@ -444,7 +464,7 @@ const STRANGE: Right = publish("use a subject that is none of ours", NOTHING, &[
 pub async fn keep_trying_as_nobody(
     address: Address,
     mut status: watch::Receiver<Status>,
-    has_users: watch::Sender<bool>,
+    has_users: watch::Sender<Option<bool>>,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
     loop {
@@ -455,7 +475,7 @@ pub async fn keep_trying_as_nobody(
         match not_refused(&address, &[STRANGE]).await {
             Ok(allowed) => {
                 backoff.reset();
-                has_users.send_replace(allowed.is_empty());
+                has_users.send_replace(Some(allowed.is_empty()));
             }
             Err(error) => {
                 tracing::debug!("whether NATS has users could not be tried: {error}");
@@ -475,7 +495,7 @@ mod tests {
 
     #[test]
     fn every_user_of_the_file_is_in_the_table_and_each_may_do_something() {
-        let file = include_str!("../../nats/users.conf");
+        let file = USERS_CONF;
         let callout = include_str!("../../nats/callout.conf");
         let named = file.lines().filter_map(|line| line.trim().strip_prefix("user: "));
         let expected: Vec<&str> = User::ALL.iter().map(|user| user.name()).collect();
@@ -486,7 +506,20 @@ mod tests {
             assert!(RIGHTS.iter().any(|right| right.may.contains(&user)));
             assert_eq!(User::of(user.name()), Some(user));
         }
+        assert!(users_tag().starts_with("ezout-users:"), "{}", users_tag());
         let complaints: BTreeSet<String> = RIGHTS.iter().map(Right::complaint).collect();
         assert_eq!(complaints.len(), RIGHTS.len(), "no row stands twice");
+    }
+
+    #[test]
+    fn a_user_of_more_parts_lacks_nothing_of_one_of_them() {
+        for part in [Api, Project, Correct] {
+            assert!(Serve.lacks(part).is_empty(), "{}", part.name());
+            assert!(!part.lacks(Serve).is_empty(), "{}", part.name());
+            assert!(part.lacks(part).is_empty());
+            assert!(!Operator.lacks(part).is_empty());
+        }
+        assert!(Api.lacks(Correct).is_empty());
+        assert!(Correct.lacks(Api).iter().any(|right| right.what == "get an update"));
     }
 }

@@ -168,6 +168,7 @@ impl Streams {
         let Some(client) = client else {
             findings.push(Finding::skipped("room", "NATS does not answer"));
             findings.extend(nats::sync(args, servers, None, commands));
+            findings.extend(nats::users(servers, commands));
             findings.push(Finding::skipped("journal", "NATS does not answer"));
             findings.push(Finding::skipped("updates", "NATS does not answer"));
             return Self {
@@ -183,6 +184,7 @@ impl Streams {
         );
         findings.extend(room);
         findings.extend(nats::sync(args, servers, journal.as_ref().ok(), commands));
+        findings.extend(nats::users(servers, commands));
         findings.extend(streams::journal(args, servers, &journal, commands));
         findings.extend(streams::updates(args, &updates, commands));
         let journal = match &journal {

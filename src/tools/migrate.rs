@@ -5,8 +5,8 @@ use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{self, Context, ErrorCode};
 
-use crate::nats::{Address, Difference, amended, differences};
-use crate::tools::say;
+use crate::nats::{Difference, amended, differences};
+use crate::tools::{operator, say};
 use crate::views::{self, Views};
 use crate::{journal, updates};
 
@@ -42,11 +42,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         say("every migration is applied already");
     }
     if args.streams {
-        let address = Address::parse(&args.journal.nats_url)?;
-        let client = address
-            .connect("ezout migrate")
-            .await
-            .context("cannot connect to NATS")?;
+        let client = operator::connect(&args.journal.nats_url, "ezout migrate").await?;
         let context = jetstream::new(client);
         let replicas = args.journal.replicas;
         let journal = amend(&context, &journal::settings(replicas), false).await;

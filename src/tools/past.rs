@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::journal::{self, Facts, Journal};
 use crate::metrics::Metrics;
-use crate::nats::Address;
+use crate::tools::operator;
 use crate::views::{self, Views};
 
 /// How long the servers may take to answer for the first time.
@@ -22,10 +22,7 @@ pub(super) async fn open_journal(
     tasks: &TaskTracker,
     stop: CancellationToken,
 ) -> anyhow::Result<(Journal, Facts)> {
-    let client = Address::parse(&config.nats_url)?
-        .connect("ezout")
-        .await
-        .context("cannot connect to NATS; is `ezout dev` running?")?;
+    let client = operator::connect(&config.nats_url, "ezout").await?;
     jetstream::new(client)
         .get_stream(journal::STREAM)
         .await

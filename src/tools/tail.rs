@@ -4,8 +4,7 @@ use anyhow::Context as _;
 use futures::StreamExt as _;
 
 use crate::core::id::ShopId;
-use crate::nats::Address;
-use crate::tools::say;
+use crate::tools::{operator, say};
 
 /// Where NATS is if nobody says where.
 pub(super) const NATS_URL: &str = "nats://127.0.0.1:4222";
@@ -34,10 +33,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         ),
         None => "updates.store.*".to_owned(),
     };
-    let client = Address::parse(&args.nats_url)?
-        .connect("ezout tail")
-        .await
-        .context("cannot connect to NATS; is `ezout dev` running?")?;
+    let client = operator::connect(&args.nats_url, "ezout tail").await?;
     let mut updates = client.subscribe(subject).await?;
     while let Some(update) = updates.next().await {
         say(&String::from_utf8_lossy(&update.payload));

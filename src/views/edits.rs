@@ -131,7 +131,7 @@ fn classified(source: mongodb::error::Error) -> EditsError {
         return EditsError::Lost(source.to_string());
     }
     let operation = "follow edits";
-    ViewError::Unavailable { operation, source }.into()
+    ViewError::of(operation, source).into()
 }
 
 /// What an event of the stream tells; nothing where the projector wrote, or where it is about no basket.

@@ -28,6 +28,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0009_handlings", include_str!("../../migrations/0009_handlings.json")),
     ("0010_access", include_str!("../../migrations/0010_access.json")),
     ("0011_page", include_str!("../../migrations/0011_page.json")),
+    (
+        "0012_revocations",
+        include_str!("../../migrations/0012_revocations.json"),
+    ),
 ];
 
 /// What to do with a command that finds its work done.
@@ -58,6 +62,15 @@ pub enum MigrateError {
     /// Which versions of the baskets there are could not be told.
     #[error("the versions of the baskets cannot be listed: {0}")]
     Versions(String),
+    /// MongoDB lets this user not do it.
+    #[error(
+        "mongodb does not let this user do it ({name}): run `ezout migrate` with a user in EZOUT_MONGODB_URI that has the role \
+         ezout_operator of mongodb/roles.json"
+    )]
+    NotAllowed {
+        /// The file, or what was being done.
+        name: String,
+    },
     /// MongoDB did not do it.
     #[error("migration {name} failed")]
     Failed {
@@ -150,7 +163,13 @@ fn digest(text: &str) -> String {
 
 fn failed(name: &str) -> impl FnOnce(mongodb::error::Error) -> MigrateError {
     let name = name.to_owned();
-    move |source| MigrateError::Failed { name, source }
+    move |source| {
+        if super::is_unauthorized(&source) {
+            MigrateError::NotAllowed { name }
+        } else {
+            MigrateError::Failed { name, source }
+        }
+    }
 }
 
 /// Runs a command that may find its work done.

@@ -3,15 +3,16 @@
 //! Both are small and read as a whole: a process keeps them in memory, and the server tells when they changed.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use futures::TryStreamExt;
-use mongodb::bson::{DateTime, Document, doc};
+use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::{Collection, change_stream::event::ChangeStreamEvent};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::document::time;
+use super::document::{date, time};
 use super::{CHANGES_WAIT, ViewError, Views, durable, next_change, within, write_command};
 use crate::core::id::ShopId;
 use crate::core::policy::{Role, Shops};
@@ -33,7 +34,7 @@ pub struct Member {
 /// What counts no more.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Revoked {
-    /// Every token of a subject who signed in before.
+    /// Every token of a subject who signed in before, or of whom it is not known when.
     Subject(String),
     /// One token.
     Token(String),
@@ -57,13 +58,33 @@ impl Revoked {
     }
 }
 
+/// For how long something counts no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revocation {
+    /// Since when.
+    pub at: OffsetDateTime,
+    /// Until when; nothing where until somebody lifts it.
+    pub ends_at: Option<OffsetDateTime>,
+}
+
+/// When a revocation is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RevokedUntil {
+    /// When somebody lifts it.
+    Lifted,
+    /// After this time, by the server's clock.
+    After(Duration),
+    /// Then.
+    At(OffsetDateTime),
+}
+
 /// All members and all revocations, as of a moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rights {
     /// By their subject.
     pub members: HashMap<String, Member>,
-    /// And since when.
-    pub revoked: HashMap<Revoked, OffsetDateTime>,
+    /// And for how long. One that has ended may still be there for a while.
+    pub revoked: HashMap<Revoked, Revocation>,
 }
 
 /// Tells that rights have changed.
@@ -103,6 +124,18 @@ struct StoredRevocation {
     #[serde(rename = "_id")]
     id: String,
     at: DateTime,
+    ends_at: Option<DateTime>,
+}
+
+impl StoredRevocation {
+    fn revocation(self) -> Option<(Revoked, Revocation)> {
+        let revocation = Revocation {
+            at: time(self.at)?,
+            // One whose end cannot be told has none: it must not go before its time.
+            ends_at: self.ends_at.and_then(time),
+        };
+        Some((Revoked::parse(&self.id)?, revocation))
+    }
 }
 
 /// The shops that texts name, of which `*` is every shop; nothing if one of them names none.
@@ -156,8 +189,8 @@ impl Views {
         };
         let revocation = |stored: Document| {
             let read: Option<StoredRevocation> = bson::deserialize_from_document(stored).ok();
-            let read = read.and_then(|stored| Some((Revoked::parse(&stored.id)?, time(stored.at)?)));
-            read.or_else(unread_in(REVOCATIONS))
+            read.and_then(StoredRevocation::revocation)
+                .or_else(unread_in(REVOCATIONS))
         };
         Ok(Rights {
             members: members.into_iter().filter_map(member).collect(),
@@ -205,18 +238,41 @@ impl Views {
         Ok(answer.get_i32("n").is_ok_and(|n| n > 0))
     }
 
-    /// Lets tokens count no more: from this moment on, by the server's clock.
+    /// Lets tokens count no more: from this moment on, by the server's clock. Soon after its end the server forgets it.
     ///
     /// # Errors
     /// [`ViewError`]; it may have been done, and to do it again is safe.
-    pub async fn revoke(&self, revoked: &Revoked) -> Result<(), ViewError> {
+    pub async fn revoke(&self, revoked: &Revoked, until: RevokedUntil) -> Result<(), ViewError> {
+        let ends_at: Bson = match until {
+            RevokedUntil::Lifted => "$$REMOVE".into(),
+            RevokedUntil::After(time) => {
+                let milliseconds = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+                doc! { "$add": ["$$NOW", milliseconds] }.into()
+            }
+            RevokedUntil::At(time) => date(time).into(),
+        };
+        let set = doc! { "at": "$$NOW", "ends_at": ends_at };
         let command = doc! {
             "update": REVOCATIONS,
-            "updates": [ { "q": { "_id": revoked.id() }, "u": [ { "$set": { "at": "$$NOW" } } ], "upsert": true } ],
+            "updates": [ { "q": { "_id": revoked.id() }, "u": [ { "$set": set } ], "upsert": true } ],
             "writeConcern": durable(),
         };
         write_command(&self.database, "revoke", command).await?;
         Ok(())
+    }
+
+    /// Lets tokens that were revoked count again, as far as they have not ended; answers whether any were.
+    ///
+    /// # Errors
+    /// [`ViewError`]; it may have been done, and to do it again is safe.
+    pub async fn lift(&self, revoked: &Revoked) -> Result<bool, ViewError> {
+        let command = doc! {
+            "delete": REVOCATIONS,
+            "deletes": [ { "q": { "_id": revoked.id() }, "limit": 1 } ],
+            "writeConcern": durable(),
+        };
+        let answer = write_command(&self.database, "lift a revocation", command).await?;
+        Ok(answer.get_i32("n").is_ok_and(|n| n > 0))
     }
 }
 

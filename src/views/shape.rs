@@ -95,10 +95,7 @@ impl Views {
         for command in lacks.iter().flat_map(|lack| &lack.commands) {
             migrate::apply(&self.database, command.clone())
                 .await
-                .map_err(|source| ViewError::Unavailable {
-                    operation: "bring back what the migrations gave",
-                    source,
-                })?;
+                .map_err(|source| ViewError::of("bring back what the migrations gave", source))?;
         }
         Ok(())
     }

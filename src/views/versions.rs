@@ -221,7 +221,7 @@ impl Views {
         for command in commands.into_iter().filter(wanted) {
             migrate::apply(&self.database, command)
                 .await
-                .map_err(|source| ViewError::Unavailable { operation, source })?;
+                .map_err(|source| ViewError::of(operation, source))?;
         }
         Ok(())
     }

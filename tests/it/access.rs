@@ -3,8 +3,10 @@
 //! What is expected is worked out from the policy and from the tables of routes and resources, so that whatever is added
 //! there and is not known here fails by its name.
 
+mod alike;
 mod audit;
 mod browsers;
+mod commands;
 mod faults;
 mod floods;
 pub mod guarded;
@@ -12,5 +14,6 @@ mod hostile;
 mod matrix;
 mod names;
 mod resources;
+mod revoked;
 mod sending;
 mod streams;

@@ -171,6 +171,7 @@ const CHECKS: &[&str] = &[
     "nats",
     "room",
     "sync",
+    "users",
     "journal",
     "updates",
     "mongodb",
@@ -202,7 +203,7 @@ async fn all_is_well_right_after_the_start_and_after_the_first_event() {
 
     patient.shop().await;
     let text = printed(&patient.doctor(&[]).await);
-    assert!(text.ends_with("\n20 ok, 0 warn, 0 FAIL\n"), "{text}");
+    assert!(text.ends_with("\n21 ok, 0 warn, 0 FAIL\n"), "{text}");
     assert!(
         text.contains("journal      1 event, the last 1, in 16 partitions; acknowledged means disk"),
         "{text}"
@@ -608,7 +609,7 @@ async fn a_parked_event_is_a_warning_with_the_command_that_lists_it() {
     let list = printed(&run(&next).await);
     assert!(list.contains(&format!("{poisoned}  parked   {shop}.{visit}")), "{list}");
     let text = printed(&patient.doctor(&[]).await);
-    assert!(text.ends_with("19 ok, 1 warn, 0 FAIL\n"), "{text}");
+    assert!(text.ends_with("20 ok, 1 warn, 0 FAIL\n"), "{text}");
 }
 
 #[tokio::test]

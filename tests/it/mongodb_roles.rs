@@ -17,7 +17,8 @@ const ROLES: &str = include_str!("../../mongodb/roles.json");
 /// MongoDB's code for what somebody has no right to.
 const UNAUTHORIZED: i32 = 13;
 
-fn uri(port: u16, user: &str, database: &str) -> String {
+/// The address for a user of this database.
+pub fn uri(port: u16, user: &str, database: &str) -> String {
     format!("mongodb://{user}:geheim@127.0.0.1:{port}/?replicaSet=rs0&authSource={database}")
 }
 
@@ -69,6 +70,25 @@ async fn asking(stack: &mut Stack, port: u16) -> Child {
     server
 }
 
+/// Has MongoDB ask who comes, and know the users `ezout` and `operator` by their roles; until the server is dropped.
+pub async fn with_roles(stack: &mut Stack) -> Child {
+    let database = stack.database().await;
+    let roles: Vec<Document> = serde_json::from_str(ROLES).unwrap();
+    assert_eq!(roles.len(), 2);
+    for role in roles {
+        database.run_command(role).await.unwrap();
+    }
+    for (user, role) in [("ezout", "ezout_service"), ("operator", "ezout_operator")] {
+        let made = doc! { "createUser": user, "pwd": "geheim", "roles": [role] };
+        database.run_command(made).await.unwrap();
+    }
+    let root = doc! { "createUser": "admin", "pwd": "geheim", "roles": ["root"] };
+    let admin = connect(&stack.mongod.uri()).await.database("admin");
+    admin.run_command(root).await.unwrap();
+    let port = stack.mongod.port();
+    asking(stack, port).await
+}
+
 fn is_unauthorized(error: &Error) -> bool {
     matches!(&*error.kind, ErrorKind::Command(refusal) if refusal.code == UNAUTHORIZED)
 }
@@ -106,21 +126,8 @@ async fn nothing_else(database: &Database) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_does_its_work_with_rights_by_which_it_can_change_nothing_of_the_audit() {
     let mut stack = Stack::start().await;
-    let database = stack.database().await;
-    let roles: Vec<Document> = serde_json::from_str(ROLES).unwrap();
-    assert_eq!(roles.len(), 2);
-    for role in roles {
-        database.run_command(role).await.unwrap();
-    }
-    for (user, role) in [("ezout", "ezout_service"), ("operator", "ezout_operator")] {
-        let made = doc! { "createUser": user, "pwd": "geheim", "roles": [role] };
-        database.run_command(made).await.unwrap();
-    }
-    let root = doc! { "createUser": "admin", "pwd": "geheim", "roles": ["root"] };
-    let admin = connect(&stack.mongod.uri()).await.database("admin");
-    admin.run_command(root).await.unwrap();
     let port = stack.mongod.port();
-    let _server = asking(&mut stack, port).await;
+    let _server = with_roles(&mut stack).await;
 
     // Nobody comes in without a name, and the service does not make what it works with.
     let stranger = connect(&format!("mongodb://127.0.0.1:{port}/?replicaSet=rs0")).await;

@@ -4,7 +4,7 @@ mod watchers;
 
 use std::collections::BTreeSet;
 
-use ezout::nats::{Act, Address, RIGHTS, Right, User, not_refused};
+use ezout::nats::{Act, Address, RIGHTS, Right, User, not_refused, users_tag};
 use ezout::tools::servers::{NatsOptions, NatsServer, NatsUsers};
 use futures::StreamExt as _;
 use futures::future::join_all;
@@ -102,6 +102,89 @@ async fn who_comes_as_none_of_the_users_of_a_part_is_not_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_comes_as_another_one_is_told_so() {
+    let stack = Stack::start_with_users(|_| ()).await;
+    // The first of all is the one that may make the streams.
+    let _project = stack.service("project").await;
+    let serve = stack.nats.url_of(User::Serve);
+    let larger = stack.service_with("api", &[("EZOUT_NATS_URL", &serve)]).await;
+    let warning = "NATS is reached as \"serve\", who may do more than this process needs; the user for it is api";
+    let readiness = larger.readiness().await.unwrap();
+    assert_eq!(readiness["warnings"][0], format!("rights: {warning}"), "{readiness}");
+    let log = std::fs::read_to_string(&larger.log).unwrap();
+    assert!(log.contains("who may do more than this process needs"), "{log}");
+    let found = stack
+        .ezout_with(&["doctor", "--json"], &[("EZOUT_ADMIN_ADDR", &larger.admin_url())])
+        .await;
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert!(found.contains("who may do more than this process needs"), "{found}");
+
+    let api = stack.nats.url_of(User::Api);
+    let lesser = stack.launch("serve", &[("EZOUT_NATS_URL", &api)]);
+    let reasons = wait_for("the reason", async || {
+        let reasons = lesser.readiness().await?["reasons"].to_string();
+        reasons.contains("who may not").then_some(reasons)
+    })
+    .await;
+    assert!(reasons.contains("the user for it is serve"), "{reasons}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_asks_callers_warns_where_nats_asks_nobody() {
+    let stack = Stack::start().await;
+    let keys = stack.folder().join("keys");
+    let asks = [("EZOUT_AUTH", "dev"), ("EZOUT_AUTH_DEV_KEYS", keys.to_str().unwrap())];
+    let service = stack.service_with("serve", &asks).await;
+    let warned = wait_for("the warning", async || {
+        let warnings = service.readiness().await?["warnings"].to_string();
+        warnings.contains("NATS asks nobody").then_some(warnings)
+    })
+    .await;
+    assert!(warned.contains("nats/users.conf"), "{warned}");
+    let log = std::fs::read_to_string(&service.log).unwrap();
+    assert!(log.contains("NATS asks nobody"), "{log}");
+    assert_eq!(service.readiness().await.unwrap()["ready"], true);
+    // Who asks nobody has nothing to be passed by.
+    let open = stack.service("api").await;
+    assert_eq!(open.readiness().await.unwrap()["warnings"], serde_json::Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_sees_users_of_another_version() {
+    let stack = Stack::start_with_users(|nats| nats.watchers_max = Some(2)).await;
+    let users = async || {
+        let said = stack.ezout(&["doctor", "--json"]).await;
+        let said: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+        let all = said["checks"].as_array().unwrap().iter();
+        all.filter(|finding| finding["check"] == "users")
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    // What was changed by hand is no other version.
+    assert_eq!(users().await[0]["level"], "ok");
+    // As before there was this line.
+    let settings = stack.folder().join("nats/users.conf");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    let older: Vec<&str> = text.lines().filter(|line| !line.starts_with("server_tags: ")).collect();
+    std::fs::write(&settings, older.join("\n")).unwrap();
+    let server = i32::try_from(stack.nats.pid())
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(server.unwrap(), rustix::process::Signal::HUP).unwrap();
+    let found = wait_for("the finding", async || {
+        users().await.into_iter().find(|found| found["level"] == "warn")
+    })
+    .await;
+    assert!(
+        found["fact"]
+            .as_str()
+            .unwrap()
+            .contains("other users than the nats/users.conf of this version"),
+        "{found}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_part_does_its_work_as_its_own_user() {
     let stack = Stack::start_with_users(|_| ()).await;
     let edits = [("EZOUT_EDITS_PER_MINUTE", "60")];
@@ -169,7 +252,16 @@ async fn every_part_does_its_work_as_its_own_user() {
     let doctor = stack.ezout(&["doctor", "--json"]).await;
     let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
     let found: serde_json::Value = serde_json::from_str(&said).unwrap();
-    for check in ["nats", "room", "sync", "journal", "updates", "checkpoints", "lag"] {
+    for check in [
+        "nats",
+        "room",
+        "sync",
+        "users",
+        "journal",
+        "updates",
+        "checkpoints",
+        "lag",
+    ] {
         let all = found["checks"].as_array().unwrap().iter();
         let mut of_check = all.filter(|finding| finding["check"] == check).peekable();
         assert!(of_check.peek().is_some(), "{check} is not in {said}");
@@ -218,6 +310,25 @@ async fn streams_that_were_made_without_users_are_there_with_them() {
     let context = async_nats::jetstream::new(operator.connect("operator").await.unwrap());
     let stream = context.get_stream_no_info("CHECKOUT").await.unwrap();
     assert_eq!(stream.get_raw_message(1).await.unwrap().payload, "an event");
+}
+
+#[test]
+fn the_settings_of_the_users_name_their_version() {
+    let settings = include_str!("../../nats/users.conf");
+    let others: Vec<&str> = settings
+        .lines()
+        .filter(|line| !line.starts_with("server_tags: "))
+        .collect();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, others.join("\n").as_bytes());
+    let digest: String = digest.as_ref()[..4]
+        .iter()
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let wanted = format!("ezout-users:{digest}");
+    assert_eq!(
+        users_tag(),
+        wanted,
+        "nats/users.conf was changed; its tag is now {wanted}"
+    );
 }
 
 #[test]

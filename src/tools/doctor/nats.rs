@@ -16,7 +16,8 @@ use super::{Args, LIMIT, bounded};
 use crate::core::address::without_password;
 use crate::core::error_chain;
 use crate::journal::{self, Server, ServerFault, Servers};
-use crate::nats::Address;
+use crate::nats::users_tag;
+use crate::tools::operator;
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -61,11 +62,10 @@ fn name(server: &Server) -> &str {
 pub(super) async fn connect(args: &Args, servers: &Servers) -> (Finding, Option<Client>) {
     const CHECK: &str = "nats";
     let shown = without_password(&args.journal.nats_url);
-    let address = match Address::parse(&args.journal.nats_url) {
+    let address = match operator::address(&args.journal.nats_url) {
         Ok(address) => address,
         Err(error) => {
-            let error = error_chain(&error);
-            let fact = format!("{shown} is no list of NATS addresses: {error}");
+            let fact = format!("{shown}: {error:#}");
             return (Finding::fail(CHECK, fact, "ezout doctor --help".to_owned()), None);
         }
     };
@@ -87,6 +87,10 @@ pub(super) async fn connect(args: &Args, servers: &Servers) -> (Finding, Option<
             }
             let fact = format!("{fact}, but JetStream is off");
             return (Finding::fail(CHECK, fact, start).first("stop that server, then"), None);
+        }
+        Ok(Err(error)) if operator::is_not_let_in(&error) => {
+            let fact = format!("{shown}: {}", operator::NOT_LET_IN);
+            return (Finding::fail(CHECK, fact, "ezout doctor --help".to_owned()), None);
         }
         Ok(Err(error)) => error_chain(&error),
         Err(_) => format!("no answer within {} s", LIMIT.as_secs()),
@@ -148,6 +152,39 @@ pub(super) fn sync(args: &Args, servers: &Servers, stream: Option<&Info>, comman
         return vec![Finding::ok(CHECK, fact)];
     }
     faults.iter().map(tell).collect()
+}
+
+/// Whether the servers have users, and those of this version.
+pub(super) fn users(servers: &Servers, commands: &Commands) -> Vec<Finding> {
+    const CHECK: &str = "users";
+    if servers.known.is_empty() {
+        return vec![Finding::skipped(CHECK, "no monitoring port answers")];
+    }
+    let is_open = |server: &&Server| !server.auth_required;
+    let is_other = |server: &&Server| server.auth_required && !server.tags.iter().any(|tag| tag == users_tag());
+    if servers.known.iter().all(|server| is_open(&server)) {
+        return vec![Finding::ok(CHECK, "NATS asks nobody who they are")];
+    }
+    let open = servers.known.iter().filter(is_open).map(|server| {
+        let fact = format!("{} asks nobody who they are, and others do", name(server));
+        Finding::fail(CHECK, fact, Commands::nats_server(server)).first("stop that server, and with nats/users.conf")
+    });
+    let other = servers.known.iter().filter(is_other).map(|server| {
+        let fact = format!(
+            "{} has other users than the nats/users.conf of this version ({})",
+            name(server),
+            users_tag()
+        );
+        let finding = Finding::warn(CHECK, fact, commands.doctor());
+        finding.first(
+            "take the nats/users.conf of this version, with what was changed by hand, and reload that server; then",
+        )
+    });
+    let findings: Vec<Finding> = open.chain(other).collect();
+    if findings.is_empty() {
+        return vec![Finding::ok(CHECK, "NATS has the users of this version")];
+    }
+    findings
 }
 
 /// How much room there is for streams.

@@ -33,6 +33,8 @@ struct Told {
 struct Readiness {
     ready: bool,
     reasons: Vec<String>,
+    #[serde(default)]
+    warnings: Vec<String>,
     checks: Vec<Check>,
 }
 
@@ -135,6 +137,8 @@ async fn readiness(http: &Client, address: &str, token: Option<&str>, commands: 
     }
     let fail = |reason: &String| Finding::fail(CHECK, reason.clone(), commands.readyz());
     told.findings.extend(readiness.reasons.iter().map(fail));
+    let warn = |warning: &String| Finding::warn(CHECK, warning.clone(), commands.readyz());
+    told.findings.extend(readiness.warnings.iter().map(warn));
     told
 }
 

@@ -30,6 +30,9 @@ const WITHOUT_USER: &str = "no_auth_user: operator";
 const STREAMS_WITHOUT_USERS: &str = "jetstream/$G";
 const STREAMS_WITH_USERS: &str = "jetstream/APP";
 
+/// How many watchers there may be, in `users.conf`.
+const WATCHERS_MAX: &str = "max_connections: 8000";
+
 /// The one setting that a benchmark may weaken.
 const SYNC_ALWAYS: &str = "sync_interval: always";
 const SYNC_LAZY: &str = "sync_interval: \"2m\"";
@@ -57,6 +60,8 @@ pub struct NatsOptions {
     pub operator_without_password: bool,
     /// Port for `WebSocket` clients; None opens none.
     pub websocket_port: Option<u16>,
+    /// With users: watchers that may be there at once; None leaves it as in `nats/users.conf`.
+    pub watchers_max: Option<u32>,
     /// File that its output is appended to.
     pub log: PathBuf,
 }
@@ -73,6 +78,7 @@ impl NatsOptions {
             users: None,
             operator_without_password: false,
             websocket_port: None,
+            watchers_max: None,
             log: folder.join("nats-server.log"),
         }
     }
@@ -342,7 +348,11 @@ fn write_settings(options: &NatsOptions) -> Result<PathBuf, ServersError> {
     if options.websocket_port.is_some() {
         take(WITH_WEBSOCKET);
     }
-    write("users.conf", USERS_CONF)?;
+    let users = match options.watchers_max {
+        Some(most) => &USERS_CONF.replace(WATCHERS_MAX, &format!("max_connections: {most}")),
+        None => USERS_CONF,
+    };
+    write("users.conf", users)?;
     write("callout.conf", CALLOUT_CONF)?;
     write("websocket.conf", WEBSOCKET_CONF)?;
     let server = write("server.conf", &alone)?;
@@ -396,11 +406,19 @@ async fn without_leader(http: &reqwest::Client, monitor: &str) -> Option<String>
 
 #[cfg(test)]
 mod tests {
-    use super::{SERVER_CONF, SYNC_ALWAYS, WITH_USERS, WITH_WEBSOCKET, WITHOUT_USER};
+    use super::{SERVER_CONF, SYNC_ALWAYS, USERS_CONF, WATCHERS_MAX, WITH_USERS, WITH_WEBSOCKET, WITHOUT_USER};
 
     #[test]
     fn the_settings_flush_before_each_acknowledgement() {
         assert!(SERVER_CONF.lines().any(|line| line.trim() == SYNC_ALWAYS));
+    }
+
+    #[test]
+    fn watchers_leave_room_for_the_parts() {
+        let number = |line: &str| -> u32 { line.rsplit(' ').next().unwrap().parse().unwrap() };
+        let of_server = SERVER_CONF.lines().find(|line| line.starts_with("max_connections: "));
+        assert!(USERS_CONF.contains(&format!("limits {{ {WATCHERS_MAX} }}")));
+        assert!(number(WATCHERS_MAX) + 1_000 <= number(of_server.unwrap()));
     }
 
     #[test]

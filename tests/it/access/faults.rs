@@ -64,7 +64,7 @@ async fn without_mongodb_events_are_taken_and_what_was_known_stays_in_force() {
     // And later.
     let rights = RightsOf::of(&stack).await;
     rights.set_member(&carol, Role::Merchant, &[&shop]).await;
-    rights.views.revoke(&Revoked::Subject(ada.clone())).await.unwrap();
+    rights.revoke(&Revoked::Subject(ada.clone())).await;
     carols.get_until(&summary).await;
     adas.get_until_status(&summary, 401).await;
     stack.mongod.kill().await;

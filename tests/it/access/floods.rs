@@ -1,13 +1,15 @@
 //! Hostile bodies, and floods of HTTP/2 frames, while somebody honest goes on sending.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ezout::core::policy::Role;
 use futures::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::JoinHandle;
 
 use super::guarded::{Asker, Guarded};
@@ -32,6 +34,8 @@ fn memory(service: &Service) -> u64 {
 
 /// Somebody who sends an event after the other, and of whom each is taken.
 struct Honest {
+    guarded: &'static Guarded,
+    shop: String,
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicUsize>,
     sends: JoinHandle<u64>,
@@ -44,6 +48,7 @@ impl Honest {
         let shop = session();
         let phone = guarded.caller(Some(guarded.token(Role::Service, &[&shop])));
         let looks = guarded.caller(Some(guarded.token(Role::Merchant, &[&shop])));
+        let sent_to = shop.clone();
         let sends = tokio::spawn(async move {
             let (visit, mut most) = (session(), 0);
             for action_id in 1.. {
@@ -61,7 +66,13 @@ impl Honest {
             }
             most
         });
-        Self { stop, sent, sends }
+        Self {
+            guarded,
+            shop: sent_to,
+            stop,
+            sent,
+            sends,
+        }
     }
 
     /// Returns when one more was sent than by now: what was done to the service until now did not end it.
@@ -73,11 +84,13 @@ impl Honest {
         }
     }
 
-    /// How many were sent, and the most memory that the process had meanwhile.
+    /// How many were sent, each of which is in the journal, and the most memory that the process had meanwhile.
     async fn end(self) -> (usize, u64) {
         self.stop.store(true, Ordering::Relaxed);
         let most = self.sends.await.unwrap();
-        (self.sent.load(Ordering::Relaxed), most)
+        let sent = self.sent.load(Ordering::Relaxed);
+        assert_eq!(self.guarded.journal_of(&self.shop).await.len(), sent);
+        (sent, most)
     }
 }
 
@@ -337,6 +350,55 @@ struct Flooded {
     is_ended: bool,
     /// It took nothing more for a while.
     is_stuck: bool,
+    /// Streams that were begun, and those of them that were answered or refused.
+    begun: usize,
+    settled: usize,
+}
+
+impl Flooded {
+    /// Whether it was cut off.
+    fn is_cut(&self) -> bool {
+        self.is_ended || self.is_stuck
+    }
+
+    /// Whether it was cut off, or each of its requests was answered or refused.
+    fn is_dealt_with(&self) -> bool {
+        self.is_cut() || (self.begun > 0 && self.settled == self.begun)
+    }
+}
+
+/// What the server has sent on a connection.
+#[derive(Debug, Default)]
+struct Answered {
+    is_ended: AtomicBool,
+    streams: Mutex<BTreeSet<u32>>,
+}
+
+impl Answered {
+    /// Takes frames until the end.
+    async fn take(&self, mut read: OwnedReadHalf) {
+        let mut head = [0; 9];
+        while read.read_exact(&mut head).await.is_ok() {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            if matches!(head[3], HEADERS | RST_STREAM) {
+                let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+                self.streams.lock().unwrap().insert(stream);
+            }
+            let mut payload = (&mut read).take(length.into());
+            if head[3] == GOAWAY || tokio::io::copy(&mut payload, &mut tokio::io::sink()).await.is_err() {
+                break;
+            }
+        }
+        self.is_ended.store(true, Ordering::Relaxed);
+    }
+
+    fn is_ended(&self) -> bool {
+        self.is_ended.load(Ordering::Relaxed)
+    }
+
+    fn settled(&self) -> usize {
+        self.streams.lock().unwrap().len()
+    }
 }
 
 /// Sends frames until the server has enough of it, or all are sent.
@@ -346,41 +408,50 @@ async fn flood(service: &Service, most: usize, reads: bool, mut next: impl FnMut
         .write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat())
         .await
         .unwrap();
-    let (mut read, mut write) = stream.into_split();
-    let is_ended = Arc::new(AtomicBool::new(false));
-    let ended = Arc::clone(&is_ended);
-    let reading = tokio::spawn(async move {
-        if !reads {
-            return std::future::pending().await;
-        }
-        let mut head = [0; 9];
-        while read.read_exact(&mut head).await.is_ok() {
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            if head[3] == GOAWAY
-                || tokio::io::copy(&mut (&mut read).take(length.into()), &mut tokio::io::sink())
-                    .await
-                    .is_err()
-            {
-                break;
+    let (read, mut write) = stream.into_split();
+    let answered = Arc::new(Answered::default());
+    let reading = {
+        let answered = Arc::clone(&answered);
+        tokio::spawn(async move {
+            if reads {
+                answered.take(read).await;
+            } else {
+                let _kept = read;
+                std::future::pending::<()>().await;
             }
-        }
-        ended.store(true, Ordering::Relaxed);
-    });
+        })
+    };
     let mut flooded = Flooded::default();
     for turn in 0.. {
         let bytes = next(turn);
         match tokio::time::timeout(Duration::from_secs(3), write.write_all(&bytes)).await {
-            Ok(Ok(())) => flooded.sent += bytes.len(),
-            Ok(Err(_)) => is_ended.store(true, Ordering::Relaxed),
+            Ok(Ok(())) => {
+                flooded.sent += bytes.len();
+                flooded.begun += begins(&bytes);
+            }
+            Ok(Err(_)) => answered.is_ended.store(true, Ordering::Relaxed),
             Err(_) => flooded.is_stuck = true,
         }
-        flooded.is_ended = is_ended.load(Ordering::Relaxed);
-        if flooded.is_ended || flooded.is_stuck || flooded.sent >= most {
+        if answered.is_ended() || flooded.is_stuck || flooded.sent >= most {
             break;
         }
     }
+    flooded.is_ended = answered.is_ended();
+    flooded.settled = answered.settled();
+    // What was begun is still to be answered.
+    let begun = tokio::time::Instant::now();
+    while reads && !flooded.is_dealt_with() && begun.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        flooded.is_ended = answered.is_ended();
+        flooded.settled = answered.settled();
+    }
     reading.abort();
     flooded
+}
+
+/// How many streams are begun by these frames, of which the first tells: one by a whole head, none by anything else.
+fn begins(frames: &[u8]) -> usize {
+    usize::from(frames[3] == HEADERS && frames[4] & END_HEADERS != 0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -453,18 +524,16 @@ async fn a_flood_of_frames_is_cut_off_and_nobody_else_notices() {
         ("empty bodies", &bodies, false),
     ];
     for (what, flooded, is_cut_off) in floods {
-        let cut = flooded
-            .iter()
-            .filter(|flooded| flooded.is_ended || flooded.is_stuck)
-            .count();
+        let cut = flooded.iter().filter(|flooded| flooded.is_cut()).count();
+        let dealt_with = flooded.iter().filter(|flooded| flooded.is_dealt_with()).count();
         let bytes: usize = flooded.iter().map(|flooded| flooded.sent).sum();
         eprintln!(
-            "{what}: {cut} of {} cut off after {bytes} bytes together",
-            flooded.len()
+            "{what}: {cut} of {} cut off after {bytes} bytes together, and all requests settled of {} others",
+            flooded.len(),
+            dealt_with - cut
         );
-        if is_cut_off {
-            assert_eq!(cut, flooded.len(), "{what}: {flooded:?}");
-        }
+        let fine = if is_cut_off { cut } else { dealt_with };
+        assert_eq!(fine, flooded.len(), "{what}: {flooded:?}");
     }
     assert!(most < begun + MEMORY_MAX, "{most} bytes, and {begun} before");
     no_panic_in(&service.log);

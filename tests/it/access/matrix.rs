@@ -105,16 +105,16 @@ async fn everybody(guarded: &Guarded, own: &str) -> Vec<Who> {
 }
 
 /// What is asked of a route.
-struct Asked {
-    path: String,
-    body: Option<Value>,
+pub(super) struct Asked {
+    pub(super) path: String,
+    pub(super) body: Option<Value>,
     /// The status where it is allowed: in a shop that has this, and in one that has nothing.
     found: u16,
     missing: u16,
 }
 
 /// A request to a route about this shop; nothing for a route that is not known here.
-fn request(method: &Method, path: &str, shop: &str, of: &Stocked, number: i64) -> Option<Asked> {
+pub(super) fn request(method: &Method, path: &str, shop: &str, of: &Stocked, number: i64) -> Option<Asked> {
     let filled = path
         .replace("{shop_id}", shop)
         .replace("{shop}", shop)
@@ -402,7 +402,7 @@ impl Client for ResClient {
 }
 
 /// The rest of a resource's name, and what it is where there is nothing: some answer, or none.
-fn resource(word: &str, of: &Stocked) -> Option<(String, bool)> {
+pub(super) fn resource(word: &str, of: &Stocked) -> Option<(String, bool)> {
     match word {
         "baskets" | "summary" | "sessions" | "feed" => Some((word.to_owned(), true)),
         "basket" => Some((format!("basket.{}", of.session), false)),
@@ -410,7 +410,7 @@ fn resource(word: &str, of: &Stocked) -> Option<(String, bool)> {
     }
 }
 
-fn params(word: &str, method: &str, number: i64) -> Option<Value> {
+pub(super) fn params(word: &str, method: &str, number: i64) -> Option<Value> {
     match (word, method) {
         ("basket", "handle") => Some(json!({ "by": "Bob", "instead": true })),
         ("basket", "correct") => Some(json!({ "author": "Bob", "reason": "matrix", "adjustment": { "by": number } })),

@@ -146,7 +146,7 @@ pub(super) async fn from_the_first_token_to_the_last<C: Client>(url: &str) {
     has_all(&bobs, &of);
 
     // Who is revoked is out, with all their connections, and nobody else is.
-    rights.views.revoke(&Revoked::Subject(ada.clone())).await.unwrap();
+    rights.revoke(&Revoked::Subject(ada.clone())).await;
     loses_all(&client, &of).await;
     wait_for("the end", async || late.lost(&baskets)).await;
     follows(guarded, &bobs, &of, 5).await;
@@ -182,7 +182,7 @@ pub(super) async fn from_the_first_token_to_the_last<C: Client>(url: &str) {
             client.get(&name).await.unwrap();
         }
     }
-    rights.views.revoke(&Revoked::Token(id_of(&one))).await.unwrap();
+    rights.revoke(&Revoked::Token(id_of(&one))).await;
     loses_all(&first, &of).await;
     follows(guarded, &second, &of, 6).await;
     has_all(&second, &of);
@@ -207,7 +207,7 @@ async fn a_client_is_somebody_from_its_first_token_to_the_end_of_the_last() {
 }
 
 /// Asks a service as a gateway does, and answers what it says in the end.
-async fn ask(nats: &async_nats::Client, subject: String, request: &Value) -> Value {
+pub(super) async fn ask(nats: &async_nats::Client, subject: String, request: &Value) -> Value {
     let inbox = nats.new_inbox();
     let mut replies = nats.subscribe(inbox.clone()).await.unwrap();
     let payload = request.to_string().into();
@@ -271,7 +271,7 @@ async fn a_call_is_refused_though_the_gateway_still_believes_in_the_right() {
         "system.accessDenied"
     );
     let rights = guarded.rights().await;
-    rights.views.revoke(&Revoked::Subject(subject)).await.unwrap();
+    rights.revoke(&Revoked::Subject(subject)).await;
     wait_for("the refusal", async || {
         let answer = call(&kept, "handle", handle.clone()).await;
         (answer["error"]["code"] == "system.accessDenied").then_some(())
@@ -346,4 +346,44 @@ async fn whoever_asks_without_a_connection_is_given_nothing() {
         }
         assert_eq!(name.len(), "conn.dc2cmhlqmd2tgi8lv4rg.token".len(), "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_has_ended_is_counted_once_for_each_connection() {
+    const ENDS: &str = "ezout_access_ends_total{door=\"resgate\"}";
+    const REVOKED: &str = "ezout_revocation_seconds_count{door=\"resgate\"}";
+    let guarded = Guarded::start().await;
+    let url = guarded.stack.nats.url();
+    let of = guarded.shop_with(&session(), "pears").await;
+    let (ada, bob) = (session(), session());
+    let hour = Duration::from_hours(1);
+    let viewers: [Gateway; 2] = [
+        viewer(&guarded, &url, &ada, &of, hour).await,
+        viewer(&guarded, &url, &ada, &of, hour).await,
+    ];
+    let stays: Gateway = viewer(&guarded, &url, &bob, &of, hour).await;
+    let kept = viewers[0].token();
+    let before = guarded.service.metric(ENDS).await.unwrap();
+
+    let rights = guarded.rights().await;
+    rights.revoke(&Revoked::Subject(ada)).await;
+    for viewer in &viewers {
+        loses_all(viewer, &of).await;
+        // And asks for everything once more.
+        loses_all(viewer, &of).await;
+    }
+    // A gateway that was not told asks with what it has.
+    let nats = guarded.stack.nats_client().await;
+    for name in names(&of) {
+        let name = name.split('?').next().unwrap();
+        let request = json!({ "token": kept, "cid": "dc2cmhlqmd2tgi8lv7rg" });
+        for _ in 0..3 {
+            let answer = ask(&nats, format!("access.{name}"), &request).await;
+            assert_eq!(answer["error"]["code"], "system.accessDenied", "{answer}");
+        }
+    }
+    has_all(&stays, &of);
+    let ends = guarded.service.metric(ENDS).await.unwrap() - before;
+    let measured = guarded.service.metric(REVOKED).await;
+    assert_eq!((Some(ends), measured), (Some(3.0), Some(3.0)));
 }

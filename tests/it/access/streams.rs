@@ -217,7 +217,7 @@ async fn whoever_loses_a_right_loses_the_streams_that_it_had_opened() {
     let token = guarded.token_of(&ada, Role::Merchant, &[&shop]);
     let revoked = Revoked::Subject(ada.clone());
     let took = end_all(guarded, &shop, &token, "revoked", async || {
-        rights.views.revoke(&revoked).await.unwrap();
+        rights.revoke(&revoked).await;
     })
     .await;
     eprintln!("a revoked subject: {took:?} to the last of 20");
@@ -233,7 +233,7 @@ async fn whoever_loses_a_right_loses_the_streams_that_it_had_opened() {
     let [token, another] = [(), ()].map(|()| guarded.token_of(&bob, Role::Merchant, &[&shop]));
     let revoked = Revoked::Token(id_of(&token));
     let took = end_all(guarded, &shop, &token, "revoked", async || {
-        rights.views.revoke(&revoked).await.unwrap();
+        rights.revoke(&revoked).await;
     })
     .await;
     eprintln!("a revoked token: {took:?} to the last of 20");
@@ -333,7 +333,7 @@ async fn a_replay_ends_with_the_right_to_it() {
     let ada = session();
     let ada_replays = guarded.caller(Some(guarded.token_of(&ada, Role::Support, &[&shop])));
     let mut revoked = Stream::of(replay(&ada_replays, &shop, &visit)).await;
-    rights.views.revoke(&Revoked::Subject(ada)).await.unwrap();
+    rights.revoke(&Revoked::Subject(ada)).await;
     assert_eq!(revoked.ends().await.0, json!({ "reason": "revoked" }));
 
     let carol = session();

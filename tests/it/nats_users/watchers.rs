@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, Subscriber};
+use ezout::core::id::ShopId;
+use ezout::core::policy::{self, Caller, Denied, Object, Role, Shops, Verb};
 use ezout::keys::dev::{self, Grant};
 use ezout::nats::{Address, User};
-use ezout::tools::servers::free_port;
+use ezout::tools::servers::{NatsOptions, free_port};
 use futures::{SinkExt as _, StreamExt as _};
 use serde_json::json;
 use time::OffsetDateTime;
@@ -15,7 +17,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::proxy::Proxy;
 use crate::support::{Service, Stack, event, printed, session, wait_for};
-use crate::tokens::issuer::{Behaviour, Issuer};
+use crate::tokens::issuer::{Behaviour, Issuer, Signer};
 
 const SENDER: &str = "sender";
 
@@ -34,8 +36,20 @@ impl Doors {
 
     /// With more of the environment, once the servers are there.
     async fn open_with(more: impl AsyncFnOnce(&Stack) -> Vec<(&'static str, String)>) -> Self {
+        Self::open_at(|_| (), more).await
+    }
+
+    /// At another nats-server than usual.
+    async fn open_at(
+        adjust: impl FnOnce(&mut NatsOptions),
+        more: impl AsyncFnOnce(&Stack) -> Vec<(&'static str, String)>,
+    ) -> Self {
         let websocket = free_port().unwrap();
-        let stack = Stack::start_with_users(|nats| nats.websocket_port = Some(websocket)).await;
+        let stack = Stack::start_with_users(|nats| {
+            nats.websocket_port = Some(websocket);
+            adjust(nats);
+        })
+        .await;
         let keys = stack.folder().join("keys");
         let (url, seed) = (stack.nats.url_of(User::Door), stack.nats.users().unwrap().issuer_seed());
         let mut environment = vec![
@@ -464,4 +478,167 @@ async fn one_caller_has_no_more_connections_than_it_may() {
     assert!(doors.lets_in(&doors.merchant("bob", &[&shop])).await);
     drop(first);
     let _third = doors.watcher(&ada()).await;
+}
+
+/// A shop with something in it: its updates are there to be heard.
+async fn with_updates(doors: &Doors) -> String {
+    let shop = shop();
+    doors.happens(&shop).await;
+    shop
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_caller_at_the_door_of_nats_gets_what_the_policy_says() {
+    let doors = Doors::open().await;
+    // The service knows members and revocations from here on.
+    drop(doors.watcher(&doors.merchant("first", &[&shop()])).await);
+    let (own, other, nowhere) = (with_updates(&doors).await, with_updates(&doors).await, shop());
+    let mut rows = 0;
+    for role in Role::ALL {
+        for (given, shops) in [
+            (vec![own.as_str()], Shops::Only([ShopId::parse(&own).unwrap()].into())),
+            (vec!["*"], Shops::All),
+            (Vec::new(), Shops::NONE),
+        ] {
+            let who = format!("{role} of {given:?}");
+            let token = doors.token(&who, role.word(), &given, Duration::from_mins(10));
+            // A shopper without shops may append in all, and look in none.
+            let caller = Caller {
+                role,
+                shops,
+                shopper: None,
+            };
+            let comes_in = role.may(Verb::Look) && caller.shops != Shops::NONE;
+            let mut watcher = Watcher::connect(&doors.stack, &token).await;
+            assert_eq!(watcher.is_some(), comes_in, "{who}");
+            rows += 1;
+            let Some(watcher) = &mut watcher else { continue };
+            for shop in [&own, &other, &nowhere] {
+                let subject = format!("updates.store.{shop}");
+                let _hears = watcher.subscribe(&subject).await;
+                let object = Object::Shop(ShopId::parse(shop).unwrap());
+                rows += 1;
+                match policy::decide(&caller, Verb::Look, object) {
+                    // What is refused is refused before the flush is answered.
+                    Ok(()) => assert!(watcher.complaints.try_recv().is_err(), "{who} at {shop}"),
+                    Err(Denied::Shop) => watcher.refused(&format!("Subscription to \"{subject}\"")).await,
+                    Err(denied) => panic!("{who} has come in: {denied}"),
+                }
+                // Nobody tells anything here, whatever they may hear.
+                watcher.client.publish(subject.clone(), "probe".into()).await.unwrap();
+                watcher.client.flush().await.unwrap();
+                watcher.refused(&format!("Publish to \"{subject}\"")).await;
+                rows += 1;
+            }
+        }
+    }
+    eprintln!("the matrix of the door of NATS has {rows} rows");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shop_of_somebody_else_is_refused_in_the_words_of_one_that_there_is_not() {
+    let doors = Doors::open().await;
+    let own = shop();
+    let mut watcher = doors.watcher(&doors.merchant("m", &[&own])).await;
+    let (other, nowhere) = (with_updates(&doors).await, shop());
+    let mut said = Vec::new();
+    for shop in [&other, &nowhere] {
+        let _hears = watcher.subscribe(&format!("updates.store.{shop}")).await;
+        let complaint = watcher.complaints.recv().await.unwrap();
+        assert!(complaint.contains(shop.as_str()), "{complaint}");
+        said.push(complaint.replace(shop.as_str(), "?"));
+    }
+    assert_eq!(said[0], said[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_watchers_as_there_may_be_leave_room_for_the_parts() {
+    let doors = Doors::open_at(|nats| nats.watchers_max = Some(2), async |_| Vec::new()).await;
+    let shop = shop();
+    let first = doors.watcher(&doors.merchant("first", &[&shop])).await;
+    let mut second = doors.watcher(&doors.merchant("second", &[&shop])).await;
+    assert!(!doors.lets_in(&doors.merchant("third", &[&shop])).await);
+    for user in User::ALL {
+        let address = Address::parse(&doors.stack.nats.url_of(user)).unwrap();
+        assert!(address.connect("part").await.is_ok(), "{}", user.name());
+    }
+    assert!(!*second.lost.borrow_and_update(), "who was there stays");
+    drop(first);
+    drop(doors.watcher(&doors.merchant("third", &[&shop])).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_keys_that_nobody_knows_keep_those_of_known_ones_from_nothing() {
+    const STRANGERS: usize = 400;
+    let issuer = Issuer::start(Behaviour::Status(500)).await;
+    let (signer, stranger) = (Signer::new("known"), Signer::new("unknown"));
+    issuer.behave(signer.published());
+    let options = issuer.options();
+    let doors = Doors::open_with(async |_| options).await;
+    let shop = shop();
+    let claims = |subject: &str| {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        json!({
+            "iss": issuer.url(), "aud": "ezout", "sub": subject, "iat": now, "exp": now + 600,
+            "role": "merchant", "shops": [shop],
+        })
+    };
+    drop(doors.watcher(&signer.sign(&claims("first"))).await);
+
+    // From now on a fetch of the keys takes as long as one may.
+    issuer.behave(Behaviour::Stalls);
+    let fetches = issuer.fetches();
+    let url = doors.stack.nats.url();
+    let strangers = (0..STRANGERS).map(|number| {
+        let (url, token) = (url.clone(), stranger.sign(&claims(&format!("stranger {number}"))));
+        tokio::spawn(async move { ConnectOptions::new().token(token).connect(url).await.is_ok() })
+    });
+    let strangers: Vec<_> = strangers.collect();
+    wait_for("the fetch", async || (issuer.fetches() > fetches).then_some(())).await;
+    // They wait for it, and those who were not asked about yet are in front of this one.
+    for number in 0..5 {
+        let token = signer.sign(&claims(&format!("known {number}")));
+        assert!(
+            doors.lets_in(&token).await,
+            "somebody with a known key was kept waiting"
+        );
+    }
+    for stranger in strangers {
+        assert!(!stranger.await.unwrap());
+    }
+    let unavailable = "ezout_refusals_total{reason=\"unavailable\"}";
+    assert!(doors.service.metric(unavailable).await.unwrap() > 64.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_stops_sends_its_watchers_away_and_waits_for_none_that_it_cannot_reach() {
+    const WATCHERS: usize = 20;
+    for is_cut_off in [false, true] {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let mut doors = Doors::open_with(async |stack| {
+            let proxy = Proxy::start(&stack.nats.url()).await;
+            let url = stack.nats.users().unwrap().url(&proxy.url(), User::Door);
+            assert!(tell.send(proxy).is_ok());
+            vec![("EZOUT_NATS_DOOR_URL", url)]
+        })
+        .await;
+        let proxy = told.await.unwrap();
+        let shop = shop();
+        let mut watchers = Vec::new();
+        for number in 0..WATCHERS {
+            let token = doors.merchant(&format!("watcher {number}"), &[&shop]);
+            watchers.push(doors.watcher(&token).await);
+        }
+        if is_cut_off {
+            proxy.cut();
+        }
+        assert!(doors.service.stop().await.success());
+        for watcher in &mut watchers {
+            if is_cut_off {
+                assert!(!*watcher.lost.borrow_and_update(), "who could have ended it?");
+            } else {
+                watcher.sent_away().await;
+            }
+        }
+    }
 }

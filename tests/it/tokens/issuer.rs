@@ -4,14 +4,17 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::stream;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -67,6 +70,37 @@ impl Behaviour {
     }
 }
 
+/// Whoever signs for an issuer, with a key of this name.
+pub struct Signer {
+    pair: Ed25519KeyPair,
+    name: &'static str,
+}
+
+impl Signer {
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            pair: Ed25519KeyPair::generate().unwrap(),
+            name,
+        }
+    }
+
+    /// Its key, as the issuer publishes it.
+    pub fn published(&self) -> Behaviour {
+        let public = URL_SAFE_NO_PAD.encode(self.pair.public_key().as_ref());
+        let key =
+            json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": self.name, "x": public });
+        Behaviour::answer(&json!({ "keys": [key] }).to_string())
+    }
+
+    pub fn sign(&self, claims: &Value) -> String {
+        let part = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+        let header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": self.name });
+        let signed = format!("{}.{}", part(&header), part(claims));
+        let signature = self.pair.sign(signed.as_bytes());
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     behaviour: Mutex<Behaviour>,
@@ -101,6 +135,17 @@ impl Issuer {
     /// Its name, as it stands in its tokens.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// What has a service believe the tokens that this issuer has for `ezout`.
+    pub fn options(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("EZOUT_AUTH", "oidc".to_owned()),
+            ("EZOUT_AUTH_ISSUER", self.url()),
+            ("EZOUT_AUTH_AUDIENCE", "ezout".to_owned()),
+            ("EZOUT_AUTH_ALGORITHMS", "EdDSA".to_owned()),
+            ("EZOUT_AUTH_KEYS_URL", self.keys_url()),
+        ]
     }
 
     pub fn keys_url(&self) -> String {

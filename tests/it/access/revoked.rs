@@ -1,0 +1,133 @@
+//! How long a revocation counts: until the sign-in after it, until its end, or until somebody lifts it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ezout::access::{self, Access};
+use ezout::keys::{self, Keys, Mode};
+use ezout::metrics::Metrics;
+use ezout::views::{Revoked, RevokedUntil};
+use mongodb::bson::{Document, doc};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::guarded::{Asker, RightsOf, keys_of};
+use crate::support::{Stack, printed, session, wait_for};
+use crate::tokens::issuer::{Behaviour, Issuer, Signer};
+
+/// Has MongoDB look each second for what has ended, and not each minute.
+async fn forget_soon(stack: &Stack) {
+    let admin = mongodb::Client::with_uri_str(stack.mongod.uri()).await.unwrap();
+    let often = doc! { "setParameter": 1, "ttlMonitorSleepSecs": 1 };
+    admin.database("admin").run_command(often).await.unwrap();
+}
+
+async fn is_stored(stack: &Stack) -> bool {
+    let revocations = stack.database().await.collection::<Document>("revocations");
+    revocations.count_documents(doc! {}).await.unwrap() > 0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_was_renewed_stays_revoked_unless_it_tells_of_a_new_sign_in() {
+    let issuer = Issuer::start(Behaviour::Status(500)).await;
+    let signer = Signer::new("one");
+    issuer.behave(signer.published());
+    let stack = Stack::start().await;
+    forget_soon(&stack).await;
+    let options = issuer.options();
+    let options: Vec<(&str, &str)> = options.iter().map(|(name, value)| (*name, &**value)).collect();
+    let service = stack.service_with("serve", &options).await;
+    let path = format!("/v1/shops/{}/summary", session());
+    let begin = OffsetDateTime::now_utc().unix_timestamp();
+    // Renewed so many seconds later, in a session that may say when it began.
+    let renewed = |after: i64, began: Option<i64>| {
+        let mut claims = json!({
+            "iss": issuer.url(), "aud": "ezout", "sub": "ada", "iat": begin + after, "exp": begin + 3_600,
+            "role": "support", "shops": ["*"],
+        });
+        if let Some(began) = began {
+            claims["auth_time"] = Value::from(begin + began);
+        }
+        Asker::new(&service, Some(signer.sign(&claims)))
+    };
+    let first = renewed(-30, None);
+    first.get_until(&path).await;
+
+    printed(&stack.ezout(&["revoke", "ada"]).await);
+    let refused = async |asker: &Asker| {
+        let got = asker.get_until_status(&path, 401).await;
+        assert_eq!(got.code(), "token_revoked");
+    };
+    // By the clock it is of later than the revocation.
+    let (later, new) = (renewed(50, None), renewed(50, Some(50)));
+    refused(&first).await;
+    refused(&later).await;
+    refused(&renewed(50, Some(-30))).await;
+    assert_eq!(new.get(&path).await.status, 200, "signed in again");
+
+    let said = printed(&stack.ezout(&["revoke", "--lift", "ada"]).await);
+    assert!(said.contains("may count again"), "{said}");
+    for asker in [&first, &later] {
+        asker.get_until(&path).await;
+    }
+    let said = printed(&stack.ezout(&["revoke", "--lift", "ada"]).await);
+    assert!(said.contains("was not revoked"), "{said}");
+
+    // With an end it counts again by itself, and nothing is left of it.
+    printed(&stack.ezout(&["revoke", "ada", "--for", "24h"]).await);
+    refused(&later).await;
+    printed(&stack.ezout(&["revoke", "ada", "--for", "1s"]).await);
+    later.get_until(&path).await;
+    wait_for("the revocation to be forgotten", async || {
+        (!is_stored(&stack).await).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_has_ended_is_forgotten_by_mongodb_and_by_every_process() {
+    let stack = Stack::start().await;
+    forget_soon(&stack).await;
+    printed(&stack.ezout(&["migrate"]).await);
+    let rights = RightsOf::of(&stack).await;
+    let (metrics, tasks, stop) = (Arc::new(Metrics::new()), TaskTracker::new(), CancellationToken::new());
+    let _stops = stop.clone().drop_guard();
+    let config = keys::Config {
+        mode: Some(Mode::Dev),
+        project: None,
+        issuer: None,
+        audience: None,
+        algorithms: vec![keys::Algorithm::Rs256],
+        claim: None,
+        keys_url: None,
+        dev_keys: Some(keys_of(&stack)),
+    };
+    let keys = Keys::start(&config, &metrics, &tasks, stop.clone()).unwrap();
+    let config = access::Config { anonymous: None };
+    let access = Access::start(&config, keys, rights.views.clone(), metrics, &tasks, stop.clone());
+    let mut known = access.changes();
+    let mut knows = async |number: usize| {
+        let count = |rights: &Option<Arc<ezout::views::Rights>>| rights.as_ref().map(|rights| rights.revoked.len());
+        known.wait_for(|rights| count(rights) == Some(number)).await.unwrap();
+    };
+
+    let (ada, bob) = (Revoked::Subject("ada".to_owned()), Revoked::Token("bob".to_owned()));
+    rights
+        .views
+        .revoke(&ada, RevokedUntil::After(Duration::from_hours(1)))
+        .await
+        .unwrap();
+    rights.views.revoke(&bob, RevokedUntil::Lifted).await.unwrap();
+    knows(2).await;
+    // Whoever revokes once more says when it ends now.
+    let end = OffsetDateTime::now_utc() + Duration::from_secs(1);
+    rights.views.revoke(&ada, RevokedUntil::At(end)).await.unwrap();
+    knows(1).await;
+    rights.views.revoke(&ada, RevokedUntil::Lifted).await.unwrap();
+    knows(2).await;
+    assert!(rights.views.lift(&ada).await.unwrap());
+    assert!(!rights.views.lift(&ada).await.unwrap());
+    knows(1).await;
+}
