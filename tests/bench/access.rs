@@ -186,8 +186,9 @@ pub(crate) async fn denials(machine: &Machine, plan: &Plan, table: &mut Table) {
         let first = usize::from(fastrand::bool());
         for kind in [first, 1 - first] {
             let asked = if kind == 0 { shop(2) } else { shop(1_000_000 + number) };
-            let request =
-                format!("GET /v1/shops/{asked}/baskets HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {own}\r\n\r\n");
+            let request = format!(
+                "GET /v1/shops/{asked}/baskets HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {own}\r\n\r\n"
+            );
             let begin = Instant::now();
             stream.write_all(request.as_bytes()).await.expect("the service reads");
             let length = stream.read(&mut buffer).await.expect("the service answers");

@@ -432,10 +432,10 @@ async fn where_nothing_runs_everything_is_said_to_be_away_and_no_password_is_tol
         text.contains("nats-server -c nats/server.conf -a 127.0.0.1 -p 9 -m 9 -sd \"$NATS_DATA\""),
         "{text}"
     );
-    assert!(text.contains("\n0 ok, 0 warn, 5 FAIL, 15 not looked at\n"), "{text}");
+    assert!(text.contains("\n0 ok, 0 warn, 5 FAIL, 16 not looked at\n"), "{text}");
     let json = look(&["--json"]).await;
     assert!(!all_printed(&json).contains("geheim"));
-    assert_eq!(Report::of(&json).findings().len(), 20);
+    assert_eq!(Report::of(&json).findings().len(), 21);
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ const fn row(command: &'static str, nats: Nats, mongodb: Mongodb, says: &'static
     }
 }
 
-/// Every command but those that are the service, or start servers of their own. `SHOP` and `BASKET` stand for those that there are.
+/// Every command but those that are the service, or start servers of their own. `SHOP`, `SESSION` and `BASKET` stand for those that there are.
 const ROWS: &[Row] = &[
     row("migrate", Nats::Nobody, Mongodb::Operator, ""),
     row(
@@ -102,6 +102,12 @@ const ROWS: &[Row] = &[
         "",
     ),
     row("tail SHOP", Nats::Operator, Mongodb::Nothing, "SHOP"),
+    row(
+        "trace SHOP SESSION 1",
+        Nats::Operator,
+        Mongodb::Service,
+        "place 1 of CHECKOUT",
+    ),
     row("token --role admin", Nats::Nobody, Mongodb::Nothing, "eyJ"),
     row("simulate --for 1s --shoppers 1", Nats::Nobody, Mongodb::Nothing, ""),
 ];
@@ -167,7 +173,10 @@ impl Asking {
     }
 
     fn filled(&self, text: &str) -> String {
-        text.replace("SHOP", &self.shop).replace("BASKET", &self.basket)
+        let (_, session) = self.basket.split_once('.').expect("shop.session");
+        text.replace("SHOP", &self.shop)
+            .replace("BASKET", &self.basket)
+            .replace("SESSION", session)
     }
 
     /// A command as these.

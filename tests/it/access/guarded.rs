@@ -316,10 +316,7 @@ impl Got {
             .collect();
         headers.sort();
         // The name of the request is another one each time, and of one length. What Resgate answers itself has none.
-        let name = self
-            .headers
-            .get("ezout-request-id")
-            .and_then(|name| name.to_str().ok());
+        let name = self.headers.get("ezout-request-id").and_then(|name| name.to_str().ok());
         let text = name.map_or_else(|| self.text.clone(), |name| self.text.replace(name, "THE REQUEST"));
         (self.status, headers, text)
     }
