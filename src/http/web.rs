@@ -23,7 +23,7 @@ pub(super) use self::token::dev_token;
 pub(super) async fn page(State(api): State<Api>, headers: HeaderMap) -> Response {
     let _timer = api.timer("page");
     let mut response = named("index.html", &headers);
-    let policy = api.web().policy.clone();
+    let policy = api.web().policy(api.access().token_origin().as_deref());
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     response
 }

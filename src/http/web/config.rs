@@ -30,15 +30,7 @@ pub struct Config {
     )]
     pub firebase_api_key: Option<String>,
 
-    /// Where Firebase shows its own page for signing in. Without it: `PROJECT.firebaseapp.com`.
-    #[arg(
-        long = "web-firebase-auth-domain",
-        env = "EZOUT_WEB_FIREBASE_AUTH_DOMAIN",
-        value_name = "NAME"
-    )]
-    pub firebase_auth_domain: Option<String>,
-
-    /// Name that the issuer of `oidc` knows the page by; it signs people in with a code and PKCE. Without it: they paste a token.
+    /// Name that the issuer of `oidc` knows the page by; it signs people in with a code and PKCE. Where `EZOUT_AUTH_KEYS_URL` is set, which leaves the discovery document unread, the issuer has to give tokens at its own origin. Without it: they paste a token.
     #[arg(long = "web-oidc-client", env = "EZOUT_WEB_OIDC_CLIENT", value_name = "ID")]
     pub oidc_client: Option<String>,
 
@@ -59,7 +51,9 @@ pub struct ConfigError {
 #[derive(Debug)]
 pub(in crate::http) struct Web {
     pub(super) config: String,
-    pub(super) policy: HeaderValue,
+    allowed: Allowed,
+    /// Whether the page signs people in at the issuer of `oidc`.
+    asks_issuer: bool,
     /// The folder of the key pair, where anybody on this machine may be anybody.
     pub(super) dev_keys: Option<PathBuf>,
 }
@@ -67,7 +61,7 @@ pub(in crate::http) struct Web {
 impl Web {
     /// The page of a service that asks nobody who they are.
     pub(in crate::http) fn plain() -> Self {
-        Self::of(json!({ "kind": "off" }), None, None, &Allowed::default())
+        Self::of(json!({ "kind": "off" }), None, None, Allowed::default())
     }
 
     /// The page as the options say.
@@ -88,45 +82,45 @@ impl Web {
                 let people = PEOPLE.map(|(name, role)| json!({ "name": name, "role": role.word() }));
                 json!({ "kind": "dev", "people": people, "shop": config.shop.map(|shop| shop.to_string()) })
             }
-            Mode::Firebase => firebase(config, keys, &mut allowed)?,
+            Mode::Firebase => firebase(config, keys, &mut allowed),
             Mode::Oidc => oidc(config, keys, &mut allowed)?,
             Mode::Dev => json!({ "kind": "token" }),
         };
-        Ok(Self::of(auth, resgate, dev_keys, &allowed))
+        Ok(Self::of(auth, resgate, dev_keys, allowed))
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "it becomes part of what is told")]
-    fn of(auth: Value, resgate: Option<&str>, dev_keys: Option<PathBuf>, allowed: &Allowed) -> Self {
+    fn of(auth: Value, resgate: Option<&str>, dev_keys: Option<PathBuf>, allowed: Allowed) -> Self {
+        let asks_issuer = auth["kind"] == "oidc";
         let resgate = resgate.map(|url| json!({ "url": url }));
         let config = json!({ "version": env!("CARGO_PKG_VERSION"), "auth": auth, "resgate": resgate });
         Self {
             config: config.to_string(),
-            policy: allowed.policy(),
+            allowed,
+            asks_issuer,
             dev_keys,
         }
     }
+
+    /// The policy of the page, where the issuer gives tokens at `token_origin`.
+    pub(super) fn policy(&self, token_origin: Option<&str>) -> HeaderValue {
+        let token_origin = token_origin.filter(|_| self.asks_issuer);
+        // What an issuer says of itself is not to say anything else in a policy.
+        let token_origin = token_origin.and_then(|origin| origin_of(origin, &["https", "http"]));
+        self.allowed.policy(token_origin.as_deref())
+    }
 }
 
-fn firebase(config: &Config, keys: &keys::Config, allowed: &mut Allowed) -> Result<Value, ConfigError> {
+fn firebase(config: &Config, keys: &keys::Config, allowed: &mut Allowed) -> Value {
     let (Some(key), Some(project)) = (said(config.firebase_api_key.as_deref()), said(keys.project.as_deref())) else {
-        return Ok(json!({ "kind": "token" }));
+        return json!({ "kind": "token" });
     };
-    let domain = match said(config.firebase_auth_domain.as_deref()) {
-        Some(domain) => domain.to_owned(),
-        None => format!("{project}.firebaseapp.com"),
-    };
-    if origin_of(&format!("https://{domain}"), &["https"]).is_none_or(|origin| origin != format!("https://{domain}")) {
-        return Err(ConfigError {
-            option: "EZOUT_WEB_FIREBASE_AUTH_DOMAIN",
-            rule: "must be the name of a host, such as my-shop-1a2b.firebaseapp.com",
-        });
-    }
     let google = [
         "https://identitytoolkit.googleapis.com",
         "https://securetoken.googleapis.com",
     ];
     allowed.0.extend(google.map(str::to_owned));
-    Ok(json!({ "kind": "firebase", "project": project, "api_key": key, "auth_domain": domain }))
+    json!({ "kind": "firebase", "project": project, "api_key": key })
 }
 
 fn oidc(config: &Config, keys: &keys::Config, allowed: &mut Allowed) -> Result<Value, ConfigError> {
@@ -162,11 +156,9 @@ fn origin_of(url: &str, schemes: &[&str]) -> Option<String> {
 struct Allowed(BTreeSet<String>);
 
 impl Allowed {
-    fn policy(&self) -> HeaderValue {
-        let origins: Vec<&str> = ["'self'"]
-            .into_iter()
-            .chain(self.0.iter().map(String::as_str))
-            .collect();
+    fn policy(&self, more: Option<&str>) -> HeaderValue {
+        let origins: BTreeSet<&str> = self.0.iter().map(String::as_str).chain(more).collect();
+        let origins: Vec<&str> = ["'self'"].into_iter().chain(origins).collect();
         let policy = format!(
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; \
              connect-src {}; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -195,7 +187,7 @@ mod tests {
         let here: SocketAddr = "127.0.0.1:8000".parse().unwrap();
         let web = |config: &Config, mode, at| Web::new(config, &keys(mode), at);
         let told = |web: &Web| serde_json::from_str::<Value>(&web.config).unwrap();
-        let policy = |web: &Web| web.policy.to_str().unwrap().to_owned();
+        let policy = |web: &Web| web.policy(None).to_str().unwrap().to_owned();
 
         let off = Web::plain();
         assert_eq!(told(&off)["auth"], json!({ "kind": "off" }));
@@ -207,7 +199,8 @@ mod tests {
             ..Config::default()
         };
         let page = web(&firebase, Mode::Firebase, here).unwrap();
-        assert_eq!(told(&page)["auth"]["auth_domain"], "my-shop.firebaseapp.com");
+        let auth = json!({ "kind": "firebase", "project": "my-shop", "api_key": "AIza" });
+        assert_eq!(told(&page)["auth"], auth);
         assert_eq!(told(&page)["resgate"], json!({ "url": "wss://live.example/resgate" }));
         let part = "connect-src 'self' https://identitytoolkit.googleapis.com https://securetoken.googleapis.com wss://live.example;";
         assert!(policy(&page).contains(part), "{part} is not in {}", policy(&page));
@@ -217,10 +210,22 @@ mod tests {
         };
         let page = web(&oidc, Mode::Oidc, here).unwrap();
         assert!(policy(&page).contains("connect-src 'self' https://issuer.example;"));
+        for (token_origin, part) in [
+            ("https://issuer.example", "connect-src 'self' https://issuer.example;"),
+            (
+                "https://tokens.example:8443",
+                "connect-src 'self' https://issuer.example https://tokens.example:8443;",
+            ),
+            ("https://x;script-src", "connect-src 'self' https://issuer.example;"),
+        ] {
+            let policy = page.policy(Some(token_origin));
+            assert!(policy.to_str().unwrap().contains(part), "{policy:?}");
+        }
         for mode in [Mode::Firebase, Mode::Oidc] {
             let page = web(&Config::default(), mode, here).unwrap();
             assert_eq!(told(&page)["auth"], json!({ "kind": "token" }));
-            assert!(!policy(&page).contains("https://"));
+            let policy = page.policy(Some("https://tokens.example"));
+            assert!(!policy.to_str().unwrap().contains("https://"));
         }
         // Whoever reaches the machine must not be anybody.
         let away = web(&Config::default(), Mode::Dev, "10.0.0.7:8000".parse().unwrap()).unwrap();

@@ -304,7 +304,7 @@ export interface Day {
 export type AuthConfig =
   | { kind: 'off' }
   | { kind: 'dev'; people: { name: string; role: Role }[]; shop: string | null }
-  | { kind: 'firebase'; project: string; api_key: string; auth_domain: string }
+  | { kind: 'firebase'; project: string; api_key: string }
   | { kind: 'oidc'; issuer: string; client_id: string }
   | { kind: 'token' };
 
