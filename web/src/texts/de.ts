@@ -385,7 +385,6 @@ export const de: Texts = {
     more: 'Mehr zeigen',
     loadingMore: 'Lädt weiter…',
     end: 'Das ist alles.',
-    goingBack: (day) => `Geht zurück bis ${day}…`,
     emptyTitle: 'Keine Besuche',
     emptyText: 'Kein Besuch passt. Einen anderen Tag oder jeden Status wählen.',
     cannotLoad: 'Der Verlauf lässt sich gerade nicht zeigen',

@@ -382,7 +382,6 @@ export const en = {
     more: 'Show more',
     loadingMore: 'Loading more…',
     end: 'That is all.',
-    goingBack: (day: string) => `Going back to ${day}…`,
     emptyTitle: 'No visits',
     emptyText: 'No visit fits. Choose another day, or any status.',
     cannotLoad: 'The history cannot be shown now',
