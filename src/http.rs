@@ -203,10 +203,6 @@ impl Api {
         &self.0.operations
     }
 
-    fn metrics(&self) -> &Metrics {
-        &self.0.metrics
-    }
-
     fn limits(&self) -> &Limits {
         &self.0.limits
     }

@@ -452,7 +452,7 @@ export const de: Texts = {
     correctionsNone: 'Noch keine Berichtigungen.',
     drift: 'Abweichung vom Journal',
     driftText: 'Körbe, die neu aus dem Journal gefaltet und mit den gezeigten verglichen wurden.',
-    driftNone: 'Der Prozess, der antwortet, faltet nichts neu; einer, der projiziert, tut es.',
+    driftNone: 'Kein Prozess faltet Körbe neu, um sie zu vergleichen.',
     checked: 'Geprüft',
     different: 'Verschieden',
     rebuild: 'Neuaufbau',

@@ -449,7 +449,7 @@ export const en = {
     correctionsNone: 'No corrections yet.',
     drift: 'Drift',
     driftText: 'Baskets that were folded anew from the journal and compared with what is shown.',
-    driftNone: 'The process that answered folds nothing anew; one that projects does.',
+    driftNone: 'No process folds baskets anew to compare them.',
     checked: 'Checked',
     different: 'Different',
     rebuild: 'Rebuild',
