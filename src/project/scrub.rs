@@ -139,7 +139,9 @@ impl Scrubber {
     async fn note(&mut self, owned: &BTreeSet<u16>) -> Result<(), ScrubError> {
         let mut different: BTreeMap<u16, u64> = owned.iter().map(|partition| (*partition, 0)).collect();
         for id in self.drifting.keys() {
-            *different.entry(partition_of(id.shop, self.facts.partitions)).or_default() += 1;
+            *different
+                .entry(partition_of(id.shop, self.facts.partitions))
+                .or_default() += 1;
         }
         let mut found = BTreeMap::new();
         for (partition, different) in different {

@@ -503,7 +503,10 @@ async fn an_issuer_of_oidc_is_found_by_its_discovery_document() {
         (process.fetches("fetched") > 0).then_some(())
     })
     .await;
-    assert_eq!(process.keys.token_origin().as_deref(), Some("https://tokens.example:8443"));
+    assert_eq!(
+        process.keys.token_origin().as_deref(),
+        Some("https://tokens.example:8443")
+    );
 
     for name in ["oidc RS256", "oidc ES256"] {
         let claims = process.verify(made.token(name), made.now).await.unwrap();
