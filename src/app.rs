@@ -31,6 +31,7 @@ use crate::nats::{self, Address, Callout, Issuer, Tried, User};
 use crate::present;
 use crate::project::{self, Parts, Status};
 use crate::resgate::Gateway;
+use crate::trace::Tracer;
 use crate::updates::{Feed, Updates};
 use crate::views::{self, Views};
 
@@ -55,6 +56,16 @@ pub enum Role {
 }
 
 impl Role {
+    /// Its command.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Api => "api",
+            Self::Project => "project",
+            Self::Correct => "correct",
+        }
+    }
+
     const fn serves_http(self) -> bool {
         matches!(self, Self::Serve | Self::Api)
     }
@@ -101,6 +112,8 @@ pub async fn run(
         .await
         .context("EZOUT_MONGODB_URI")?;
     let status = Status::default();
+    let tracer = Tracer::start(&options.trace, role.word(), &metrics, &tasks, stop_journal.clone())
+        .context("EZOUT_OTLP_ENDPOINT")?;
 
     let mut checks = vec![health::Check::journal(journal.state())];
     if role.projects() || role.corrects() {
@@ -130,6 +143,7 @@ pub async fn run(
             views: views.clone(),
             updates: Updates::new(journal.client(), replicas, Arc::clone(&metrics)),
             metrics: Arc::clone(&metrics),
+            tracer: tracer.clone(),
             action_id: options.action_id,
             cached_bytes: Arc::default(),
         };
@@ -153,7 +167,7 @@ pub async fn run(
 
     let becoming_ready = announce(&journal, &views, ready);
     if let Some(listener) = api {
-        let state = api_state(&options, &journal, &views, access, &metrics, &tasks, &stop).await?;
+        let state = api_state(&options, &journal, &views, access, (&metrics, &tracer), &tasks, &stop).await?;
         let router = http::router(state);
         let room = Room::for_clients(&options.http, &metrics);
         let serving = http::serve::serve(listener, router, room, stop.clone());
@@ -390,7 +404,7 @@ async fn api_state(
     journal: &Journal,
     views: &Views,
     access: Access,
-    metrics: &Arc<Metrics>,
+    (metrics, tracer): (&Arc<Metrics>, &Tracer),
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<Api> {
@@ -401,7 +415,7 @@ async fn api_state(
         Feed::new(journal.link(), metrics).await?,
         views.clone(),
         &options.live,
-        Arc::clone(metrics),
+        (Arc::clone(metrics), tracer.clone()),
         tasks.clone(),
         stop.clone(),
     );
@@ -410,6 +424,7 @@ async fn api_state(
     let api = api
         .with_access(access)
         .with_cors(cors)
+        .with_traces(tracer.clone())
         .with_web(&options.http, &options.keys)?;
     Ok(api.with_limits(&options.http.limits, tasks, stop.clone()))
 }

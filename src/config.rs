@@ -6,7 +6,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::core::event::ActionIdMeaning;
-use crate::{access, admit, correct, http, journal, keys, live, project, tools, views};
+use crate::{access, admit, correct, http, journal, keys, live, project, tools, trace, views};
 
 /// Checkout events from shoppers' phones: kept for ever, folded into baskets, live to merchants.
 #[derive(Debug, Parser)]
@@ -85,6 +85,8 @@ pub enum Command {
     Replay(tools::replay::Args),
     /// Print a shop's updates as they come.
     Tail(tools::tail::Args),
+    /// Tell the life of one event: when it was sent, received, recorded, projected and published.
+    Trace(tools::trace::Args),
     /// Make a token with the key pair of this machine, for a service that runs with `EZOUT_AUTH=dev`.
     Token(tools::token::Args),
     /// Let simulated shoppers shop, and measure.
@@ -121,6 +123,9 @@ pub struct ServiceOptions {
     /// That of corrections.
     #[command(flatten)]
     pub correct: correct::Config,
+    /// That of traces.
+    #[command(flatten)]
+    pub trace: trace::Config,
     /// What the app's `action_id` is: `number` of the action, `code` of its kind, or `auto` where it is not known. Baskets folded with one value are not those of another: `ezout rebuild --switch` after a change.
     #[arg(long = "action-id", env = "EZOUT_ACTION_ID", value_enum, default_value_t = ActionIdMeaning::Auto)]
     pub action_id: ActionIdMeaning,

@@ -15,6 +15,7 @@ pub mod policy;
 pub mod query;
 pub mod retry;
 pub mod shop;
+pub mod trace;
 pub mod update;
 
 /// An error with all of its causes, in one line.

@@ -23,6 +23,7 @@ pub mod problem;
 mod read;
 pub mod serve;
 mod shop;
+mod traced;
 mod web;
 
 use std::any::Any;
@@ -61,6 +62,7 @@ use crate::journal::{self, Journal};
 use crate::keys;
 use crate::live::Hub;
 use crate::metrics::Metrics;
+use crate::trace::Tracer;
 use crate::views::Views;
 
 pub use self::append::{EVENT_BYTES_MAX, LINES_BYTES_MAX, LINES_MAX};
@@ -118,6 +120,7 @@ struct Parts {
     cors: Option<CorsLayer>,
     meaning: ActionIdMeaning,
     metrics: Arc<Metrics>,
+    tracer: Tracer,
     /// Partitions of the journal when it was last seen; 0 before that.
     partitions: AtomicU16,
     bodies: BodyMemory,
@@ -138,6 +141,7 @@ impl Api {
             cors: None,
             meaning,
             metrics,
+            tracer: Tracer::off(),
             partitions: AtomicU16::new(0),
             bodies: BodyMemory::new(),
             web: Web::plain(),
@@ -173,6 +177,14 @@ impl Api {
         self
     }
 
+    /// Exports the traces of requests. Called before the routes are made; without it none are.
+    #[must_use]
+    pub fn with_traces(mut self, tracer: Tracer) -> Self {
+        let parts = Arc::get_mut(&mut self.0).expect("nobody has a clone before the routes are made");
+        parts.tracer = tracer;
+        self
+    }
+
     /// Lets pages of other origins use the API. Called before the routes are made; without it none may.
     #[must_use]
     pub fn with_cors(mut self, cors: Option<CorsLayer>) -> Self {
@@ -201,6 +213,10 @@ impl Api {
 
     fn operations(&self) -> &operations::Found {
         &self.0.operations
+    }
+
+    fn tracer(&self) -> &Tracer {
+        &self.0.tracer
     }
 
     fn limits(&self) -> &Limits {
@@ -357,6 +373,7 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(other_method)
         .layer(middleware::from_fn_with_state(api.clone(), door::count))
         .layer(CatchPanicLayer::custom(after_panic))
+        .layer(middleware::from_fn_with_state(api.clone(), traced::answer))
         .layer(middleware::map_response(harden));
     // It answers every OPTIONS, which nobody asks where no other page may use the API.
     if let Some(cors) = api.0.cors.clone() {

@@ -45,6 +45,8 @@ pub const STREAM: &str = "CHECKOUT";
 const ID: &str = "Nats-Msg-Id";
 /// Header with the digest of the body, by which a retry is told from another event of the same identity.
 const DIGEST: &str = "Ezout-Digest";
+/// Header with the time when the service had received the event, in microseconds since 1970.
+pub const RECEIVED: &str = "Ezout-Received";
 /// Header in which the server says how many messages follow one that it was asked for.
 const FOLLOWING: &str = "Nats-Num-Pending";
 /// Header with the session.
@@ -129,7 +131,7 @@ pub struct Entry {
     pub id: Uuid,
     /// Digest of what must be equal in two entries of one id.
     pub digest: u128,
-    /// Headers to store with the event, `ce-*`. Control characters in a value are left out.
+    /// Headers to store with the event, `ce-*` and those of its way. Control characters in a value are left out.
     pub headers: Vec<(&'static str, String)>,
     /// The event.
     pub body: Bytes,

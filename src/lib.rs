@@ -11,7 +11,7 @@
 //! - [`http`], [`live`], [`project`], [`correct`], [`present`], [`admit`] are stages; of them only [`http`] calls another, to hand a viewer to [`live`];
 //! - [`access`] knows who is calling, for stages;
 //! - [`refold`] folds baskets anew from the journal, for stages and commands;
-//! - [`journal`], [`updates`], [`views`], [`resgate`], [`metrics`] are adapters, one outside system each; they never know one another;
+//! - [`journal`], [`updates`], [`views`], [`resgate`], [`metrics`], [`trace`] are adapters, one outside system each; they never know one another;
 //! - [`nats`] is what the adapters of NATS build on: the connection, streams read in order, users and how one comes in;
 //! - [`core`] is pure: no I/O, no clock.
 //!
@@ -36,5 +36,6 @@ pub mod project;
 pub mod refold;
 pub mod resgate;
 pub mod tools;
+pub mod trace;
 pub mod updates;
 pub mod views;

@@ -30,6 +30,7 @@ use self::log::Log;
 use crate::core::duration::parse_duration;
 use crate::core::id::ShopId;
 use crate::metrics::Metrics;
+use crate::trace::Tracer;
 use crate::updates::{Extent, Feed, Place, ReadError};
 use crate::views::Views;
 
@@ -63,6 +64,7 @@ struct Parts {
     feed: Feed,
     views: Views,
     metrics: Arc<Metrics>,
+    tracer: Tracer,
     heartbeat: Duration,
     room: Arc<Semaphore>,
     room_max: usize,
@@ -78,7 +80,7 @@ impl Hub {
         feed: Feed,
         views: Views,
         config: &Config,
-        metrics: Arc<Metrics>,
+        (metrics, tracer): (Arc<Metrics>, Tracer),
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
@@ -90,6 +92,7 @@ impl Hub {
             feed,
             views,
             metrics,
+            tracer,
             heartbeat: config.heartbeat,
             room: Arc::new(Semaphore::new(room_max)),
             room_max,

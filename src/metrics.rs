@@ -226,6 +226,8 @@ metrics! {
     cached_baskets: gauge() "ezout_cached_baskets";
     /// Writes to a view that its guard refused, since somebody else had written.
     guarded_writes: counter() "ezout_guarded_writes_total";
+    /// Parts of traces by what became of them: the collector has them, it did not take them, or too many waited for it.
+    trace_spans: counter_by("outcome" = ["exported", "failed", "left_out"]) "ezout_trace_spans_total";
     /// Updates that were published.
     published_updates: counter() "ezout_published_updates_total";
     /// Updates that had been published before, seen on a take-over or after a retry.

@@ -25,6 +25,7 @@ use crate::core::duration::OrNever;
 use crate::core::event::ActionIdMeaning;
 use crate::journal::{self, Facts, Journal};
 use crate::metrics::Metrics;
+use crate::trace::Tracer;
 use crate::updates::Updates;
 use crate::views::{self, Lease, LeaseId, ViewError, Views};
 use partition::Partition;
@@ -68,6 +69,8 @@ pub struct Parts {
     pub updates: Updates,
     /// The process's series.
     pub metrics: Arc<Metrics>,
+    /// Where traces go.
+    pub tracer: Tracer,
     /// What `action_id` means.
     pub action_id: ActionIdMeaning,
     /// Bytes of the baskets in memory, about, which all partitions of the process bound together.

@@ -16,6 +16,7 @@ pub mod shop;
 pub mod simulate;
 pub mod tail;
 pub mod token;
+pub mod trace;
 
 use std::io::Write as _;
 

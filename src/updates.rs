@@ -24,8 +24,10 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
+use crate::core::event::unix_microseconds;
 use crate::core::failpoint;
 use crate::core::id::ShopId;
+use crate::core::trace::{TRACEPARENT, TraceContext};
 use crate::metrics::Metrics;
 use crate::nats::{self, Start};
 
@@ -54,6 +56,8 @@ const SEQUENCE: &str = "Ezout-Sequence";
 const THROUGH: &str = "Ezout-Through";
 /// Header with the journal's epoch: sequences of another journal tell nothing about this one's.
 const EPOCH: &str = "Ezout-Epoch";
+/// Header with the time when the event was in its basket, in microseconds since 1970.
+pub const PROJECTED: &str = "Ezout-Projected";
 /// How long an acknowledgement may take before the update is asked about again.
 const ACK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Attempts at one update before the whole step is tried again.
@@ -72,6 +76,8 @@ pub struct Update {
     pub json: String,
     /// When it is told.
     pub turn: Turn,
+    /// The trace that it is part of.
+    pub trace: Option<TraceContext>,
 }
 
 /// When an update is told.
@@ -308,22 +314,26 @@ impl PartitionUpdates {
     }
 
     /// Publishes updates, those of each shop in the given order, and answers when all are stored.
-    /// An update that was published before is left out.
+    /// An update that was published before is left out. Their events are in their baskets since `projected_at`.
     ///
     /// # Errors
     /// [`UpdateError`]; any prefix of each shop's updates may be published.
-    pub async fn publish(&mut self, mut updates: HashMap<ShopId, Vec<Update>>) -> Result<(), UpdateError> {
+    pub async fn publish(
+        &mut self,
+        mut updates: HashMap<ShopId, Vec<Update>>,
+        projected_at: OffsetDateTime,
+    ) -> Result<(), UpdateError> {
         self.learn(updates.keys().copied()).await?;
         self.leave_out_aged(&mut updates);
         self.leave_out_told(&mut updates).await?;
-        let _permit = self.publish_in_group(&mut updates).await;
+        let _permit = self.publish_in_group(&mut updates, projected_at).await;
         self.learn(updates.keys().copied()).await?;
         let shops = updates.into_iter().map(|(shop, updates)| {
             let (line, mut last) = (self.line.clone(), self.shops.get(&shop).copied().unwrap_or_default());
             async move {
                 let mut result = Ok(());
                 for update in updates {
-                    result = line.publish_one(shop, &mut last, update).await;
+                    result = line.publish_one(shop, &mut last, update, projected_at).await;
                     if result.is_err() {
                         break;
                     }
@@ -353,7 +363,11 @@ impl PartitionUpdates {
     /// Publishes updates together with those of other partitions, so that the disk is synced once for all, and takes
     /// them out of `updates`. Where they are few, or what became of them is not known, they stay and are published one
     /// by one, in the first case while the permit is held.
-    async fn publish_in_group(&mut self, updates: &mut HashMap<ShopId, Vec<Update>>) -> Option<Permit> {
+    async fn publish_in_group(
+        &mut self,
+        updates: &mut HashMap<ShopId, Vec<Update>>,
+        projected_at: OffsetDateTime,
+    ) -> Option<Permit> {
         let mut batch: Vec<(ShopId, Update)> = Vec::new();
         for (shop, updates) in updates.iter() {
             let through = self.shops.get(shop).map_or(0, |last| last.through);
@@ -368,7 +382,10 @@ impl PartitionUpdates {
             return None;
         }
         let Updates { client, group, .. } = &self.line.updates;
-        match group.offer(client, self.messages(&batch), ACK_TIMEOUT).await {
+        match group
+            .offer(client, self.messages(&batch, projected_at), ACK_TIMEOUT)
+            .await
+        {
             Outcome::Singly(permit) => Some(permit),
             Outcome::Unknown => {
                 // It is looked up before each is tried by itself.
@@ -392,10 +409,10 @@ impl PartitionUpdates {
     }
 
     /// The first message of each shop names the one that it follows; the others follow it in the same batch.
-    fn messages(&self, batch: &[(ShopId, Update)]) -> Vec<Message> {
+    fn messages(&self, batch: &[(ShopId, Update)], projected_at: OffsetDateTime) -> Vec<Message> {
         let mut started = HashSet::new();
         let message = |(shop, update): &(ShopId, Update)| {
-            let mut headers = self.line.headers(update.sequence, update.sequence);
+            let mut headers = self.line.headers(update, update.sequence, projected_at);
             if started.insert(*shop) {
                 let place = self.shops.get(shop).map_or(0, |last| last.place);
                 headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, place.to_string());
@@ -430,11 +447,15 @@ impl Line {
         format!("upd.{}.{shop}", self.partition)
     }
 
-    fn headers(&self, sequence: u64, through: u64) -> HeaderMap {
+    fn headers(&self, update: &Update, through: u64, projected_at: OffsetDateTime) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(SEQUENCE, sequence.to_string());
+        headers.insert(SEQUENCE, update.sequence.to_string());
         headers.insert(THROUGH, through.to_string());
         headers.insert(EPOCH, self.epoch.as_str());
+        headers.insert(PROJECTED, unix_microseconds(projected_at).to_string());
+        if let Some(trace) = update.trace {
+            headers.insert(TRACEPARENT, trace.to_string());
+        }
         headers
     }
 
@@ -453,9 +474,15 @@ impl Line {
         }
     }
 
-    async fn publish_one(&self, shop: ShopId, last: &mut Last, update: Update) -> Result<(), UpdateError> {
+    async fn publish_one(
+        &self,
+        shop: ShopId,
+        last: &mut Last,
+        mut update: Update,
+        projected_at: OffsetDateTime,
+    ) -> Result<(), UpdateError> {
         let failed = unavailable("publish an update");
-        let body = Bytes::from(update.json);
+        let body = Bytes::from(std::mem::take(&mut update.json));
         for _ in 0..ATTEMPTS_MAX {
             if update.turn == Turn::InOrder && update.sequence <= last.through {
                 self.updates.metrics.repeated_updates.inc();
@@ -463,7 +490,7 @@ impl Line {
             }
             let through = last.through.max(update.sequence);
             let mut message = PublishMessage::build()
-                .headers(self.headers(update.sequence, through))
+                .headers(self.headers(&update, through, projected_at))
                 .payload(body.clone())
                 .expected_last_subject_sequence(last.place);
             if update.turn != Turn::InOrder {

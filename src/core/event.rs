@@ -422,6 +422,12 @@ pub fn unix_microseconds(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos() / 1_000).expect("a four-digit year is within 64 bits of microseconds")
 }
 
+/// Reads what [`unix_microseconds`] wrote; nothing if it is no time.
+pub fn from_unix_microseconds(text: &str) -> Option<OffsetDateTime> {
+    let microseconds: i64 = text.parse().ok()?;
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(microseconds) * 1_000).ok()
+}
+
 /// A time as exact as the views keep it; an event folded now must equal the same one read back.
 pub fn in_milliseconds(time: OffsetDateTime) -> OffsetDateTime {
     time.replace_nanosecond(u32::from(time.millisecond()) * 1_000_000)

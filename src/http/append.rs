@@ -24,11 +24,13 @@ use super::door;
 use super::problem::{Code, Problem};
 use super::serve::Peer;
 use crate::access::{Identity, Refusal};
-use crate::core::event::{Event, FieldError, Strictness};
+use crate::core::event::{Event, FieldError, Strictness, unix_microseconds};
 use crate::core::failpoint;
 use crate::core::id::ShopId;
 use crate::core::policy::{Object, Verb};
-use crate::journal::{Entry, Receipt};
+use crate::core::trace::TRACEPARENT;
+use crate::journal::{self, Entry, Receipt};
+use crate::trace::{self, Span, SpanKind, place};
 
 /// Largest event, in bytes as it is sent.
 pub const EVENT_BYTES_MAX: usize = 16 * 1024;
@@ -352,6 +354,8 @@ struct AppendingCaller<'a> {
     identity: &'a Identity,
     /// Whether a refusal was noted: one for each body is enough.
     is_noted: AtomicBool,
+    /// When the body was there.
+    received_at: OffsetDateTime,
 }
 
 impl<'a> AppendingCaller<'a> {
@@ -360,6 +364,7 @@ impl<'a> AppendingCaller<'a> {
             api,
             identity,
             is_noted: AtomicBool::new(false),
+            received_at: OffsetDateTime::now_utc(),
         }
     }
 
@@ -385,11 +390,13 @@ impl<'a> AppendingCaller<'a> {
         decided.map_err(|refusal| self.refused(object, &refusal))?;
         let id = event.identity(api.meaning());
         let (json, digest) = event.canonical();
+        let mut headers = event.headers(id);
+        headers.push((journal::RECEIVED, unix_microseconds(self.received_at).to_string()));
         Ok(Entry {
             shop: event.shop,
             id,
             digest,
-            headers: event.headers(id),
+            headers,
             body: Bytes::from(json),
         })
     }
@@ -404,10 +411,22 @@ impl<'a> AppendingCaller<'a> {
     }
 }
 
-async fn record(api: &Api, entry: Entry) -> Result<Stored, Problem> {
+async fn record(api: &Api, mut entry: Entry) -> Result<Stored, Problem> {
     let (id, shop) = (entry.id, entry.shop);
+    let above = trace::passed_on();
+    let span = api.tracer().below("append to the journal", SpanKind::Producer, above);
+    if let Some(context) = span.as_ref().map(Span::context).or(above) {
+        entry.headers.push((TRACEPARENT, context.to_string()));
+    }
     failpoint::hit("before_append");
-    let receipt = api.journal().append(entry).await?;
+    let appended = api.journal().append(entry).await;
+    if let Some(span) = span {
+        match &appended {
+            Ok(receipt) => span.with("ezout.sequence", place(receipt.sequence)).end(None),
+            Err(_) => span.end(Some("not recorded, or not known to be")),
+        }
+    }
+    let receipt = appended?;
     failpoint::hit("after_append");
     Ok(Stored { id, shop, receipt })
 }

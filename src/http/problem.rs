@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use crate::core::event::{EventError, FieldError, rfc3339};
 use crate::core::query::QueryError;
 use crate::journal::AppendError;
+use crate::trace;
 use crate::views::Handling;
 
 /// Pause that is asked for where nothing is known about how long a failure lasts, in seconds.
@@ -345,6 +346,9 @@ impl Serialize for Problem {
         map.serialize_entry("status", &self.code.status().as_u16())?;
         map.serialize_entry("code", self.code.word())?;
         map.serialize_entry("detail", &self.detail)?;
+        if let Some(id) = trace::request_id() {
+            map.serialize_entry("request_id", &id)?;
+        }
         if !self.errors.is_empty() {
             map.serialize_entry("errors", &self.errors)?;
         }

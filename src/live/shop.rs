@@ -16,7 +16,8 @@ use super::log::{Log, Told};
 use crate::core::error_chain;
 use crate::core::id::ShopId;
 use crate::core::retry::Backoff;
-use crate::updates::{FeedReader, Place, ReadError};
+use crate::trace::SpanKind;
+use crate::updates::{FeedReader, Place, ReadError, StoredUpdate};
 use crate::views::State;
 
 /// How long a shop is followed after its last viewer left: most of them come back.
@@ -58,7 +59,9 @@ async fn run(hub: &Hub, shop: ShopId, log: &Arc<Log>) -> End {
             taken = following.reader.next(TAKE_MAX) => match taken {
                 Ok(updates) => {
                     let told = updates.iter().filter_map(Told::of).collect();
-                    following.append(told).await
+                    let appended = following.append(told).await;
+                    updates.iter().for_each(|update| following.trace(update));
+                    appended
                 }
                 Err(error) => Err(error),
             },
@@ -164,6 +167,16 @@ impl<'a> Following<'a> {
         }
         self.known_at = OffsetDateTime::now_utc();
         Ok(Certainty::Known)
+    }
+
+    /// The part of an event's trace from when its update was stored until the viewers have it to send.
+    fn trace(&self, update: &StoredUpdate) {
+        let hub = &self.hub.0;
+        if let Some(span) = hub.tracer.below("tell viewers", SpanKind::Consumer, update.trace) {
+            let viewers = i64::try_from(self.log.viewers()).unwrap_or(i64::MAX);
+            let span = span.since(update.stored_at.into());
+            span.with("ezout.viewers", viewers).end(None);
+        }
     }
 
     /// Whether it is the same stream, and nothing after the log's newest update has aged out.

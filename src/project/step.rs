@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use lru::LruCache;
 use time::OffsetDateTime;
@@ -17,9 +17,11 @@ use crate::core::basket::{Applied, Basket, EVENTS_MAX, TEXT_BYTES_MAX};
 use crate::core::event::{BY_HAND, Correction, JournalEvent, Recorded, in_milliseconds};
 use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId};
+use crate::core::trace::{TRACEPARENT, TraceContext};
 use crate::core::update::update_json;
 use crate::journal::RawEvent;
 use crate::refold::{self, EVENT_TYPE, basket_of, decode, decode_parts};
+use crate::trace::{Span, SpanKind, place};
 use crate::updates::{Turn, Update, UpdateError};
 use crate::views::{Checkpoint, ParkedEvent, ParkedState, Saved, Stored, ViewError, Views, Write};
 
@@ -88,25 +90,40 @@ pub(super) struct Fold {
 }
 
 /// What a step has collected before its first durable effect.
-#[derive(Default)]
 struct Collected {
+    /// When the step began.
+    started_at: SystemTime,
     touched: BTreeSet<BasketId>,
     parked: Vec<ParkedEvent>,
     updates: HashMap<ShopId, Vec<Update>>,
+    /// Parts of the traces of its events.
+    spans: Vec<Span>,
     outcomes: HashMap<&'static str, u64>,
 }
 
 impl Collected {
+    fn new(started_at: SystemTime) -> Self {
+        Self {
+            started_at,
+            touched: BTreeSet::new(),
+            parked: Vec::new(),
+            updates: HashMap::new(),
+            spans: Vec::new(),
+            outcomes: HashMap::new(),
+        }
+    }
+
     fn count(&mut self, outcome: &'static str) {
         *self.outcomes.entry(outcome).or_default() += 1;
     }
 
-    fn tell(&mut self, recorded: &Recorded<JournalEvent>, json: String, turn: Turn) {
+    fn tell(&mut self, recorded: &Recorded<JournalEvent>, json: String, turn: Turn, trace: Option<TraceContext>) {
         let update = Update {
             sequence: recorded.sequence,
             recorded_at: recorded.recorded_at,
             json,
             turn,
+            trace,
         };
         self.updates
             .entry(recorded.event.basket().shop)
@@ -172,6 +189,7 @@ impl Fold {
             Err(_) => basket_of(raw),
         };
         ids.extend(decoded.iter().filter_map(basket_in));
+        let started_at = SystemTime::now();
         let started = Instant::now();
         self.load(ids).await?;
         let through = self.through(&decoded).await?;
@@ -184,7 +202,7 @@ impl Fold {
 
         let sources: Vec<&str> = decoded.iter().filter_map(|(_, event)| source(event)).collect();
         let started = Instant::now();
-        let mut collected = Collected::default();
+        let mut collected = Collected::new(started_at);
         for (raw, event) in decoded {
             match event {
                 // It never counts, also where it can be read by now.
@@ -226,8 +244,18 @@ impl Fold {
         failpoint::hit("after_baskets");
         self.time("write", started);
         let started = Instant::now();
-        self.updates.publish(collected.updates).await?;
+        let told: Vec<Span> = collected
+            .spans
+            .into_iter()
+            .filter_map(|span| self.end_projected(span))
+            .collect();
+        self.updates
+            .publish(collected.updates, OffsetDateTime::now_utc())
+            .await?;
         self.time("publish", started);
+        for span in told {
+            span.end(None);
+        }
         for (outcome, number) in collected.outcomes {
             self.parts
                 .metrics
@@ -236,6 +264,15 @@ impl Fold {
                 .inc_by(number);
         }
         Ok(())
+    }
+
+    /// Ends the part of a trace in which an event came into its basket, and begins the one in which that is told.
+    fn end_projected(&self, span: Span) -> Option<Span> {
+        let context = span.context();
+        span.end(None);
+        self.parts
+            .tracer
+            .below("publish the update", SpanKind::Producer, Some(context))
     }
 
     /// Puts the baskets that are not in memory there.
@@ -335,7 +372,9 @@ impl Fold {
         }
         // A copy of an event that counts already is not an event of its own.
         if basket.holds(sequence) && due {
-            collected.tell(recorded, json_as_of(basket, recorded), Turn::InOrder);
+            let json = json_as_of(basket, recorded);
+            let trace = self.trace(raw, collected);
+            collected.tell(recorded, json, Turn::InOrder, trace);
         }
         match applied {
             Applied::Counted => collected.count("counted"),
@@ -344,6 +383,17 @@ impl Fold {
             Applied::Duplicate if !behind => collected.count("duplicate"),
             Applied::Duplicate | Applied::Full => {}
         }
+    }
+
+    /// The trace of an event, where it has one, goes on with the event's update.
+    fn trace(&self, raw: &RawEvent, collected: &mut Collected) -> Option<TraceContext> {
+        let above = TraceContext::parse(raw.header(TRACEPARENT)?)?;
+        let span = self.parts.tracer.below("project", SpanKind::Consumer, Some(above));
+        let Some(span) = span else { return Some(above) };
+        let span = span.with("ezout.sequence", place(raw.sequence));
+        let context = span.context();
+        collected.spans.push(span.since(collected.started_at));
+        Some(context)
     }
 
     /// Parks an event, the first of its session.
@@ -471,7 +521,7 @@ impl Fold {
             return Ok(events.iter().map(again).collect());
         }
         let held = self.baskets.get_mut(&id).expect("it was just loaded");
-        let mut collected = Collected::default();
+        let mut collected = Collected::new(SystemTime::now());
         let mut decided = Vec::new();
         let mut still_parked: Option<u64> = None;
         for event in events.iter().filter(|event| event.state != ParkedState::Dropped) {
@@ -541,7 +591,7 @@ fn apply_again(basket: &mut Basket, event: &ParkedEvent, collected: &mut Collect
     basket.settle();
     // A copy of an event that counts already is not an event of its own.
     if basket.holds(sequence) {
-        collected.tell(&recorded, json_as_of(basket, &recorded), turn);
+        collected.tell(&recorded, json_as_of(basket, &recorded), turn, None);
     }
     Decided::Applied
 }

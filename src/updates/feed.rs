@@ -14,8 +14,10 @@ use bytes::Bytes;
 use prometheus::IntCounter;
 use time::OffsetDateTime;
 
-use super::{EPOCH, STREAM, THROUGH};
+use super::{EPOCH, LOOK_UPDATES, PROJECTED, SEQUENCE, STREAM, THROUGH};
+use crate::core::event::from_unix_microseconds;
 use crate::core::id::ShopId;
+use crate::core::trace::{TRACEPARENT, TraceContext};
 use crate::metrics::Metrics;
 use crate::nats::{self, Link, Plan, Start, StoredMessage};
 
@@ -23,6 +25,8 @@ pub use crate::nats::{LinkError, ReadError};
 
 /// Longest wait for the answer to a question about the stream.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How far the clocks of two servers of NATS may be apart.
+const CLOCKS_APART: Duration = Duration::from_secs(2);
 
 /// How far somebody is with the updates of a shop; printed as `{place}-{sequence}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,8 +69,14 @@ pub struct StoredUpdate {
     pub partition: u16,
     /// Epoch of the journal that has its event.
     pub epoch: String,
+    /// The event's place in that journal.
+    pub sequence: u64,
+    /// Since when the event was in its basket; nothing where an older version of the service published it.
+    pub projected_at: Option<OffsetDateTime>,
     /// Since when.
     pub stored_at: OffsetDateTime,
+    /// The trace of its event.
+    pub trace: Option<TraceContext>,
     /// The message.
     pub json: Bytes,
 }
@@ -74,17 +84,21 @@ pub struct StoredUpdate {
 impl StoredUpdate {
     /// Nothing if it is no update of ours.
     fn of(message: StoredMessage) -> Option<Self> {
-        let sequence = message.header(THROUGH)?.parse().ok()?;
+        let number = |name| message.header(name)?.parse::<u64>().ok();
+        let through = number(THROUGH)?;
         let mut subject = message.subject.rsplit('.');
         Some(Self {
             at: Place {
                 place: message.sequence,
-                sequence,
+                sequence: through,
             },
+            sequence: number(SEQUENCE)?,
+            projected_at: message.header(PROJECTED).and_then(from_unix_microseconds),
             shop: ShopId::parse(subject.next()?).ok()?,
             partition: subject.next()?.parse().ok()?,
             epoch: message.header(EPOCH)?.to_owned(),
             stored_at: message.stored_at,
+            trace: message.header(TRACEPARENT).and_then(TraceContext::parse),
             json: message.body,
         })
     }
@@ -172,6 +186,29 @@ impl Feed {
             .into_iter()
             .filter_map(StoredUpdate::of)
             .collect())
+    }
+
+    /// The update of an event of this journal, which was recorded at this time; nothing if it is not stored, or not any more.
+    pub async fn of_event(
+        &self,
+        epoch: &str,
+        shop: ShopId,
+        sequence: u64,
+        recorded_at: OffsetDateTime,
+    ) -> Result<Option<StoredUpdate>, ReadError> {
+        let (client, subject) = (self.link.client(), subject(shop));
+        // None was told before its event was recorded; clocks of two servers may differ a little.
+        let mut from = Start::Since(recorded_at - CLOCKS_APART);
+        loop {
+            let found = nats::get_many(&client, STREAM, &subject, from, LOOK_UPDATES);
+            let found = self.ask(found).await??;
+            let Some(last) = found.last() else { return Ok(None) };
+            from = Start::After(last.sequence);
+            let mut updates = found.into_iter().filter_map(StoredUpdate::of);
+            if let Some(update) = updates.find(|update| update.sequence == sequence && update.epoch == epoch) {
+                return Ok(Some(update));
+            }
+        }
     }
 
     /// Reads the updates of a shop from the one after a place.

@@ -132,7 +132,7 @@ pub(crate) async fn slow_clients(machine: &Machine, plan: &Plan, table: &mut Tab
                 let Ok(mut stream) = TcpStream::connect(address).await else {
                     continue;
                 };
-                for byte in b"POST /send HTTP/1.1\r\nhost: bench\r\ncontent-length: 100\r\n"
+                for byte in b"POST /send HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n"
                     .iter()
                     .cycle()
                 {
@@ -180,7 +180,7 @@ pub(crate) async fn denials(machine: &Machine, plan: &Plan, table: &mut Table) {
         let is_there = number % 2 == 0;
         let asked = if is_there { shop(2) } else { shop(1_000_000 + number) };
         let request =
-            format!("GET /v1/shops/{asked}/baskets HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {own}\r\n\r\n");
+            format!("GET /v1/shops/{asked}/baskets HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {own}\r\n\r\n");
         let begin = Instant::now();
         stream.write_all(request.as_bytes()).await.expect("the service reads");
         let length = stream.read(&mut buffer).await.expect("the service answers");
@@ -293,7 +293,7 @@ async fn streams(place: &Place, service: &Service) -> Vec<(String, TcpStream)> {
         let (subject, token) = merchant(place, "viewer", number);
         let mut stream = TcpStream::connect(service.http).await.expect("the service listens");
         let request = format!(
-            "GET /v1/shops/{}/updates HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\r\n",
+            "GET /v1/shops/{}/updates HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n",
             shop(number % 10)
         );
         stream.write_all(request.as_bytes()).await.expect("the service reads");

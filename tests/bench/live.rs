@@ -219,7 +219,10 @@ pub(crate) async fn send(address: SocketAddr, time: Duration, sent: &Sent) -> Ti
 /// Connects a viewer, and waits until it is up to date.
 async fn watch(address: SocketAddr, number: u64) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.expect("the service listens");
-    let request = format!("GET /v1/shops/{}/updates HTTP/1.1\r\nhost: bench\r\n\r\n", shop(number));
+    let request = format!(
+        "GET /v1/shops/{}/updates HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        shop(number)
+    );
     stream.write_all(request.as_bytes()).await.expect("the service reads");
     let mut text = Vec::new();
     while !text.windows(12).any(|part| part == b"\"more\":false") {

@@ -66,7 +66,7 @@ impl Requests {
         };
         write!(
             request,
-            "POST {path} HTTP/1.1\r\nhost: bench\r\n{headers}content-type: application/{kind}\r\ncontent-length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\n{headers}content-type: application/{kind}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         )
         .expect("memory takes it");
@@ -196,7 +196,7 @@ impl Connection {
         action.write_json(&mut body);
         write!(
             request,
-            "POST /publish/{} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "POST /publish/{} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             action.shop,
             body.len()
         )
@@ -210,7 +210,7 @@ impl Connection {
     pub(crate) async fn correct(&mut self, action: Action) {
         let body = "{\"author\":\"Ada\",\"reason\":\"for the trouble\",\"adjustment\":{\"by\":0.25}}";
         let request = format!(
-            "POST /v1/shops/{}/sessions/{}/corrections HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /v1/shops/{}/sessions/{}/corrections HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             action.shop,
             action.session,
             body.len()
@@ -221,11 +221,16 @@ impl Connection {
 
     /// Asks for a path and answers the body.
     pub(crate) async fn get(&mut self, path: &str) -> String {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
         let answer = self.ask(request.as_bytes()).await;
         assert_eq!(answer.status, 200, "the service refused: {}", answer.text);
         let text = String::from_utf8_lossy(&self.buffer);
-        text.split_once("\r\n\r\n").expect("an answer has a head").1.to_owned()
+        let (head, body) = text.split_once("\r\n\r\n").expect("an answer has a head");
+        if is_in_chunks(head) {
+            joined(body)
+        } else {
+            body.to_owned()
+        }
     }
 
     async fn ask(&mut self, request: &[u8]) -> Answer {
@@ -245,6 +250,22 @@ impl Connection {
     }
 }
 
+fn is_in_chunks(head: &str) -> bool {
+    head.lines()
+        .any(|line| line.eq_ignore_ascii_case("transfer-encoding: chunked"))
+}
+
+/// A body that came in chunks (RFC 9112, section 7.1).
+fn joined(mut chunks: &str) -> String {
+    let mut body = String::new();
+    while let Some((length, rest)) = chunks.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).expect("a chunk begins with its length");
+        body.push_str(&rest[..length]);
+        chunks = rest[length..].trim_start_matches("\r\n");
+    }
+    body
+}
+
 /// The answer, if all of it is there.
 fn complete(read: &[u8]) -> Option<Answer> {
     let head_bytes = read.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
@@ -256,7 +277,13 @@ fn complete(read: &[u8]) -> Option<Answer> {
         }
         value.parse::<usize>().ok()
     });
-    if read.len() < head_bytes + length.expect("every answer states its length") {
+    let is_whole = match length {
+        Some(length) => read.len() >= head_bytes + length,
+        // No body of ours has a line of its own with a 0.
+        None if is_in_chunks(head) => read.ends_with(b"0\r\n\r\n"),
+        None => panic!("an answer tells not where it ends"),
+    };
+    if !is_whole {
         return None;
     }
     let status = head["HTTP/1.1 ".len()..][..3].parse().expect("a status is a number");

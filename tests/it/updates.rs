@@ -25,6 +25,7 @@ fn updates(shops: std::ops::Range<u128>, from: u64, count: u64) -> HashMap<ShopI
         recorded_at: OffsetDateTime::now_utc(),
         json: format!("{{\"sequence\":{sequence}}}"),
         turn: Turn::InOrder,
+        trace: None,
     };
     shops
         .map(|number| (shop(number), (from..from + count).map(update).collect()))
@@ -76,7 +77,7 @@ async fn partitions_publish_together_and_one_that_is_mistaken_stops_no_other() {
     for round in 0..4_u64 {
         let publishing = partitions.iter_mut().enumerate().map(|(partition, publisher)| {
             let updates = updates(shops(partition), round * 40 + 1, 40);
-            async move { publisher.publish(updates).await }
+            async move { publisher.publish(updates, OffsetDateTime::now_utc()).await }
         });
         for published in futures::future::join_all(publishing).await {
             published.unwrap();
@@ -84,7 +85,10 @@ async fn partitions_publish_together_and_one_that_is_mistaken_stops_no_other() {
         if round == 1 {
             let elsewhere = Updates::new(client.clone(), 1, Arc::new(Metrics::new()));
             let mut other = elsewhere.of_partition(0, EPOCH.to_owned());
-            other.publish(updates(shops(0), 81, 10)).await.unwrap();
+            other
+                .publish(updates(shops(0), 81, 10), OffsetDateTime::now_utc())
+                .await
+                .unwrap();
         }
     }
 
