@@ -334,6 +334,11 @@ impl Access {
         self.0.asking.is_some()
     }
 
+    /// The origin at which the issuer of tokens gives them, where it is known.
+    pub fn token_origin(&self) -> Option<String> {
+        self.0.asking.as_ref()?.keys.token_origin()
+    }
+
     /// Who somebody with this token is.
     ///
     /// # Errors

@@ -216,10 +216,6 @@ impl Api {
         &self.0.operations
     }
 
-    fn metrics(&self) -> &Metrics {
-        &self.0.metrics
-    }
-
     fn tracer(&self) -> &Tracer {
         &self.0.tracer
     }

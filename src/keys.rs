@@ -67,6 +67,8 @@ pub struct Keys(Arc<Inner>);
 struct Inner {
     rules: Rules,
     set: RwLock<Arc<KeySet>>,
+    /// Where the issuer gives tokens, as its discovery document said when it was last read.
+    token_origin: RwLock<Option<String>>,
     flights: Flights,
     remembered: Remembered,
     metrics: Arc<Metrics>,
@@ -105,6 +107,7 @@ impl Keys {
         Self(Arc::new(Inner {
             rules,
             set: RwLock::new(Arc::new(set)),
+            token_origin: RwLock::default(),
             flights: Flights::new(fetches),
             remembered: Remembered::default(),
             metrics: Arc::clone(metrics),
@@ -116,6 +119,12 @@ impl Keys {
     /// Who says who a caller is. With [`Mode::Off`] nobody is asked, and no token is right.
     pub fn mode(&self) -> Mode {
         self.0.rules.mode
+    }
+
+    /// The origin at which the issuer gives tokens, by its discovery document; nothing where that was not read.
+    pub fn token_origin(&self) -> Option<String> {
+        let origin = self.0.token_origin.read().unwrap_or_else(PoisonError::into_inner);
+        origin.clone()
     }
 
     /// Checks a token, as it was sent, at the time `now`.
@@ -179,6 +188,10 @@ impl Inner {
     fn put(&self, set: KeySet) {
         self.metrics.keys.set(i64::try_from(set.len()).unwrap_or(i64::MAX));
         *self.set.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set);
+    }
+
+    fn put_token_origin(&self, origin: Option<String>) {
+        *self.token_origin.write().unwrap_or_else(PoisonError::into_inner) = origin;
     }
 
     /// The keys that have this one; those at hand, or those that a fetch brings.

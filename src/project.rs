@@ -144,6 +144,7 @@ pub async fn run(config: Config, parts: Parts, status: Status, stop: Cancellatio
     let scrubbing = scrub::run(
         parts.clone(),
         facts.clone(),
+        me.clone(),
         owned,
         config.scrub_per_minute,
         stop.clone(),

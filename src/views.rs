@@ -61,7 +61,7 @@ pub use figures::Figures;
 pub use handled::HandledBaskets;
 pub use handling::{HANDLE_MINUTES, HANDLE_MINUTES_DEFAULT, HANDLER_MAX, Handling};
 pub use handover::{Handover, Pointer};
-pub use leases::{Lease, LeaseId, LeaseState, Leases};
+pub use leases::{Lease, LeaseId, LeaseState, Leases, Scrubbed};
 pub use migrate::{MigrateError, migrate, outstanding};
 pub use parked::{Decision, ParkedAfter, ParkedEvent, ParkedState, Which};
 pub use queries::{Cursor, Filter, Idle, Listing, Places, Summary, Totals};

@@ -111,13 +111,14 @@ struct CountJson {
 #[derive(Serialize)]
 struct CorrectionsJson {
     waiting: u64,
+    decided: u64,
     held_shops: Vec<String>,
 }
 
 #[derive(Serialize)]
 struct DriftJson {
     checked: u64,
-    different: i64,
+    different: u64,
 }
 
 #[derive(Serialize)]
@@ -209,11 +210,6 @@ async fn look(api: &Api) -> Result<OperationsJson, Problem> {
         .try_collect()
         .await?;
     let held = held(views).await.map_err(|error| unread(&error))?;
-    let metrics = api.metrics();
-    let drift = (metrics.leases_held.get() > 0).then(|| DriftJson {
-        checked: metrics.scrubbed_baskets.get(),
-        different: metrics.drift_baskets.get(),
-    });
     let last = size.tail.last_sequence;
     Ok(OperationsJson {
         at: rfc3339(now),
@@ -246,10 +242,23 @@ async fn look(api: &Api) -> Result<OperationsJson, Problem> {
         parked: CountJson { count: held.parked },
         corrections: CorrectionsJson {
             waiting: held.waiting,
+            decided: held.decided,
             held_shops: held.shops,
         },
-        drift,
+        drift: drift(held.leases.values()),
         rebuild: held.rebuild,
+    })
+}
+
+/// What all owners have found in their baskets together; nothing where none compares any.
+fn drift<'a>(leases: impl Iterator<Item = &'a LeaseState>) -> Option<DriftJson> {
+    let found = leases.filter_map(|lease| lease.scrubbed).map(|scrubbed| DriftJson {
+        checked: scrubbed.checked,
+        different: scrubbed.different,
+    });
+    found.reduce(|one, other| DriftJson {
+        checked: one.checked + other.checked,
+        different: one.different + other.different,
     })
 }
 
@@ -259,6 +268,9 @@ struct Held {
     parked: u64,
     waiting: u64,
     waiting_since: Option<OffsetDateTime>,
+    decided: u64,
+    /// Where in the journal the newest correction is.
+    corrected: Option<u64>,
     shops: Vec<String>,
     rebuild: RebuildJson,
 }
@@ -267,6 +279,7 @@ async fn held(views: &Views) -> Result<Held, ViewError> {
     let leases = views.leases_now().await?.partitions;
     let parked = views.count_parked(COUNTED_MAX).await?;
     let (waiting, waiting_since) = views.waiting_corrections(COUNTED_MAX).await?;
+    let (filed, corrected) = views.filed_so_far().await?;
     let shops = views.held_shops().await?;
     let projections = views.projections().await?;
     let reports = views.reports(REPORTS_MAX).await?;
@@ -275,6 +288,8 @@ async fn held(views: &Views) -> Result<Held, ViewError> {
         parked,
         waiting,
         waiting_since,
+        decided: filed.saturating_sub(waiting),
+        corrected,
         shops: shops.iter().map(ToString::to_string).collect(),
         rebuild: RebuildJson {
             active: projections.active.to_string(),
@@ -310,7 +325,7 @@ fn stages(last: u64, partitions: &[Folded], held: &Held, now: OffsetDateTime) ->
         },
         StageJson {
             stage: "corrections",
-            sequence: None,
+            sequence: held.corrected,
             lag_events: held.waiting,
             lag_seconds: seconds_since(held.waiting_since, now),
         },

@@ -121,6 +121,12 @@ impl Address {
         Err(failed)
     }
 
+    /// The origin, as a browser knows it.
+    pub(super) fn origin(&self) -> String {
+        let scheme = if self.secure { "https" } else { "http" };
+        format!("{scheme}://{}", self.authority)
+    }
+
     /// The server, for the log. The rest of an address may be a secret.
     pub(super) fn server(&self) -> &str {
         &self.authority
@@ -237,6 +243,7 @@ mod tests {
     fn keys_come_by_https_or_from_this_machine() {
         let address = Address::parse("https://issuer.example/keys?v=1").unwrap();
         assert_eq!((address.secure, address.port, &*address.path), (true, 443, "/keys?v=1"));
+        assert_eq!(address.origin(), "https://issuer.example");
         for text in ["http://127.0.0.1:9/k", "http://localhost", "http://[::1]:80/"] {
             assert!(!Address::parse(text).unwrap().secure, "{text}");
         }

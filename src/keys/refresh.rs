@@ -271,6 +271,10 @@ impl Refresher {
         if said != issuer {
             return Err(RefreshError::Issuer(server()));
         }
+        // The page asks for tokens there. An address that cannot be one is none, and no reason to be without keys.
+        let token_endpoint = text("token_endpoint").and_then(|text| Address::parse(text).ok());
+        self.keys
+            .put_token_origin(token_endpoint.map(|address| address.origin()));
         let keys = text("jwks_uri").ok_or_else(|| RefreshError::Discovery(server()))?;
         let address = Address::parse(keys).map_err(|rule| RefreshError::KeysAddress(server(), rule))?;
         self.found = Some((address.clone(), Instant::now()));

@@ -3,7 +3,8 @@
 //! Half of them are picked from the view and half by places in the journal, so that a basket that is
 //! missing, or that misses an event, is found as well. A document is compared with the events that
 //! it says it has, so one that is being written meanwhile is no drift. Nothing is mended here: a
-//! person is told once for each basket, and the series `ezout_drift_baskets` stays above 0 until it is right again.
+//! person is told once for each basket, and the series `ezout_drift_baskets` stays above 0 until it is right again. What was
+//! found is also noted beside the lease of each partition, where every process sees that of all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::core::update::update_json;
 use crate::journal::{Facts, RawEvent};
 use crate::refold::{self, Decoded, Dropped, RefoldError};
 use crate::updates::UpdateError;
-use crate::views::{Version, ViewError, Views, Whole};
+use crate::views::{LeaseId, Scrubbed, Version, ViewError, Views, Whole};
 
 /// Shortest pause between two rounds.
 const ROUND_MIN: Duration = Duration::from_secs(1);
@@ -54,6 +55,7 @@ impl From<crate::journal::ReadError> for ScrubError {
 pub(super) async fn run(
     parts: Parts,
     facts: Facts,
+    me: LeaseId,
     owned: watch::Receiver<BTreeSet<u16>>,
     per_minute: u32,
     stop: CancellationToken,
@@ -69,8 +71,11 @@ pub(super) async fn run(
         version: parts.views.version(),
         parts,
         facts,
+        me,
         owned,
         drifting: BTreeMap::new(),
+        checked: BTreeMap::new(),
+        noted: BTreeMap::new(),
         since: OffsetDateTime::now_utc(),
     };
     let mut interval = tokio::time::interval(round);
@@ -89,9 +94,14 @@ pub(super) async fn run(
 struct Scrubber {
     parts: Parts,
     facts: Facts,
+    me: LeaseId,
     owned: watch::Receiver<BTreeSet<u16>>,
     version: Version,
     drifting: BTreeMap<BasketId, String>,
+    /// Baskets of a partition that were compared since that was noted.
+    checked: BTreeMap<u16, u64>,
+    /// How many baskets of a partition are noted as wrong.
+    noted: BTreeMap<u16, u64>,
     /// Updates of earlier events may have been made by another program, or from another version.
     since: OffsetDateTime,
 }
@@ -122,6 +132,32 @@ impl Scrubber {
             .metrics
             .drift_baskets
             .set(i64::try_from(self.drifting.len()).unwrap_or(i64::MAX));
+        self.note(&owned).await
+    }
+
+    /// Has everybody see what was found in the partitions of this process.
+    async fn note(&mut self, owned: &BTreeSet<u16>) -> Result<(), ScrubError> {
+        let mut different: BTreeMap<u16, u64> = owned.iter().map(|partition| (*partition, 0)).collect();
+        for id in self.drifting.keys() {
+            *different
+                .entry(partition_of(id.shop, self.facts.partitions))
+                .or_default() += 1;
+        }
+        let mut found = BTreeMap::new();
+        for (partition, different) in different {
+            let checked = self.checked.get(&partition).copied().unwrap_or(0);
+            if checked > 0 || self.noted.get(&partition) != Some(&different) {
+                found.insert(partition, Scrubbed { checked, different });
+            }
+        }
+        if found.is_empty() {
+            return Ok(());
+        }
+        self.parts.views.note_scrubbed(&self.me, &found).await?;
+        self.checked.clear();
+        self.noted.retain(|partition, _| owned.contains(partition));
+        let noted = found.into_iter().map(|(partition, found)| (partition, found.different));
+        self.noted.extend(noted);
         Ok(())
     }
 
@@ -162,6 +198,10 @@ impl Scrubber {
             drift = self.look(id, place).await?;
         }
         self.parts.metrics.scrubbed_baskets.inc();
+        *self
+            .checked
+            .entry(partition_of(id.shop, self.facts.partitions))
+            .or_default() += 1;
         if self.parts.views.version() != self.version {
             return Ok(());
         }

@@ -478,6 +478,24 @@ impl Views {
         Ok((count, since))
     }
 
+    /// About how many corrections there are, whatever became of them, and where in the journal the newest is that is there.
+    pub async fn filed_so_far(&self) -> Result<(u64, Option<u64>), ViewError> {
+        let filed = self.filed_documents();
+        let all = within("count all corrections", async {
+            filed.estimated_document_count().await
+        })
+        .await?;
+        let newest = filed.find_one(doc! { "state": "published" });
+        let newest = newest
+            .sort(doc! { "created_at": -1, "_id": -1 })
+            .projection(doc! { "sequence": 1 });
+        let newest = within("look for the newest correction", async { newest.await }).await?;
+        Ok((
+            all,
+            newest.and_then(|newest| newest.get_i64("sequence").ok()).map(unsigned),
+        ))
+    }
+
     /// The oldest corrections that nobody has taken, the oldest first, without the first of them.
     pub async fn new_corrections(&self, without: u64, limit: u16) -> Result<Vec<Result<Filed, Malformed>>, ViewError> {
         let filed = self.filed_documents();

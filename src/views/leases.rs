@@ -2,6 +2,7 @@
 //!
 //! All times are the server's (`$$NOW`), so the clocks of the processes play no part.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use mongodb::Collection;
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::options::ReturnDocument;
 
-use super::document::long;
+use super::document::{long, unsigned};
 use super::{ViewError, Views, durable, within, write_command};
 
 /// Names a process among those that share the partitions.
@@ -53,6 +54,17 @@ pub struct LeaseState {
     pub left_ms: i64,
     /// Why its owner does not go on; nothing if it does.
     pub halted: Option<String>,
+    /// What was found in its baskets; nothing where none are compared.
+    pub scrubbed: Option<Scrubbed>,
+}
+
+/// Baskets of a partition that were folded anew from the journal and compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Scrubbed {
+    /// How often one was, by every owner so far.
+    pub checked: u64,
+    /// How many are not what the journal says, as its owner knows.
+    pub different: u64,
 }
 
 /// All leases as they stand.
@@ -163,6 +175,23 @@ impl Views {
         Ok(())
     }
 
+    /// Notes what was found in baskets of partitions of this process: how many more were compared, and how many of all are
+    /// not what the journal says.
+    pub async fn note_scrubbed(&self, me: &LeaseId, found: &BTreeMap<u16, Scrubbed>) -> Result<(), ViewError> {
+        let note = |(partition, scrubbed): (&u16, &Scrubbed)| {
+            let mine = doc! { "_id": i32::from(*partition), "owner": me.to_string() };
+            let update = doc! {
+                "$inc": { "scrubbed.checked": long(scrubbed.checked) },
+                "$set": { "scrubbed.different": long(scrubbed.different) },
+            };
+            doc! { "q": mine, "u": update }
+        };
+        let updates: Vec<Document> = found.iter().map(note).collect();
+        let command = doc! { "update": "leases", "updates": updates, "ordered": false };
+        write_command(&self.database, "note what was found in baskets", command).await?;
+        Ok(())
+    }
+
     /// How all leases stand, and who lives.
     pub async fn leases_now(&self) -> Result<Leases, ViewError> {
         let left = doc! { "$dateDiff": { "startDate": "$$NOW", "endDate": "$expires_at", "unit": "millisecond" } };
@@ -185,6 +214,10 @@ impl Views {
                 owner: lease.get_str("owner").ok().map(str::to_owned),
                 left_ms,
                 halted: lease.get_str("halted").ok().map(str::to_owned),
+                scrubbed: lease.get_document("scrubbed").ok().map(|scrubbed| Scrubbed {
+                    checked: scrubbed.get_i64("checked").map_or(0, unsigned),
+                    different: scrubbed.get_i64("different").map_or(0, unsigned),
+                }),
             });
         }
         Ok(now)

@@ -46,6 +46,8 @@ pub struct Filter {
     pub diverged: Option<bool>,
     /// Only those that had an event at this time or later, by the journal's clock.
     pub since: Option<OffsetDateTime>,
+    /// Only those whose last event was before this time, by the journal's clock.
+    pub until: Option<OffsetDateTime>,
 }
 
 /// Which page of a shop's baskets is asked for.
@@ -60,12 +62,12 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Reads the parameters `status`, `verdict`, `since`, `limit` and `cursor`.
+    /// Reads the parameters `status`, `verdict`, `since`, `until`, `limit` and `cursor`.
     ///
     /// # Errors
     /// [`QueryError`] for any other parameter, and for a value that breaks its rule.
     pub fn read(query: Option<&str>) -> Result<Self, QueryError> {
-        let query = Query::read(query, &["status", "verdict", "since", "limit", "cursor"])?;
+        let query = Query::read(query, &["status", "verdict", "since", "until", "limit", "cursor"])?;
         let words: Vec<_> = Status::ALL.iter().map(|status| status.word()).collect();
         let filter = Filter {
             status: query.value("status", &format!("one of {}", words.join(", ")), Status::of)?,
@@ -75,6 +77,7 @@ impl Listing {
                 _ => None,
             })?,
             since: query.time("since")?,
+            until: query.time("until")?,
         };
         let limit = query.value("limit", &format!("a whole number from 1 to {LIMIT_MAX}"), |text| {
             let limit = u16::try_from(whole_number(text)?).ok()?;
@@ -99,6 +102,9 @@ impl Listing {
         }
         if let Some(status) = self.filter.status {
             parameters.push(format!("status={}", status.word()));
+        }
+        if let Some(until) = self.filter.until {
+            parameters.push(format!("until={}", rfc3339(until)));
         }
         if let Some(diverged) = self.filter.diverged {
             parameters.push(format!("verdict={}", if diverged { "diverged" } else { "ok" }));
@@ -538,6 +544,9 @@ fn matching(shop: ShopId, filter: Filter, part: Part) -> Document {
     if let Some(since) = filter.since {
         changed.insert("$gte", date(since));
     }
+    if let Some(until) = filter.until {
+        changed.insert("$lt", date(until));
+    }
     match part {
         Part::Whole => {}
         Part::SameTime(cursor) => {
@@ -592,10 +601,13 @@ mod tests {
         let normalised = |query: &str| Listing::read(Some(query)).unwrap().normalised();
         assert_eq!(normalised(""), "limit=50");
         let cursor = "0100000000000000010000000000000002";
-        let all = format!("cursor={cursor}&limit=7&since=2023-12-18T10:30:00Z&status=paid&verdict=diverged");
+        let all = format!(
+            "cursor={cursor}&limit=7&since=2023-12-18T10:30:00Z&status=paid&until=2023-12-19T00:00:00Z&verdict=diverged"
+        );
         assert_eq!(normalised(&all), all);
-        let otherwise =
-            format!("verdict=diverged&since=2023-12-18T11%3A30%3A00%2B01:00&status=paid&limit=07&cursor={cursor}");
+        let otherwise = format!(
+            "verdict=diverged&until=2023-12-19T01%3A00%3A00%2B01:00&since=2023-12-18T11%3A30%3A00%2B01:00&status=paid&limit=07&cursor={cursor}"
+        );
         assert_eq!(normalised(&otherwise), all);
         assert!(matches!(Listing::read(Some("limit=0")), Err(QueryError::Invalid(_))));
         assert!(matches!(Listing::read(Some("limit=201")), Err(QueryError::Invalid(_))));

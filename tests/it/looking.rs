@@ -527,11 +527,25 @@ async fn filters_let_through_what_they_say_and_pages_of_any_size_are_the_same_li
         }
     }
     let middle = all[18]["updated_at"].as_str().unwrap();
+    let earlier = all[30]["updated_at"].as_str().unwrap();
     for status in ["", "open", "abandoned", "paid", "cancelled"] {
         for verdict in ["", "ok", "diverged"] {
-            for since in ["", middle, "2999-01-01T00:00:00Z"] {
+            for (since, until) in [
+                ("", ""),
+                (middle, ""),
+                ("2999-01-01T00:00:00Z", ""),
+                ("", middle),
+                (earlier, middle),
+                (middle, middle),
+                ("", "2999-01-01T00:00:00Z"),
+            ] {
                 let mut query = String::new();
-                for (name, value) in [("status", status), ("verdict", verdict), ("since", since)] {
+                for (name, value) in [
+                    ("status", status),
+                    ("verdict", verdict),
+                    ("since", since),
+                    ("until", until),
+                ] {
                     if !value.is_empty() {
                         let _ = write!(query, "&{name}={value}");
                     }
@@ -541,6 +555,7 @@ async fn filters_let_through_what_they_say_and_pages_of_any_size_are_the_same_li
                     .filter(|basket| status.is_empty() || basket["status"] == status)
                     .filter(|basket| verdict.is_empty() || basket["verdict"] == verdict)
                     .filter(|basket| since.is_empty() || time(&basket["updated_at"]) >= time(&json!(since)))
+                    .filter(|basket| until.is_empty() || time(&basket["updated_at"]) < time(&json!(until)))
                     .cloned()
                     .collect();
                 for limit in [1, 4, 200] {
@@ -576,7 +591,9 @@ async fn a_basket_without_a_single_applied_event_is_on_the_last_page() {
         assert_eq!(listed, [&good, &worse, &bad], "by {limit}");
         assert_eq!(all[2]["parked_since"], first);
     }
-    assert_eq!(pages(system, &shop, "&since=2000-01-01T00:00:00Z", 1).await.len(), 1);
+    for query in ["&since=2000-01-01T00:00:00Z", "&until=2999-01-01T00:00:00Z"] {
+        assert_eq!(pages(system, &shop, query, 1).await.len(), 1, "{query}");
+    }
     let summary = ok(system, &format!("/v1/shops/{shop}/summary")).await;
     assert_eq!(summary["oldest_untouched"]["session_id"], json!(good));
     assert_eq!(summary["open_baskets"], 3);
@@ -732,6 +749,17 @@ async fn check_day(
     }
 }
 
+/// Questions for baskets that changed before a time.
+fn day_questions(until: &str, since: &str, cursor: &str) -> [String; 5] {
+    [
+        format!("limit=10&until={until}"),
+        format!("limit=10&since={since}&until={until}"),
+        format!("limit=10&since={since}&until={until}&cursor={cursor}"),
+        format!("limit=10&status=paid&since={since}&until={until}"),
+        format!("limit=10&verdict=diverged&until={until}"),
+    ]
+}
+
 #[tokio::test]
 async fn no_question_reads_more_of_an_index_than_it_must() {
     let system = system().await;
@@ -746,6 +774,9 @@ async fn no_question_reads_more_of_an_index_than_it_must() {
     let cursor = next(20, "").await;
     let open_cursor = next(20, "&status=open").await;
     let diverged_cursor = next(10, "&verdict=diverged").await;
+    // Many may have changed in the same millisecond, so the bounds lie outside.
+    let earlier = "2000-01-01T00:00:00Z";
+    let day_cursor = next(10, &format!("&since={earlier}&until=2999-01-01T00:00:00Z")).await;
 
     let database = system.stack.database().await;
     let of_looking = doc! { "ns": "ezout.baskets", "$or": [
@@ -758,7 +789,7 @@ async fn no_question_reads_more_of_an_index_than_it_must() {
         .await
         .unwrap();
     let mut seen = 0;
-    for query in [
+    for query in day_questions(middle, earlier, &day_cursor).into_iter().chain([
         "limit=10".to_owned(),
         "limit=200".to_owned(),
         format!("limit=10&cursor={cursor}"),
@@ -772,7 +803,7 @@ async fn no_question_reads_more_of_an_index_than_it_must() {
         format!("limit=10&verdict=diverged&cursor={diverged_cursor}"),
         "limit=10&verdict=diverged&status=paid".to_owned(),
         format!("limit=10&verdict=diverged&status=open&since={middle}"),
-    ] {
+    ]) {
         ok(system, &format!("/v1/shops/{shop}/baskets?{query}")).await;
         for entry in profiled(&database, &shop, &mut seen).await {
             check_plan(&entry, &query, number(&entry, "nreturned"));

@@ -14,6 +14,7 @@ mod doctor;
 mod edits;
 mod fuzz;
 mod grafana;
+mod handling;
 mod handover;
 mod journal;
 mod live;

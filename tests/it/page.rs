@@ -376,6 +376,12 @@ async fn those_who_look_after_the_system_see_it_and_those_who_run_it_decide() {
     let newest = newest["corrections"].as_array().unwrap();
     let own = newest.iter().find(|filed| filed["id"] == stocked.correction).unwrap();
     assert_eq!((&own["state"], &own["shop_id"]), (&json!("applied"), &json!(shop)));
+    let now = wait_for("the correction to be counted", async || {
+        let now = support.get("/v1/operations").await.json();
+        (now["corrections"]["decided"].as_u64()? > 0).then_some(now)
+    })
+    .await;
+    assert!(now["stages"][2]["sequence"].as_u64() > Some(0), "{now}");
 
     // Events of another journal, so that no projector takes them up.
     let views = guarded.rights().await.views;

@@ -11,6 +11,7 @@ use futures::StreamExt as _;
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
+use crate::contracts::check;
 use crate::support::{Service, Stack, all_printed, event, printed, refused, session, wait_for};
 
 async fn ezout(stack: &Stack, arguments: &[&str]) -> Output {
@@ -303,6 +304,7 @@ async fn a_rebuild_under_load_finds_nothing_and_sends_nothing_again() {
 async fn a_basket_spoiled_by_hand_is_named_found_and_mended() {
     let stack = Stack::start().await;
     let service = stack.service_with("serve", &[("EZOUT_SCRUB_PER_MINUTE", "6000")]).await;
+    let api = stack.service("api").await;
     let database = stack.database().await;
     fill(&service, 2, 20).await;
     caught_up(&stack).await;
@@ -314,6 +316,12 @@ async fn a_basket_spoiled_by_hand_is_named_found_and_mended() {
     let drift = async |wanted: u32| {
         wait_for("the scrubber's finding", async || {
             (service.metric("ezout_drift_baskets").await?.to_string() == wanted.to_string()).then_some(())
+        })
+        .await;
+        // Whoever is asked says it, also a process that compares nothing.
+        wait_for("the finding to be seen by all", async || {
+            let (_, now) = check::json_of(&format!("{}/v1/operations", api.http_url())).await;
+            (now["drift"]["different"] == wanted && now["drift"]["checked"].as_u64()? > 0).then_some(())
         })
         .await;
     };

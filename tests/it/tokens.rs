@@ -497,12 +497,16 @@ async fn an_issuer_of_oidc_is_found_by_its_discovery_document() {
     .await;
     assert_eq!(issuer.fetches(), 0);
     issuer.discover(
-        json!({ "issuer": issuer.url(), "jwks_uri": keys_url, "id_token_signing_alg_values_supported": ["HS256"] }),
+        json!({ "issuer": issuer.url(), "jwks_uri": keys_url, "id_token_signing_alg_values_supported": ["HS256"], "token_endpoint": "https://tokens.example:8443/give?it" }),
     );
     wait_for("the right document", async || {
         (process.fetches("fetched") > 0).then_some(())
     })
     .await;
+    assert_eq!(
+        process.keys.token_origin().as_deref(),
+        Some("https://tokens.example:8443")
+    );
 
     for name in ["oidc RS256", "oidc ES256"] {
         let claims = process.verify(made.token(name), made.now).await.unwrap();

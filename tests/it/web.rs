@@ -3,6 +3,8 @@
 //! Each file of `web/e2e` is somebody's walk through it, a Node program with Chromium. What it cannot do by itself it asks
 //! for with a line of JSON on its output: a token, the end of a right, a service that is killed, a network that is cut.
 
+mod issuer;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, Stdio};
@@ -10,13 +12,15 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use ezout::core::policy::Role;
-use ezout::keys::dev;
+use ezout::keys::dev::{self, Grant};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
+use self::issuer::Issuer;
 use crate::access::guarded::{dev_mode, grant, keys_of};
+use crate::project::poison;
 use crate::support::proxy::Proxy;
 use crate::support::resgate::Resgate;
 use crate::support::{Service, Stack, chosen, path, printed, skip};
@@ -96,8 +100,33 @@ fn chromium() -> Option<PathBuf> {
     found
 }
 
+/// What is otherwise in a walk than in most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Setting {
+    /// The page has its live data from Resgate.
+    with_resgate: bool,
+    people: People,
+}
+
+/// Who says who somebody is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum People {
+    /// The key pair of this machine.
+    #[default]
+    Dev,
+    /// An issuer of OIDC.
+    Oidc,
+    /// Firebase, whose keys are those of our issuer.
+    Firebase,
+}
+
+/// The project of Firebase.
+const PROJECT: &str = "shop-1a2b";
+
 /// What a walk goes through.
 struct Ground {
+    setting: Setting,
+    issuer: Issuer,
     // Whose log is looked through at its end, in the stack's folder.
     resgate: Option<Resgate>,
     stack: Stack,
@@ -109,16 +138,19 @@ struct Ground {
 }
 
 impl Ground {
-    async fn new(with_resgate: bool) -> Option<Self> {
+    async fn new(setting: Setting) -> Option<Self> {
         let stack = Stack::start().await;
-        let resgate = if with_resgate {
+        let issuer = Issuer::start().await;
+        let resgate = if setting.with_resgate {
             Some(Resgate::start_with(&stack, |options| options.trace = false).await?)
         } else {
             None
         };
-        let service = Self::serve(&stack, resgate.as_ref(), None).await;
+        let service = Self::serve(&stack, resgate.as_ref(), (setting, &issuer), None).await;
         let proxy = Proxy::start(service.http_url().trim_start_matches("http://")).await;
         Some(Self {
+            setting,
+            issuer,
             resgate,
             stack,
             service,
@@ -128,11 +160,33 @@ impl Ground {
     }
 
     /// A service, at the address of the one before it where there was one.
-    async fn serve(stack: &Stack, resgate: Option<&Resgate>, before: Option<&Service>) -> Service {
+    async fn serve(
+        stack: &Stack,
+        resgate: Option<&Resgate>,
+        (setting, issuer): (Setting, &Issuer),
+        before: Option<&Service>,
+    ) -> Service {
         let keys = keys_of(stack);
+        let keys_url = issuer.keys_url();
         let resgate = resgate.map(Resgate::url).unwrap_or_default();
         let address = before.map(|before| before.http_url().trim_start_matches("http://").to_owned());
-        let mut environment = dev_mode(&keys).to_vec();
+        let mut environment = match setting.people {
+            People::Dev => dev_mode(&keys).to_vec(),
+            People::Oidc => vec![
+                ("EZOUT_AUTH", "oidc"),
+                ("EZOUT_AUTH_ISSUER", issuer.url()),
+                ("EZOUT_AUTH_AUDIENCE", issuer::AUDIENCE),
+                ("EZOUT_WEB_OIDC_CLIENT", issuer::CLIENT),
+                ("EZOUT_HEARTBEAT", "200ms"),
+            ],
+            People::Firebase => vec![
+                ("EZOUT_AUTH", "firebase"),
+                ("EZOUT_AUTH_PROJECT", PROJECT),
+                ("EZOUT_AUTH_KEYS_URL", &keys_url),
+                ("EZOUT_WEB_FIREBASE_API_KEY", "the-key-of-the-page"),
+                ("EZOUT_HEARTBEAT", "200ms"),
+            ],
+        };
         environment.push(("EZOUT_EDITS_PER_MINUTE", "60"));
         if !resgate.is_empty() {
             environment.push(("EZOUT_WEB_RESGATE_URL", &resgate));
@@ -141,6 +195,22 @@ impl Ground {
             environment.push(("EZOUT_HTTP_ADDR", address));
         }
         stack.service_with("serve", &environment).await
+    }
+
+    /// A token that the service believes.
+    fn sign(&self, grant: &Grant) -> String {
+        let now = OffsetDateTime::now_utc();
+        let (issuer, audience) = match self.setting.people {
+            People::Dev => return dev::sign(&keys_of(&self.stack), grant, now).unwrap(),
+            People::Oidc => (self.issuer.url().to_owned(), issuer::AUDIENCE),
+            People::Firebase => (format!("https://securetoken.google.com/{PROJECT}"), PROJECT),
+        };
+        let now = now.unix_timestamp();
+        let lasts = i64::try_from(grant.lasts.as_secs()).unwrap();
+        self.issuer.sign(&json!({
+            "iss": issuer, "aud": audience, "sub": grant.subject, "iat": now, "auth_time": now, "exp": now + lasts,
+            "role": grant.role, "shops": grant.shops,
+        }))
     }
 
     /// Does what a walk asks for.
@@ -158,8 +228,20 @@ impl Ground {
                 if let Some(seconds) = asked["seconds"].as_u64() {
                     grant.lasts = Duration::from_secs(seconds);
                 }
-                let token = dev::sign(&keys_of(&self.stack), &grant, OffsetDateTime::now_utc());
-                json!({ "token": token.unwrap() })
+                json!({ "token": self.sign(&grant) })
+            }
+            "let_in" => {
+                self.issuer.let_in(&asked["claims"]);
+                json!({})
+            }
+            "issuer" => self.issuer.seen(),
+            "forget" => {
+                self.issuer.forget();
+                json!({})
+            }
+            "poison" => {
+                let (shop, session) = (asked["shop"].as_str().unwrap(), asked["session"].as_str().unwrap());
+                json!({ "sequence": poison(&self.stack, shop, session, "{\"product_price\":").await })
             }
             "revoke" => {
                 let subject = asked["subject"].as_str().unwrap();
@@ -178,7 +260,8 @@ impl Ground {
                 json!({})
             }
             "start" => {
-                self.service = Self::serve(&self.stack, self.resgate.as_ref(), Some(&self.service)).await;
+                let people = (self.setting, &self.issuer);
+                self.service = Self::serve(&self.stack, self.resgate.as_ref(), people, Some(&self.service)).await;
                 json!({})
             }
             "cut" => {
@@ -194,13 +277,13 @@ impl Ground {
     }
 }
 
-/// Goes through a file of `web/e2e`. With Resgate the page has its live data from there.
-async fn walk(name: &str, with_resgate: bool) {
+/// Goes through a file of `web/e2e`.
+async fn walk(name: &str, setting: Setting) {
     if !has_node() {
         return;
     }
     let Some(chromium) = chromium() else { return };
-    let Some(mut ground) = Ground::new(with_resgate).await else {
+    let Some(mut ground) = Ground::new(setting).await else {
         return;
     };
     let pictures = chosen("EZOUT_PICTURES").unwrap_or_default();
@@ -210,7 +293,7 @@ async fn walk(name: &str, with_resgate: bool) {
         .env("PATH", path())
         .env("EZOUT_PAGE", ground.proxy.url().replace("nats://", "http://"))
         .env("EZOUT_API", ground.service.http_url())
-        .env("EZOUT_SOURCE", if with_resgate { "resgate" } else { "sse" })
+        .env("EZOUT_SOURCE", if setting.with_resgate { "resgate" } else { "sse" })
         .env("EZOUT_PICTURES", pictures)
         .env("CHROMIUM", chromium)
         .stdin(Stdio::piped())
@@ -239,40 +322,101 @@ async fn walk(name: &str, with_resgate: bool) {
     }
 }
 
+const RESGATE: Setting = Setting {
+    with_resgate: true,
+    people: People::Dev,
+};
+
 #[tokio::test]
 async fn a_merchant_sees_everything_live_and_is_told_when_it_is_not() {
-    walk("live", false).await;
+    walk("live", Setting::default()).await;
 }
 
 #[tokio::test]
 async fn a_merchant_sees_the_same_through_resgate() {
-    walk("live", true).await;
+    walk("live", RESGATE).await;
 }
 
 #[tokio::test]
 async fn support_finds_out_why_and_corrects_it() {
-    walk("correct", false).await;
+    walk("correct", Setting::default()).await;
+}
+
+#[tokio::test]
+async fn support_corrects_through_resgate_as_well() {
+    walk("correct", RESGATE).await;
+}
+
+#[tokio::test]
+async fn rights_that_end_end_what_resgate_brings() {
+    walk("access", RESGATE).await;
+}
+
+#[tokio::test]
+async fn who_tries_it_chooses_whom_to_be() {
+    walk("dev", Setting::default()).await;
+}
+
+#[tokio::test]
+async fn people_sign_in_at_an_issuer_and_stay_signed_in() {
+    let people = People::Oidc;
+    walk(
+        "oidc",
+        Setting {
+            people,
+            ..Setting::default()
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn people_sign_in_with_firebase_or_are_told_why_not() {
+    let people = People::Firebase;
+    walk(
+        "firebase",
+        Setting {
+            people,
+            ..Setting::default()
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn visits_of_any_day_are_found() {
+    walk("history", Setting::default()).await;
+}
+
+#[tokio::test]
+async fn who_runs_the_system_decides_about_parked_events() {
+    walk("operations", Setting::default()).await;
+}
+
+#[tokio::test]
+async fn a_basket_is_taken_over_and_its_visit_played() {
+    walk("together", Setting::default()).await;
 }
 
 #[tokio::test]
 async fn rights_that_end_end_what_is_on_the_screen() {
-    walk("access", false).await;
+    walk("access", Setting::default()).await;
 }
 
 #[tokio::test]
 async fn names_that_mean_the_page_ill_are_only_names() {
-    walk("hostile", false).await;
+    walk("hostile", Setting::default()).await;
 }
 
 #[tokio::test]
 async fn every_screen_is_for_everybody() {
-    walk("screens", false).await;
+    walk("screens", Setting::default()).await;
 }
 
 /// `make bench-web`: for as long as `EZOUT_WEB_SECONDS` says.
 #[tokio::test]
 async fn a_large_shop_is_shown_while_much_happens() {
-    walk("bench", false).await;
+    walk("bench", Setting::default()).await;
 }
 
 #[test]

@@ -1,7 +1,6 @@
 // Each screen in both colour schemes and from a phone to a wall: nobody is left out, and the pictures are taken.
 
-import axe from 'axe-core';
-import { ask, assert, badge, end, picture, Shop, somebody, tokenOf, Visit, visit as open } from './support.js';
+import { assert, badge, end, everybody, named, picture, Shop, somebody, tokenOf, Visit, visit as open } from './support.js';
 
 const shop = await Shop.open();
 await shop.put('', { name: 'Harbour Street', currency: 'EUR', time_zone: 'Europe/Berlin' });
@@ -34,18 +33,6 @@ for (let number = 0; number < 24; number += 1) {
 }
 const diverged = visits[3];
 await shop.get(`/sessions/${visits[23].id}/basket?min_sequence=${last}`);
-
-/** What axe finds on the screen. */
-async function everybody(page, what) {
-  await page.evaluate(`${axe.source}; undefined`);
-  const found = await page.evaluate(async () => {
-    const result = await window.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] });
-    return result.violations.map((one) => `${one.id}: ${one.nodes.map((node) => `${node.target} ${node.failureSummary}`).join(' | ')}`);
-  });
-  assert.deepEqual(found, [], what);
-  const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-  assert(wide <= 0, `${what} is ${wide} px wider than the screen`);
-}
 
 const SIZES = { phone: [360, 740], tablet: [820, 1180], desk: [1440, 900] };
 const admin = await tokenOf('admin', ['*'], { subject: 'Ada' });
@@ -88,6 +75,32 @@ for (const scheme of ['light', 'dark']) {
   await chooses.getByRole('dialog').waitFor();
   await everybody(chooses, `the help, ${scheme}`);
   await chooses.context().close();
+
+  // What opens over a basket: a reason, a correction, and what has moved on while it was written.
+  const visit = new Visit(shop);
+  await shop.send(
+    visit.event('ADD', { name: 'FUJI Apples', product: 500100, price: 3.5, quantity: 3 }),
+    visit.event('ADD', { name: 'Pears', product: 500200, price: 2.25, claims: 9.25 }),
+  );
+  const mends = await somebody(shop, 'support', { path: `/baskets/${visit.id}`, subject: 'Sam', scheme });
+  await mends.getByRole('button', { name: /^Why is FUJI Apples/ }).click();
+  await mends.locator('button[aria-expanded="true"][aria-label^="Why is "]').waitFor();
+  await everybody(mends, `why, ${scheme}`);
+  await mends.getByRole('button', { name: 'Correct FUJI Apples' }).click();
+  await mends.getByRole('menuitem', { name: 'Number of pieces…' }).waitFor();
+  await everybody(mends, `what can be corrected, ${scheme}`);
+  await mends.getByRole('menuitem', { name: 'Number of pieces…' }).click();
+  const dialog = mends.getByRole('dialog');
+  await dialog.getByLabel('Reason').fill('scanned twice');
+  await everybody(mends, `a correction, ${scheme}`);
+  const { sequence } = (await visit.act('ADD', { name: 'Bananas', product: 500700, price: 1.29 }))[0];
+  await shop.get(`/sessions/${visit.id}/basket?min_sequence=${sequence}`);
+  await dialog.getByLabel('Pieces').fill('2');
+  await dialog.getByRole('button', { name: 'Correct', exact: true }).click();
+  await named(mends, 'Sam');
+  await mends.getByText('The basket has moved on').waitFor();
+  await everybody(mends, `a basket that has moved on, ${scheme}`);
+  await mends.context().close();
 }
 
 // By the keys alone: from the list into a basket and back, and to the history.

@@ -6,6 +6,7 @@ import { mkdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
+import axe from 'axe-core';
 import { chromium } from 'playwright-core';
 
 export { assert };
@@ -163,8 +164,8 @@ process.on('uncaughtException', async (error) => {
 const complaints = [];
 const TOLERATED = /Failed to load resource|net::ERR_|WebSocket connection to/;
 
-/** A browser of its own, at an address of the page, in which `before` runs first. */
-export async function visit(path, { width = 1280, height = 900, scheme = 'light', locale = 'en-GB', calm = true, before } = {}) {
+/** A browser of its own, at an address of the page, in which `before` runs first, and which `prepare` is given before that. */
+export async function visit(path, { width = 1280, height = 900, scheme = 'light', locale = 'en-GB', calm = true, before, prepare } = {}) {
   const context = await browser.newContext({
     viewport: { width, height },
     colorScheme: scheme,
@@ -174,6 +175,7 @@ export async function visit(path, { width = 1280, height = 900, scheme = 'light'
   });
   context.setDefaultTimeout(PATIENCE);
   if (before) await context.addInitScript(before);
+  if (prepare) await prepare(context);
   const page = await context.newPage();
   page.on('pageerror', (error) => complaints.push(`${error}`));
   page.on('console', (message) => {
@@ -238,6 +240,18 @@ export async function agrees(page, shop) {
     assert.deepEqual(seen, truth);
     throw error;
   }
+}
+
+/** Nobody is left out by what is on the screen: axe finds nothing, and it is no wider than the screen. */
+export async function everybody(page, what) {
+  await page.evaluate(`${axe.source}; undefined`);
+  const found = await page.evaluate(async () => {
+    const result = await window.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] });
+    return result.violations.map((one) => `${one.id}: ${one.nodes.map((node) => `${node.target} ${node.failureSummary}`).join(' | ')}`);
+  });
+  assert.deepEqual(found, [], what);
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  assert(wide <= 0, `${what} is ${wide} px wider than the screen`);
 }
 
 /** Takes a picture, where pictures are wanted. */

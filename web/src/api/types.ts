@@ -304,7 +304,7 @@ export interface Day {
 export type AuthConfig =
   | { kind: 'off' }
   | { kind: 'dev'; people: { name: string; role: Role }[]; shop: string | null }
-  | { kind: 'firebase'; project: string; api_key: string; auth_domain: string }
+  | { kind: 'firebase'; project: string; api_key: string }
   | { kind: 'oidc'; issuer: string; client_id: string }
   | { kind: 'token' };
 
@@ -338,7 +338,7 @@ export interface Operations {
     halted: string | null;
   }[];
   parked: { count: number };
-  corrections: { waiting: number; held_shops: string[] };
+  corrections: { waiting: number; decided: number; held_shops: string[] };
   /** Null where the process that answers folds nothing anew. */
   drift: { checked: number; different: number } | null;
   rebuild: { active: string; previous: string | null; building: { version: string } | null; reports: Report[] };

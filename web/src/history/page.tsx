@@ -23,9 +23,10 @@ export function HistoryPage() {
   const [params, setParams] = useSearchParams();
   const status = STATUSES.find((one) => one === params.get('status'));
   const verdict = VERDICTS.find((one) => one === params.get('verdict'));
-  const day = /^\d{4}-\d{2}-\d{2}$/.test(params.get('day') ?? '') ? (params.get('day') as string) : null;
-  const begins = day === null ? null : dayStart(day, formats.timeZone).getTime();
-  const ends = day === null ? null : dayStart(new Date(Date.parse(`${day}T12:00:00Z`) + DAY_MS).toISOString().slice(0, 10), formats.timeZone).getTime();
+  const wanted = params.get('day') ?? '';
+  const day = /^\d{4}-\d{2}-\d{2}$/.test(wanted) && !Number.isNaN(Date.parse(wanted)) ? wanted : null;
+  const begins = day === null ? undefined : dayStart(day, formats.timeZone);
+  const ends = day === null ? undefined : dayStart(new Date(Date.parse(`${day}T12:00:00Z`) + DAY_MS).toISOString().slice(0, 10), formats.timeZone);
   const set = (key: string, value: string) =>
     setParams(
       (before) => {
@@ -38,11 +39,11 @@ export function HistoryPage() {
     );
 
   const list = useInfiniteQuery({
-    queryKey: ['history', shop.shop_id, status, verdict, begins],
+    queryKey: ['history', shop.shop_id, status, verdict, begins, ends],
     queryFn: ({ pageParam, signal }) =>
       client.baskets(
         shop.shop_id,
-        { status, verdict, since: begins === null ? undefined : new Date(begins).toISOString(), limit: day === null ? PAGE : 200, cursor: pageParam },
+        { status, verdict, since: begins?.toISOString(), until: ends?.toISOString(), limit: PAGE, cursor: pageParam },
         signal,
       ),
     initialPageParam: undefined as string | undefined,
@@ -51,7 +52,7 @@ export function HistoryPage() {
     staleTime: 30_000,
     refetchOnWindowFocus: false,
   });
-  const all = useMemo(() => {
+  const shown = useMemo(() => {
     // A basket that changed between two pages is in both; the newer one is right.
     const seen = new Set<string>();
     return (list.data?.pages.flatMap((page) => page.baskets) ?? []).filter((basket) => {
@@ -60,23 +61,18 @@ export function HistoryPage() {
       return true;
     });
   }, [list.data]);
-  // The list begins with the newest and the service knows only when it is to end; the days after the one that is asked for are passed over.
-  const shown = ends === null ? all : all.filter((basket) => time(basket.updated_at) < ends);
-  const passing = day !== null && shown.length === 0 && list.hasNextPage;
   const { hasNextPage, isFetchingNextPage, fetchNextPage, isFetchNextPageError } = list;
+  const pages = list.data?.pages.length;
 
   const end = useRef<HTMLDivElement>(null);
   useEffect(() => {
     const element = end.current;
     if (element === null || !hasNextPage || isFetchingNextPage || isFetchNextPageError) return;
-    if (passing) {
-      void fetchNextPage();
-      return;
-    }
+    // A new one for each page: whoever is at the end by then has not come to it anew.
     const seen = new IntersectionObserver(([entry]) => entry?.isIntersecting && void fetchNextPage(), { rootMargin: '600px' });
     seen.observe(element);
     return () => seen.disconnect();
-  }, [hasNextPage, isFetchingNextPage, isFetchNextPageError, fetchNextPage, passing]);
+  }, [pages, hasNextPage, isFetchingNextPage, isFetchNextPageError, fetchNextPage]);
 
   const days = useMemo(() => {
     const groups: { key: string; at: number; baskets: ListedBasket[] }[] = [];
@@ -135,8 +131,6 @@ export function HistoryPage() {
         <Failed title={texts.history.cannotLoad} error={list.error} onRetry={() => void list.refetch()} />
       ) : list.data === undefined ? (
         <Loading />
-      ) : passing ? (
-        <Loading text={texts.history.goingBack(formats.day(begins ?? 0))} />
       ) : shown.length === 0 ? (
         <Empty icon="history" title={texts.history.emptyTitle} text={texts.history.emptyText} />
       ) : (

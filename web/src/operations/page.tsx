@@ -235,6 +235,8 @@ function Parked({ count, formats }: { count: number; formats: Formats }) {
     initialPageParam: null as string | null,
     getNextPageParam: (page) => page.next,
     placeholderData: (before) => before,
+    // What was decided takes effect in a moment, and may leave as many as there were.
+    refetchInterval: ({ state }) => (state.data?.pages.some((page) => page.parked.some((event) => event.state !== 'parked')) ? ASK_EVERY_MS : false),
   });
   const events = list.data?.pages.flatMap((page) => page.parked) ?? [];
   return (

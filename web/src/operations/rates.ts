@@ -4,6 +4,7 @@ import type { Operations } from '../api/types';
 
 export interface Sample {
   at: number;
+  /** How far each stage is. */
   sequences: Map<string, number>;
 }
 
@@ -13,6 +14,8 @@ const OVER_MS = 10_000;
 export function sampleOf(operations: Operations): Sample {
   const sequences = new Map<string, number>();
   for (const stage of operations.stages) if (stage.sequence !== null) sequences.set(stage.stage, stage.sequence);
+  // Places of corrections have other events between them, so these are counted.
+  sequences.set('corrections', operations.corrections.decided);
   if (operations.updates !== null) sequences.set('updates', operations.updates.last_place);
   return { at: Date.parse(operations.at), sequences };
 }

@@ -16,7 +16,7 @@ let auth: Auth | null = null;
 
 export function begin(config: Extract<AuthConfig, { kind: 'firebase' }>): void {
   auth ??= initializeAuth(
-    initializeApp({ apiKey: config.api_key, authDomain: config.auth_domain, projectId: config.project }),
+    initializeApp({ apiKey: config.api_key, projectId: config.project }),
     // No popup and no redirect: both load scripts of another origin.
     { persistence: inMemoryPersistence },
   );
@@ -27,7 +27,15 @@ export async function signIn(email: string, password: string): Promise<SignedIn>
   const { user } = await signInWithEmailAndPassword(auth, email, password);
   return {
     token: await user.getIdToken(),
-    renew: () => user.getIdToken(true),
+    renew: async () => {
+      try {
+        return await user.getIdToken(true);
+      } catch (error) {
+        if (reasonOf(error) === 'auth/network-request-failed') throw error;
+        // The account is no more, or its sign-in is not: Firebase will say so again.
+        return null;
+      }
+    },
     end: () => {
       if (auth !== null) void signOut(auth);
     },
@@ -39,6 +47,6 @@ export async function resetPassword(email: string): Promise<void> {
 }
 
 /** The stable word of what went wrong, such as `auth/invalid-credential`. */
-export function reasonOf(error: unknown): string {
+function reasonOf(error: unknown): string {
   return (error as { code?: string }).code ?? '';
 }

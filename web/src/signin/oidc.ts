@@ -3,7 +3,7 @@
 // What has to outlive the redirect, the verifier and the place to come back to, is in the session storage until the issuer sends the
 // person back. Tokens are not: they stay in memory, and are renewed with the refresh token where the issuer gives one.
 
-import { InMemoryWebStorage, UserManager, type User, WebStorageStateStore } from 'oidc-client-ts';
+import { ErrorResponse, InMemoryWebStorage, UserManager, type User, WebStorageStateStore } from 'oidc-client-ts';
 import type { AuthConfig } from '../api/types';
 import type { SignedIn } from './auth';
 
@@ -40,8 +40,14 @@ export async function comeBack(config: Extract<AuthConfig, { kind: 'oidc' }>): P
     // Without a refresh token there is no newer one without the person, who is told so in time.
     renew: user.refresh_token
       ? async () => {
-          const renewed = await of.signinSilent();
-          return renewed === null ? null : tokenOf(renewed);
+          try {
+            const renewed = await of.signinSilent();
+            return renewed === null ? null : tokenOf(renewed);
+          } catch (error) {
+            // The issuer has said no, which it will say again; where it was not reached it is asked again.
+            if (error instanceof ErrorResponse) return null;
+            throw error;
+          }
         }
       : null,
     end: () => void of.removeUser(),

@@ -1,0 +1,43 @@
+// Signing in at an issuer that gives its tokens at another origin: by a redirect, with a code and PKCE, renewed before the end.
+
+import { ask, assert, badge, end, rowOf, Shop, until, Visit, visit as open } from './support.js';
+
+const shop = await Shop.open();
+const visit = new Visit(shop);
+await visit.act('ADD', { name: 'Apples', product: 1 });
+await ask('let_in', { claims: { sub: 'mia', role: 'merchant', shops: [shop.id] } });
+
+// They come back to where they wanted to be.
+const page = await open(`/shops/${shop.id}?sort=total`);
+await page.getByRole('button', { name: /^Sign in with 127\.0\.0\.1/ }).click();
+await badge(page, 'live');
+const begun = Date.now();
+const at = new URL(page.url());
+assert.deepEqual([at.pathname, at.search, at.hash], [`/shops/${shop.id}`, '?sort=total', '']);
+await rowOf(page, visit.id).getByText('Apples').waitFor();
+assert.equal((await ask('issuer')).codes, 0);
+const kept = await page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie]));
+assert(!kept.includes('eyJ'), `a token is kept: ${kept}`);
+
+// Nobody notices that the first token ends.
+await until('the token to be renewed', async () => ((await ask('issuer')).refreshed > 0 ? true : undefined));
+await until('the first token to end', async () => (Date.now() > begun + 30_000 ? true : undefined));
+await visit.act('ADD', { name: 'after the end', product: 2 });
+await rowOf(page, visit.id).getByText('after the end').waitFor();
+await badge(page, 'live');
+
+// Where the issuer renews it no more, the end is the end.
+await ask('forget');
+await page.getByText('Your sign-in has ended.').waitFor();
+
+// Whom the issuer knows and who has no rights here is told so.
+await ask('let_in', { claims: { sub: 'nobody' } });
+const stranger = await open('/');
+await stranger.getByRole('button', { name: /^Sign in with/ }).click();
+await stranger.getByText('This account may not look at shops.').waitFor();
+
+// What somebody else has asked the issuer for is no sign-in.
+const misled = await open('/sign-in?code=of-somebody-else&state=of-somebody-else');
+await misled.getByText('That sign-in does not count here.').waitFor();
+assert.equal(new URL(misled.url()).search, '');
+await end();
