@@ -255,6 +255,10 @@ impl Ground {
                 self.others.push(another);
                 json!({ "url": url })
             }
+            "metric" => {
+                let value = self.service.metric(asked["series"].as_str().unwrap()).await;
+                json!({ "value": value })
+            }
             "kill" => {
                 self.service.kill().await;
                 json!({})

@@ -42,6 +42,10 @@ for (let number = 0; number < POSTS; number += 1) {
 }
 console.log(`POST to pixel over ${SOURCE}: ${figures(times)}`);
 await agrees(page, shop);
+// The page has said of one of them that it is shown, which the service measures.
+if (SOURCE === 'sse') {
+  await until('the service to know what is seen', async () => ((await ask('metric', { series: 'ezout_seen_seconds_count' })).value >= 1 ? true : undefined));
+}
 
 // A basket that begins, one that is paid, one that diverges: it comes first, is coloured, and is counted in the title.
 const late = new Visit(shop);

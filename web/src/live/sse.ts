@@ -6,6 +6,7 @@ import { problemOf } from '../api/problem';
 import type { Basket, Handling, Update } from '../api/types';
 import { HEARTBEAT_MS, type Signals } from './freshness';
 import { time } from './row';
+import { Seen } from './seen';
 import type { Ending, LiveSource, Sink } from './source';
 
 export interface SseOptions {
@@ -23,6 +24,7 @@ const RETRY_MS_MAX = 10_000;
 export class SseSource implements LiveSource {
   readonly kind = 'sse';
   private readonly heartbeatMs: number;
+  private readonly seen: Seen;
   private lastId: string | null = null;
   private passedId: string | null = null;
   private sequence = 0;
@@ -48,6 +50,7 @@ export class SseSource implements LiveSource {
     private readonly sink: Sink,
   ) {
     this.heartbeatMs = options.heartbeatMs ?? HEARTBEAT_MS;
+    this.seen = new Seen(options.url.replace(/updates$/, 'seen'), options.headers);
   }
 
   start(): void {
@@ -211,6 +214,7 @@ export class SseSource implements LiveSource {
       case 'update': {
         const update = data as Update;
         this.sink.update(update);
+        this.seen.took(update.sequence);
         this.sequence = Math.max(this.sequence, update.sequence);
         this.notePassed(message.id);
         // A shop in which something happens all the time has no heartbeats.
