@@ -257,6 +257,10 @@ impl Api {
             .start_timer()
     }
 
+    fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
     /// Counts a caller who was not let in.
     fn count_refusal(&self, reason: &str) {
         self.0.metrics.refusals.with_label_values(&[reason]).inc();

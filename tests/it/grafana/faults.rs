@@ -96,7 +96,15 @@ impl Fault {
                 ],
             ),
             Self::ServiceDown => ("ServiceDown", &["PartitionsWithoutOwner"]),
-            Self::ServiceCrashes => ("ServiceRestarts", &["ServiceDown"]),
+            Self::ServiceCrashes => (
+                "ServiceRestarts",
+                &[
+                    "ServiceDown",
+                    "CorrectionsWithoutLeader",
+                    "PartitionsWithoutOwner",
+                    "PublishBudgetBurns",
+                ],
+            ),
             Self::ResgateDown => ("ResgateDown", &[]),
             Self::JournalFull => ("JournalFull", &["DurabilityWeaker", "PublishBudgetBurns"]),
             Self::LeasesTaken => (
