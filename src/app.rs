@@ -113,7 +113,6 @@ pub async fn run(
     let metrics = Arc::new(Metrics::new());
     let tasks = TaskTracker::new();
     let (stop_journal, stop_admin) = (CancellationToken::new(), CancellationToken::new());
-    let replicas = options.journal.replicas;
     let journal = Journal::start(
         options.journal.clone(),
         Arc::clone(&metrics),
@@ -151,27 +150,9 @@ pub async fn run(
     keep_handlings(&views, role, &tasks, &stop_journal);
     keep_figures(&options, &views, role, &metrics, &tasks, &stop_journal)?;
     let presenter = start_presenting(&options, role, &journal, &views, &access, &status, &metrics).await?;
-    let projector = role.projects().then(|| {
-        let parts = Parts {
-            journal: journal.clone(),
-            views: views.clone(),
-            updates: Updates::new(journal.client(), replicas, Arc::clone(&metrics)),
-            metrics: Arc::clone(&metrics),
-            tracer: tracer.clone(),
-            action_id: options.action_id,
-            cached_bytes: Arc::default(),
-        };
-        let stop_projector = CancellationToken::new();
-        (
-            tokio::spawn(project::run(
-                options.project.clone(),
-                parts,
-                status,
-                stop_projector.clone(),
-            )),
-            stop_projector,
-        )
-    });
+    let projector = role
+        .projects()
+        .then(|| start_projecting(&options, &journal, &views, status, (&metrics, &tracer)));
 
     let corrector = role
         .corrects()
@@ -406,6 +387,28 @@ fn rights_check(
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     });
     Ok(check.warning(warnings))
+}
+
+/// Starts to project.
+fn start_projecting(
+    options: &ServiceOptions,
+    journal: &Journal,
+    views: &Views,
+    status: Status,
+    (metrics, tracer): (&Arc<Metrics>, &Tracer),
+) -> (JoinHandle<()>, CancellationToken) {
+    let parts = Parts {
+        journal: journal.clone(),
+        views: views.clone(),
+        updates: Updates::new(journal.client(), options.journal.replicas, Arc::clone(metrics)),
+        metrics: Arc::clone(metrics),
+        tracer: tracer.clone(),
+        action_id: options.action_id,
+        cached_bytes: Arc::default(),
+    };
+    let stop = CancellationToken::new();
+    let projecting = project::run(options.project.clone(), parts, status, stop.clone());
+    (tokio::spawn(projecting), stop)
 }
 
 /// Starts taking corrections, and answers how to stop it.

@@ -262,15 +262,15 @@ metrics! {
     res_shops: gauge() "ezout_res_shops";
     /// Time from when an update was stored until a browser's word came back that it is on the screen, of some updates.
     seen_seconds: histogram(SECONDS) "ezout_seen_seconds";
-    /// Open baskets of a shop; of the shops in EZOUT_SHOP_FIGURES.
+    /// Open baskets of a shop; of the shops in `EZOUT_SHOP_FIGURES`.
     shop_open_baskets: gauge_by("shop") "ezout_shop_open_baskets";
-    /// What is in the open baskets of a shop, in its currency; of the shops in EZOUT_SHOP_FIGURES.
+    /// What is in the open baskets of a shop, in its currency; of the shops in `EZOUT_SHOP_FIGURES`.
     shop_open_amount: amount_by("shop") "ezout_shop_open_amount";
-    /// Open baskets of a shop whose totals differ; of the shops in EZOUT_SHOP_FIGURES.
+    /// Open baskets of a shop whose totals differ; of the shops in `EZOUT_SHOP_FIGURES`.
     shop_diverged_baskets: gauge_by("shop") "ezout_shop_diverged_baskets";
-    /// Baskets of a shop that were paid today, since midnight in UTC; of the shops in EZOUT_SHOP_FIGURES.
+    /// Baskets of a shop that were paid today, since midnight in UTC; of the shops in `EZOUT_SHOP_FIGURES`.
     shop_paid_baskets: gauge_by("shop") "ezout_shop_paid_baskets_today";
-    /// What was paid in a shop today, since midnight in UTC, in its currency; of the shops in EZOUT_SHOP_FIGURES.
+    /// What was paid in a shop today, since midnight in UTC, in its currency; of the shops in `EZOUT_SHOP_FIGURES`.
     shop_paid_amount: amount_by("shop") "ezout_shop_paid_amount_today";
     /// Viewers of live updates that are connected.
     live_viewers: gauge() "ezout_live_viewers";

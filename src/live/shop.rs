@@ -60,7 +60,9 @@ async fn run(hub: &Hub, shop: ShopId, log: &Arc<Log>) -> End {
                 Ok(updates) => {
                     let told = updates.iter().filter_map(Told::of).collect();
                     let appended = following.append(told).await;
-                    updates.iter().for_each(|update| following.trace(update));
+                    for update in &updates {
+                        following.trace(update);
+                    }
                     appended
                 }
                 Err(error) => Err(error),
