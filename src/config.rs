@@ -83,6 +83,10 @@ pub enum Command {
     Rebuild(tools::rebuild::Args),
     /// Give out the events of a shop again, in their order.
     Replay(tools::replay::Args),
+    /// Copy the journal, and what it cannot give back, into a folder while everything runs; or check such a copy.
+    Backup(tools::backup::Args),
+    /// Put a backup in place where there is no journal.
+    Restore(tools::restore::Args),
     /// Print a shop's updates as they come.
     Tail(tools::tail::Args),
     /// Tell the life of one event: when it was sent, received, recorded, projected and published.

@@ -299,6 +299,14 @@ impl Journal {
         Reader::open(&self.link, &self.metrics, Plan::after(subject, after)).await
     }
 
+    /// Reads the events of all partitions in journal order, from the one after the sequence `after`.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the journal cannot be reached now.
+    pub async fn read_all(&self, after: u64) -> Result<Reader, ReadError> {
+        Reader::open(&self.link, &self.metrics, Plan::after(end::ALL.to_owned(), after)).await
+    }
+
     /// Reads the events of a shop in journal order, from the one after the sequence `after`.
     ///
     /// # Errors

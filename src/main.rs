@@ -63,6 +63,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Rebuild(args) => tools::rebuild::run(args).await,
         Command::Replay(args) => tools::replay::run(args).await,
         Command::Tail(args) => tools::tail::run(args).await,
+        Command::Backup(args) => tools::backup::run(args).await,
+        Command::Restore(args) => tools::restore::run(args).await,
         Command::Trace(args) => tools::trace::run(args).await,
         Command::Token(args) => tools::token::run(&args),
         Command::Simulate(args) => tools::simulate::run(args).await,

@@ -8,6 +8,7 @@ mod address;
 mod callout;
 mod link;
 mod read;
+mod restore;
 mod settings;
 mod users;
 
@@ -15,5 +16,6 @@ pub use self::address::Address;
 pub use self::callout::{Admission, Caller, Callout, Issuer, NoIssuer, Seat};
 pub use self::link::{Connection, Link, LinkError, Status};
 pub use self::read::{Plan, ReadError, Reader, Start, StoredMessage, get, get_many};
+pub use self::restore::{Extent, Original, RestoreError, Restoring};
 pub use self::settings::{Difference, amended, differences};
 pub use self::users::{Act, RIGHTS, Right, Tried, User, keep_trying, keep_trying_as_nobody, not_refused, users_tag};

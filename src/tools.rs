@@ -1,5 +1,6 @@
 //! The commands beside the service, one file each, and the servers that some of them start.
 
+pub mod backup;
 pub mod corrections;
 mod deed;
 pub mod dev;
@@ -11,6 +12,7 @@ pub mod parked;
 mod past;
 pub mod rebuild;
 pub mod replay;
+pub mod restore;
 pub mod revoke;
 pub mod servers;
 pub mod shop;

@@ -20,7 +20,7 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 const CATCH_UP_WINDOW: Duration = Duration::from_mins(6);
 
 /// The events of all shops.
-const ALL: &str = "checkout.*.*";
+pub(super) const ALL: &str = "checkout.*.*";
 /// Events read at a time.
 const READ_EVENTS: usize = 1_000;
 

@@ -68,6 +68,18 @@ impl RawEvent {
             .filter(|(name, _)| name.starts_with("ce-"))
     }
 
+    /// All headers, in the order of their names, each `Name: value` with a line break of the protocol after it.
+    pub fn header_lines(&self) -> String {
+        let mut lines: Vec<String> = Vec::new();
+        for (name, values) in self.headers.iter() {
+            let name: &str = name.as_ref();
+            lines.extend(values.iter().map(|value| format!("{name}: {}\r\n", value.as_str())));
+        }
+        // Those of one name stay in their order.
+        lines.sort_by(|one, other| one.split(':').next().cmp(&other.split(':').next()));
+        lines.concat()
+    }
+
     /// A header by name, `ce-time` for example.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(async_nats::HeaderValue::as_str)

@@ -217,9 +217,14 @@ pub const RIGHTS: &[Right] = &[
     publish("list the streams", "$JS.API.STREAM.NAMES", &[]),
     publish("copy the journal away", "$JS.API.STREAM.SNAPSHOT.CHECKOUT", &[]),
     publish(
-        "put another journal in its place",
+        "put a journal in place where there is none",
         "$JS.API.STREAM.RESTORE.CHECKOUT",
-        &[],
+        &[Operator],
+    ),
+    publish(
+        "send what is put in place",
+        "$JS.SNAPSHOT.RESTORE.CHECKOUT.probe",
+        &[Operator],
     ),
     publish("read by a consumer of no name", "$JS.API.CONSUMER.CREATE.CHECKOUT", &[]),
     publish(

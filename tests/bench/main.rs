@@ -11,6 +11,7 @@
 #![expect(clippy::print_stdout, reason = "the table is what this is for")]
 
 mod access;
+mod backup;
 mod events;
 mod gateway;
 mod history;
@@ -134,5 +135,6 @@ async fn main() {
     live::crowd(&machine, &plan, &mut table).await;
     history::sessions(&machine, &plan, &mut table).await;
     history::shop(&machine, &plan, &mut table).await;
+    backup::whole(&machine, &plan, &mut table).await;
     table.end();
 }

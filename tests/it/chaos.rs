@@ -12,6 +12,7 @@ mod handover;
 mod history;
 mod oracle;
 mod phones;
+mod rolling;
 mod shuffled;
 mod supervisor;
 

@@ -5,6 +5,7 @@
 mod abandon;
 mod access;
 mod append;
+mod backup;
 mod chaos;
 mod compose;
 mod contracts;

@@ -141,6 +141,9 @@ async fn the_service_does_its_work_with_rights_by_which_it_can_change_nothing_of
     let member = ["member", "add", "ada", "--role", "admin", "--shop", "*"];
     printed(&stack.ezout_with(&member, &[("EZOUT_MONGODB_URI", &operator)]).await);
 
+    let backup = stack.folder().join("backup").display().to_string();
+    let as_operator = [("EZOUT_MONGODB_URI", operator.as_str())];
+
     let keys = stack.folder().join("keys");
     let environment = [
         ("EZOUT_MONGODB_URI", own.as_str()),
@@ -207,6 +210,10 @@ async fn the_service_does_its_work_with_rights_by_which_it_can_change_nothing_of
     nothing_else(&connect(&own).await.database("ezout")).await;
     let kept = by_operator.collection::<Document>("audit");
     assert_eq!(kept.count_documents(doc! { "who": "ada" }).await.unwrap(), 1);
+
+    // What cannot be made again is taken away by the operator.
+    printed(&stack.ezout_with(&["backup", &backup], &as_operator).await);
+    printed(&stack.ezout_with(&["backup", "--verify", &backup], &[]).await);
 
     let readiness = service.readiness().await.unwrap();
     assert_eq!(readiness["ready"], true, "{readiness}");

@@ -19,7 +19,7 @@ async fn ezout(stack: &Stack, arguments: &[&str]) -> Output {
 }
 
 /// The events of a visit: pieces come and go, one action comes late, and some visits end.
-fn visit(shop: &str, session: &str, number: i64) -> Vec<Value> {
+pub fn visit(shop: &str, session: &str, number: i64) -> Vec<Value> {
     let mut events = Vec::new();
     for id in [1, 2, 3, 5, 4, 6, 7] {
         let action = if id == 6 { "REMOVE" } else { "ADD" };
@@ -54,7 +54,7 @@ pub async fn record(service: &Service, shop: &str, events: &[Value]) -> u64 {
 
 /// Records visits to a few shops; answers the shops and the last place in the journal.
 /// The shops are each in a partition of their own.
-async fn fill(service: &Service, shops: usize, visits: i64) -> (Vec<String>, u64) {
+pub async fn fill(service: &Service, shops: usize, visits: i64) -> (Vec<String>, u64) {
     let partition = |shop: &str| ezout::core::id::partition_of(ezout::core::id::ShopId::parse(shop).unwrap(), 16);
     let mut by_partition = BTreeMap::new();
     while by_partition.len() < shops {
@@ -186,7 +186,7 @@ async fn spoil(database: &mongodb::Database, update: Document) -> String {
     id
 }
 
-async fn report(stack: &Stack, name: &str, arguments: &[&str]) -> (Output, Value) {
+pub async fn report(stack: &Stack, name: &str, arguments: &[&str]) -> (Output, Value) {
     let path = stack.folder().join(name);
     let mut all = vec!["rebuild", "--report", path.to_str().unwrap()];
     all.extend(arguments);

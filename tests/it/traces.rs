@@ -1,6 +1,7 @@
 //! The life of an event, told by its trace at a collector, by `ezout trace`, and by the name of its request.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
@@ -61,7 +62,10 @@ async fn take(State(collector): State<Collector>, headers: HeaderMap, body: Byte
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
 }
 
 async fn send(service: &Service, shop: &str, event: &Value, headers: &[(&str, &str)]) -> reqwest::Response {

@@ -30,7 +30,7 @@ async fn shares(database: &mongodb::Database) -> Vec<usize> {
     counts
 }
 
-async fn shared_as(database: &mongodb::Database, wanted: &[usize]) {
+pub async fn shared_as(database: &mongodb::Database, wanted: &[usize]) {
     let what = format!("partitions shared as {wanted:?}");
     wait_for(&what, async || (shares(database).await == wanted).then_some(())).await;
 }

@@ -30,6 +30,8 @@ pub struct Network {
     pub phones: Arc<Mutex<Phones>>,
     /// Where the API is now; it moves when it is started again.
     pub api: Arc<Mutex<String>>,
+    /// Where it is as well; each try goes to any of them.
+    pub others: Vec<String>,
     http: reqwest::Client,
 }
 
@@ -46,8 +48,15 @@ impl Network {
         Self {
             phones: Arc::default(),
             api: Arc::new(Mutex::new(api)),
+            others: Vec::new(),
             http: http.unwrap(),
         }
+    }
+
+    fn one_api(&self) -> String {
+        let place = fastrand::usize(0..=self.others.len());
+        let other = self.others.get(place);
+        other.cloned().unwrap_or_else(|| self.api.lock().unwrap().clone())
     }
 
     /// Shops with one phone after the other until `until`; ends when the last visit is answered for good.
@@ -143,7 +152,7 @@ impl Network {
     }
 
     async fn post_one(&self, event: &Event, original: bool) -> Answer {
-        let api = self.api.lock().unwrap().clone();
+        let api = self.one_api();
         let url = if original {
             format!("{api}/publish/{}", event.shop)
         } else {
@@ -200,7 +209,7 @@ impl Network {
     }
 
     async fn post_lines(&self, events: &[Event]) -> Option<Vec<Value>> {
-        let api = self.api.lock().unwrap().clone();
+        let api = self.one_api();
         let body: Vec<String> = events.iter().map(Event::canonical_json).collect();
         let request = self.http.post(format!("{api}/v1/shops/{}/events", events[0].shop));
         let request = request

@@ -313,13 +313,6 @@ impl Place {
     fn slow_mongod(&self) -> tokio::task::JoinHandle<()> {
         let pid = i32::try_from(self.stack.mongod.pid()).unwrap();
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        // However it ends, mongod goes on.
-        struct Running(rustix::process::Pid);
-        impl Drop for Running {
-            fn drop(&mut self) {
-                let _ = rustix::process::kill_process(self.0, Signal::CONT);
-            }
-        }
         tokio::spawn(async move {
             let running = Running(pid);
             loop {
@@ -329,6 +322,15 @@ impl Place {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         })
+    }
+}
+
+/// A process that is stopped now and then. However that ends, it goes on.
+struct Running(rustix::process::Pid);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(self.0, Signal::CONT);
     }
 }
 

@@ -1,0 +1,287 @@
+//! `ezout restore`: puts a backup in place where there is no journal.
+//!
+//! First the documents, each of which may be there already, then the journal, which nats-server takes whole or not at all:
+//! so whoever finds a journal finds everything. Then it is read again, and compared event by event with the backup.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, bail, ensure};
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{Config, Info};
+use async_nats::jetstream::{self, ErrorCode};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::backup::manifest::{self, Manifest};
+use super::backup::{bar, original, segment, told, verify};
+use super::{deed, past, say};
+use crate::app::StopSignals;
+use crate::core::failpoint;
+use crate::core::policy::Verb;
+use crate::nats::{Address, Extent, RestoreError, Restoring};
+use crate::views::{self, Deed, Views};
+use crate::{journal, updates};
+
+/// Events read at a time.
+const READ_EVENTS: usize = 1_000;
+
+/// Options of `ezout restore`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// The folder of the backup.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// Put only the journal in place, and leave MongoDB as it is; for when only NATS has lost its data.
+    #[arg(long)]
+    pub only_journal: bool,
+    /// Where the journal is to be.
+    #[command(flatten)]
+    pub journal: journal::Config,
+    /// Where the documents are to be.
+    #[command(flatten)]
+    pub views: views::Config,
+}
+
+/// Puts a backup in place.
+///
+/// # Errors
+/// Where a journal is there already, a file of the backup is broken, or a server cannot be had.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen()?;
+    tokio::select! {
+        outcome = restore(&args) => outcome,
+        () = signals.received() => bail!("stopped; the same command goes on"),
+    }
+}
+
+async fn restore(args: &Args) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let manifest = manifest::read(&args.folder)?;
+    let client = Address::parse(&args.journal.nats_url)?
+        .connect("ezout restore")
+        .await
+        .context("cannot connect to NATS")?;
+    let context = jetstream::new(client.clone());
+    let views = Views::to_look_at(&args.views).await?;
+    match stream(&context, journal::STREAM).await? {
+        Some(info) if is_of(&info, &manifest) => {
+            // Where the last attempt was cut off right behind its end.
+            say("the journal is in place already; it is compared with the backup");
+        }
+        Some(info) => refuse(&info)?,
+        None => {
+            fits(args, &views, &manifest).await?;
+            if !args.only_journal {
+                bring_documents(args, &views, &manifest).await?;
+            }
+            failpoint::hit("after_documents");
+            let what = format!(
+                "restore: of the journal {} up to {}",
+                manifest.journal.epoch, manifest.journal.last_sequence
+            );
+            deed::note(&views, Deed::of_system(Verb::Operate, what)).await?;
+            remove_updates(&context).await?;
+            put_journal(args, client, &manifest).await?;
+            failpoint::hit("after_journal");
+        }
+    }
+    compare(args, &manifest).await?;
+    say(&format!("restored {}", told(&manifest)));
+    say(&format!(
+        "it took {:.1} s, with its comparison",
+        begun.elapsed().as_secs_f64()
+    ));
+    say(
+        "next: `ezout serve` (or `project` and the others) folds the baskets from the journal; once it has caught up, `ezout rebuild` proves them",
+    );
+    Ok(())
+}
+
+/// The stream of this name; nothing where there is none.
+async fn stream(context: &jetstream::Context, name: &str) -> anyhow::Result<Option<Info>> {
+    match context.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().clone())),
+        Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND) => {
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("the stream {name}")),
+    }
+}
+
+/// Whether a stream is the journal of the backup, as far as that goes.
+fn is_of(info: &Info, manifest: &Manifest) -> bool {
+    let known = &manifest.journal;
+    journal::identity(info).is_ok_and(|(epoch, partitions)| (epoch, partitions) == (known.epoch, known.partitions))
+        && info.state.last_sequence == known.last_sequence
+        && info.state.messages == known.events
+}
+
+fn refuse(info: &Info) -> anyhow::Result<()> {
+    let (stream, messages) = (journal::STREAM, info.state.messages);
+    if messages == 0 && info.state.last_sequence == 0 {
+        bail!(
+            "a new journal is there, without events: stop the service, which has made it, remove it (`nats stream rm {stream}`, as a user who may), and restore before the service starts again"
+        );
+    }
+    bail!(
+        "a journal is there already, with {messages} events, and nothing was done: let EZOUT_NATS_URL name the servers that have lost theirs. What is there is saved by `ezout backup` into another folder, and then removed by `nats stream rm {stream}`, as a user who may, if it is to make room"
+    );
+}
+
+/// Refuses where MongoDB has baskets that do not fit the backup.
+async fn fits(args: &Args, views: &Views, manifest: &Manifest) -> anyhow::Result<()> {
+    let folded = views.folded().await?;
+    if folded.is_empty() {
+        return Ok(());
+    }
+    ensure!(
+        args.only_journal,
+        "MongoDB has baskets already, so it has not lost its data, and nothing was done: `--only-journal` leaves it as it is; or let EZOUT_MONGODB_DATABASE name a new database"
+    );
+    let (epoch, end) = (manifest.journal.epoch.to_string(), manifest.journal.last_sequence);
+    for (of, furthest) in folded {
+        ensure!(
+            of == epoch && furthest <= end,
+            "MongoDB has baskets of the journal {of} up to event {furthest}, and the backup is of the journal {epoch} up to event {end}: let EZOUT_MONGODB_DATABASE name a new database, and restore without --only-journal"
+        );
+    }
+    Ok(())
+}
+
+async fn bring_documents(args: &Args, views: &Views, manifest: &Manifest) -> anyhow::Result<()> {
+    for name in views::migrate(views.database()).await? {
+        say(&format!("applied {name}"));
+    }
+    for part in &manifest.documents {
+        for file in &part.files {
+            let documents = verify::documents(&args.folder, file)?;
+            let otherwise = views.bring_back(&part.collection, &documents).await?;
+            if let Some(id) = otherwise.first() {
+                bail!(
+                    "MongoDB has another {id} in {} than the backup, so it has not lost its data: `--only-journal` leaves it as it is; or let EZOUT_MONGODB_DATABASE name a new database",
+                    part.collection
+                );
+            }
+            failpoint::hit("after_document_file");
+        }
+        say(&format!(
+            "{} documents of {} are in place",
+            part.documents, part.collection
+        ));
+    }
+    Ok(())
+}
+
+/// Removes a stream of updates that is left over: it may tell of events that the backup does not have.
+async fn remove_updates(context: &jetstream::Context) -> anyhow::Result<()> {
+    if stream(context, updates::STREAM).await?.is_some() {
+        let removed = context.delete_stream(updates::STREAM).await;
+        removed.with_context(|| format!("cannot remove the stream {}", updates::STREAM))?;
+        say(&format!(
+            "the stream {} was removed, since it may tell of events that are not in the backup; the service makes it anew",
+            updates::STREAM
+        ));
+    }
+    Ok(())
+}
+
+async fn put_journal(args: &Args, client: async_nats::Client, manifest: &Manifest) -> anyhow::Result<()> {
+    let known = &manifest.journal;
+    let mut config: Config = journal::settings(args.journal.replicas);
+    config
+        .metadata
+        .extend(known.metadata.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let created = OffsetDateTime::parse(&known.created_at, &Rfc3339).context("the manifest's created_at")?;
+    let extent = Extent {
+        messages: known.events,
+        first_sequence: known.first_sequence,
+        last_sequence: known.last_sequence,
+    };
+    let begun = Restoring::begin(client, &config, created, extent).await;
+    let mut restoring = begun.map_err(|error| match error {
+        RestoreError::Exists => anyhow::anyhow!("a journal was made meanwhile: stop the service, and start anew"),
+        error => anyhow::Error::from(error).context("the journal was not put in place"),
+    })?;
+    let bar = bar(known.events)?;
+    for segment in &known.segments {
+        each_event(&args.folder, manifest, segment, async |event| {
+            restoring
+                .add(&event)
+                .await
+                .context("the journal was not put in place")?;
+            bar.inc(1);
+            Ok(())
+        })
+        .await?;
+        failpoint::hit("after_segment");
+    }
+    restoring
+        .end(known.last_sequence)
+        .await
+        .context("the journal was not put in place")?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Goes through the events of a file whose digest is right.
+async fn each_event(
+    folder: &Path,
+    manifest: &Manifest,
+    segment: &manifest::Segment,
+    mut each: impl AsyncFnMut(crate::nats::Original) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let content = manifest::read_file(folder, &segment.file, segment.bytes, &segment.sha256)?;
+    let mut events = segment::Reader::open(&content, manifest.journal.epoch).with_context(|| segment.file.clone())?;
+    while let Some(event) = events.next().with_context(|| segment.file.clone())? {
+        each(event).await?;
+    }
+    Ok(())
+}
+
+/// Reads the journal that is in place, and compares each event with the backup.
+async fn compare(args: &Args, manifest: &Manifest) -> anyhow::Result<()> {
+    let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
+    let (journal, facts) = past::open_journal(args.journal.clone(), &tasks, end.clone()).await?;
+    let known = &manifest.journal;
+    ensure!(
+        facts.epoch == known.epoch,
+        "the journal in place has the epoch {}, and the backup {}",
+        facts.epoch,
+        known.epoch
+    );
+    let size = journal.size().await?;
+    ensure!(
+        (size.tail.last_sequence, size.messages) == (known.last_sequence, known.events),
+        "the journal in place has {} events and ends at {}, and the backup has {} and ends at {}",
+        size.messages,
+        size.tail.last_sequence,
+        known.events,
+        known.last_sequence
+    );
+    let bar = bar(known.events)?;
+    let mut reader = journal.read_all(0).await?;
+    let mut waiting = std::collections::VecDeque::new();
+    for segment in &known.segments {
+        each_event(&args.folder, manifest, segment, async |event| {
+            while waiting.is_empty() {
+                waiting.extend(reader.next(READ_EVENTS).await?);
+            }
+            let there = waiting.pop_front().map(original);
+            ensure!(
+                there.as_ref() == Some(&event),
+                "event {} in place is not that of the backup: remove the journal (`nats stream rm {}`, as a user who may), and restore again",
+                event.sequence,
+                journal::STREAM
+            );
+            bar.inc(1);
+            Ok(())
+        })
+        .await?;
+    }
+    bar.finish_and_clear();
+    end.cancel();
+    Ok(())
+}
