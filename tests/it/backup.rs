@@ -227,10 +227,16 @@ async fn fill_with_everything(stack: &Stack, service: &Service, visits: i64) -> 
 
 const EDITS: &[(&str, &str)] = &[("EZOUT_EDITS_PER_MINUTE", "60")];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn everything_is_as_it_was_after_the_loss_of_all_data() {
-    let kept = tempfile::tempdir().unwrap();
-    let folder = kept.path().join("backup");
+/// What there was when everything was lost.
+struct Lost {
+    shops: Vec<String>,
+    everything: Everything,
+    proof: Value,
+    audit: BTreeMap<String, Document>,
+}
+
+/// Backs a system up while events come in, killed on the way, in two goes, and loses it.
+async fn backed_up_and_lost(folder: &Path) -> Lost {
     let to = folder.to_str().unwrap();
     let backup = ["backup", to, "--segment-events", "200"];
     let stack = Stack::start().await;
@@ -307,9 +313,25 @@ async fn everything_is_as_it_was_after_the_loss_of_all_data() {
     assert_eq!(proof["different"], 0);
     let audit = documents(&stack.database().await, "audit", doc! { "what": { "$ne": null } }).await;
 
-    // All data is lost.
-    drop(service);
-    drop(stack);
+    Lost {
+        shops,
+        everything: before,
+        proof,
+        audit,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_as_it_was_after_the_loss_of_all_data() {
+    let kept = tempfile::tempdir().unwrap();
+    let folder = kept.path().join("backup");
+    let to = folder.to_str().unwrap();
+    let Lost {
+        shops,
+        everything: before,
+        proof,
+        audit,
+    } = backed_up_and_lost(&folder).await;
     let stack = Stack::start().await;
     let restore = ["restore", to];
     for point in ["after_document_file:2", "after_segment:2", "after_journal"] {
