@@ -258,7 +258,7 @@ async fn backed_up_and_lost(folder: &Path) -> Lost {
             .ezout_with(&backup, &[("EZOUT_FAIL_POINT", "after_segment:3")])
             .await,
     );
-    assert_eq!(manifest(&folder), None, "it is no backup yet");
+    assert_eq!(manifest(folder), None, "it is no backup yet");
     let half: Vec<PathBuf> = files(&folder.join("journal")).into_keys().collect();
     let ages = |paths: &[PathBuf]| -> Vec<_> {
         let age = |path: &PathBuf| path.metadata().unwrap().modified().unwrap();
@@ -270,14 +270,14 @@ async fn backed_up_and_lost(folder: &Path) -> Lost {
     printed(&stack.ezout(&["backup", "--verify", to]).await);
 
     // A second one adds what is new; where it is killed right before its end the one before is whole.
-    let first = manifest(&folder).unwrap();
+    let first = manifest(folder).unwrap();
     record(&service, &shops[0], &visit(&shops[0], &session(), 2)).await;
     refused(
         &stack
             .ezout_with(&backup, &[("EZOUT_FAIL_POINT", "before_manifest")])
             .await,
     );
-    assert_eq!(manifest(&folder).unwrap(), first);
+    assert_eq!(manifest(folder).unwrap(), first);
     printed(&stack.ezout(&["backup", "--verify", to]).await);
     over.store(true, Ordering::Relaxed);
     load.await.unwrap();
@@ -286,7 +286,7 @@ async fn backed_up_and_lost(folder: &Path) -> Lost {
     let written = ages(&untouched);
     printed(&stack.ezout(&backup).await);
     assert_eq!(ages(&untouched), written);
-    let second = manifest(&folder).unwrap();
+    let second = manifest(folder).unwrap();
     assert_eq!(second["journal"]["last_sequence"], before.journal.last().unwrap().0);
     assert_eq!(second["journal"]["events"], before.journal.len());
     let named: BTreeSet<String> = second["journal"]["segments"]
