@@ -10,7 +10,7 @@ help:
 	@echo "make test-web test its parts"
 	@echo "make test     all tests, against real servers of their own"
 	@echo "make fuzz     ask everything that /openapi.json allows and does not, EXAMPLES=100 for each operation"
-	@echo "make chaos    kill and pause servers under load, SECONDS=600, and what follows edits by hand, KILLS=50"
+	@echo "make chaos    kill and pause servers under load, SECONDS=600, what follows edits by hand, KILLS=50, and the alerts of twelve faults"
 	@echo "make bench    measure against the engines themselves"
 	@echo "make bench-web  how fast the page is with 1,000 baskets and 100 changes a second, SECONDS=600"
 	@echo "make pictures take the pictures of the README in web/pictures, and of each screen below it"
