@@ -52,13 +52,13 @@ pub(crate) async fn sessions(machine: &Machine, plan: &Plan, table: &mut Table) 
     let stream = journal(&place).await;
     let mut random = fastrand::Rng::with_seed(7);
     let mut connection = Connection::open(service.http).await;
-    let (mut api, mut gets) = (Times::new(), Times::new());
+    // Of what is not in NATS's memory, and of what the other side has just brought there.
+    let mut sides = [(Times::new(), Times::new()), (Times::new(), Times::new())];
     let processors = Processors::watch(watched(machine, &place, service.id()));
     for n in 0..plan.single_events() * 10 + 50 {
         let session = random.u64(0..sessions);
         let places: Vec<u64> = (0..ACTIONS).map(|action| action * sessions + session + 1).collect();
         let path = history_of(first + session);
-        // Whoever is first brings what it reads from the disk for the other.
         let before = if n % 2 == 0 {
             Some(raw::get_all(&stream, &places).await)
         } else {
@@ -73,18 +73,22 @@ pub(crate) async fn sessions(machine: &Machine, plan: &Plan, table: &mut Table) 
         };
         assert_eq!(places_in(&answer), places, "another history than the journal has");
         if n >= 50 {
-            api.add(time);
-            gets.add(raw);
+            let is_second = usize::from(before.is_some());
+            sides[is_second].0.add(time);
+            sides[1 - is_second].1.add(raw);
         }
     }
-    table.add(&Row {
-        work: format!("{name}: GET"),
-        figure: api.to_string(),
-        limit: format!("{gets}, direct gets"),
-        ratio: api.p50_ms() / gets.p50_ms(),
-        goal: Goal::None,
-        used: processors.used(),
-    });
+    let mut used = processors.used();
+    for ((api, gets), kind) in sides.into_iter().zip(["from the disk", "from memory"]) {
+        table.add(&Row {
+            work: format!("{name}: GET, {kind}"),
+            figure: api.to_string(),
+            limit: format!("{gets}, direct gets"),
+            ratio: api.p50_ms() / gets.p50_ms(),
+            goal: Goal::None,
+            used: std::mem::take(&mut used),
+        });
+    }
     rebuild(machine, &place, &service, (&name, events, projected), table).await;
     drop(service);
     place.nats[0].restart().await.expect("nats-server starts again");
@@ -118,7 +122,8 @@ async fn rebuild(
         figure: format!("{:>7.0} events/s", a_second(time)),
         limit: format!("{:>7.0} events/s projected", a_second(projected)),
         ratio: a_second(time) / a_second(projected),
-        goal: Goal::AtLeast(3.0),
+        // Its visits last as long as the journal, so each basket is written as often as live; `projection` has visits as they are.
+        goal: Goal::None,
         used: processors.used(),
     });
 }

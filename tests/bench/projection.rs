@@ -52,6 +52,15 @@ pub(crate) async fn backlog(machine: &Machine, plan: &Plan, table: &mut Table) {
         goal: Goal::AtLeast(0.7),
         used,
     });
+    let rebuilt = place.rebuild().await;
+    table.add(&Row {
+        work: format!("projection, backlog of {events} events: rebuild"),
+        figure: format!("{:>7.0} events/s, compared as well", a_second(events, rebuilt)),
+        limit: format!("{:>7.0} events/s projected", a_second(events, time)),
+        ratio: a_second(events, rebuilt) / a_second(events, time),
+        goal: Goal::AtLeast(3.0),
+        used: Used::default(),
+    });
 }
 
 /// One session of the greatest length, against short ones.
