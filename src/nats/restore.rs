@@ -168,12 +168,7 @@ impl Restoring {
         let settings = settings.to_string();
         let mut sum = HighwayHasher::new(key(&self.name));
         sum.append(settings.as_bytes());
-        let sum: String = sum
-            .finalize64()
-            .to_le_bytes()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let sum = format!("{:016x}", sum.finalize64().swap_bytes());
         self.file("meta.inf", settings.as_bytes())?;
         self.file("meta.sum", sum.as_bytes())
     }
@@ -184,7 +179,9 @@ impl Restoring {
         header.set_entry_type(tar::EntryType::Regular);
         header.set_mode(0o600);
         header.set_size(bytes.len() as u64);
-        self.archive.append_data(&mut header, path, bytes).map_err(packed)
+        self.archive
+            .append_data(&mut header, path, bytes)
+            .map_err(|error| packed(&error))
     }
 
     /// Adds a message, whose sequence is beyond that of the one before.
@@ -260,8 +257,8 @@ impl Restoring {
             self.block.erased(last_sequence);
         }
         self.close_block()?;
-        self.archive.finish().map_err(packed)?;
-        self.archive.get_mut().flush().map_err(packed)?;
+        self.archive.finish().map_err(|error| packed(&error))?;
+        self.archive.get_mut().flush().map_err(|error| packed(&error))?;
         self.send(1).await?;
         while self.flying > 0 {
             self.taken().await?;
@@ -272,7 +269,7 @@ impl Restoring {
     }
 }
 
-fn packed(error: std::io::Error) -> RestoreError {
+fn packed(error: &std::io::Error) -> RestoreError {
     RestoreError::Refused(format!("it cannot be packed: {error}"))
 }
 

@@ -28,7 +28,7 @@ use crate::core::policy::Verb;
 use crate::journal::{self, Journal, RawEvent, Reader};
 use crate::nats::Original;
 use crate::views::{self, Deed, IRREPLACEABLE, Irreplaceable, Views};
-use manifest::{DOCUMENTS, DocumentFile, Documents, FORMAT, JOURNAL, JournalPart, Manifest, Segment};
+use manifest::{DOCUMENTS, DocumentFile, FORMAT, JOURNAL, JournalPart, Manifest, OfCollection, Segment};
 
 /// Events read at a time.
 const READ_EVENTS: usize = 1_000;
@@ -206,8 +206,8 @@ async fn goes_on(journal: &Journal, before: &Manifest) -> anyhow::Result<()> {
 }
 
 /// Puts the documents of a collection away. A file is named by its digest, so what is as it was is there already.
-async fn keep_documents(folder: &Path, views: &Views, kind: Irreplaceable) -> anyhow::Result<Documents> {
-    let mut kept = Documents {
+async fn keep_documents(folder: &Path, views: &Views, kind: Irreplaceable) -> anyhow::Result<OfCollection> {
+    let mut kept = OfCollection {
         collection: kind.collection.to_owned(),
         documents: 0,
         files: Vec::new(),

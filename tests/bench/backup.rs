@@ -10,7 +10,7 @@ use crate::events::{Action, fresh_sessions};
 use crate::meter::as_float;
 use crate::processors::Processors;
 use crate::raw;
-use crate::service::{Machine, Place};
+use crate::service::Machine;
 use crate::table::{Goal, Row, Table};
 
 /// Each against an ordered consumer that only takes the same events, in the same run.
@@ -35,7 +35,7 @@ pub(crate) async fn whole(machine: &Machine, plan: &Plan, table: &mut Table) {
     let to = folder.to_str().expect("a path is text");
 
     let processors = Processors::watch(vec![("nats", place.nats_ids())]);
-    let copied = command(&place, &["backup", to]).await;
+    let copied = place.run_on_both(&["backup", to]).await;
     row(
         table,
         format!("{work}, {events} events: backup"),
@@ -47,7 +47,7 @@ pub(crate) async fn whole(machine: &Machine, plan: &Plan, table: &mut Table) {
     let checked = place.run(&["backup", "--verify", to]).await;
     let elsewhere = machine.place().await;
     let processors = Processors::watch(vec![("nats", elsewhere.nats_ids())]);
-    let restored = command(&elsewhere, &["restore", to]).await;
+    let restored = elsewhere.run_on_both(&["restore", to]).await;
     row(
         table,
         format!("{work}, {events} events: restore with its comparison"),
@@ -56,7 +56,8 @@ pub(crate) async fn whole(machine: &Machine, plan: &Plan, table: &mut Table) {
         read,
         processors.used(),
     );
-    let megabytes = |bytes: u64| as_float(bytes) / 1e6 * 1e6 / as_float(events);
+    // Megabytes of a million are bytes of each.
+    let megabytes = |bytes: u64| as_float(bytes) / as_float(events);
     table.add(&Row {
         work: format!("{work}, a million events"),
         figure: format!(
@@ -69,13 +70,6 @@ pub(crate) async fn whole(machine: &Machine, plan: &Plan, table: &mut Table) {
         goal: Goal::None,
         used: crate::processors::Used::default(),
     });
-}
-
-/// A command that needs both stores.
-async fn command(place: &Place, words: &[&str]) -> Duration {
-    let database = place.database.name().to_owned();
-    let views = ["--mongodb-uri", &place.mongodb_uri, "--mongodb-database", &database];
-    place.run(&[words, &views].concat()).await
 }
 
 /// How long so many events would take if they were a million, in seconds.
@@ -104,9 +98,12 @@ fn size(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).expect("the folder is there");
     entries
         .map(|entry| entry.expect("it can be listed").path())
-        .map(|path| match path.is_dir() {
-            true => size(&path),
-            false => path.metadata().expect("it is there").len(),
+        .map(|path| {
+            if path.is_dir() {
+                size(&path)
+            } else {
+                path.metadata().expect("it is there").len()
+            }
         })
         .sum()
 }

@@ -220,13 +220,18 @@ impl Place {
 
     /// Folds all baskets anew, and answers how long that took with the comparison.
     pub(crate) async fn rebuild(&self) -> Duration {
+        self.run_on_both(&["rebuild"]).await
+    }
+
+    /// Runs a command that needs MongoDB as well, and answers how long that took.
+    pub(crate) async fn run_on_both(&self, words: &[&str]) -> Duration {
         let views = [
             "--mongodb-uri",
             &self.mongodb_uri,
             "--mongodb-database",
             self.database.name(),
         ];
-        self.run(&[&["rebuild"][..], &views].concat()).await
+        self.run(&[words, &views].concat()).await
     }
 
     /// A file in a folder that is removed at the end.

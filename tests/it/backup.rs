@@ -59,10 +59,13 @@ async fn decided(database: &mongodb::Database) {
     .await;
 }
 
+/// A message: sequence, time in nanoseconds, subject, headers, body.
+type Message = (u64, i128, String, BTreeMap<String, String>, Vec<u8>);
+
 /// What a restored system must have as it was.
 #[derive(Debug, PartialEq)]
 struct Everything {
-    journal: Vec<(u64, i128, String, BTreeMap<String, String>, Vec<u8>)>,
+    journal: Vec<Message>,
     /// Without fence and seal, which tell who has written and that it was the projector.
     baskets: BTreeMap<String, Document>,
     /// By place in the journal.
@@ -116,8 +119,6 @@ fn differing(these: &BTreeMap<String, Document>, those: &BTreeMap<String, Docume
     });
     told.collect()
 }
-
-type Message = (u64, i128, String, BTreeMap<String, String>, Vec<u8>);
 
 /// All messages of a stream, read by another client than the product's.
 async fn messages(stack: &Stack, name: &str) -> Vec<Message> {

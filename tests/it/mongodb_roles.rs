@@ -135,7 +135,7 @@ async fn the_service_does_its_work_with_rights_by_which_it_can_change_nothing_of
     printed(&stack.ezout_with(&member, &[("EZOUT_MONGODB_URI", &operator)]).await);
 
     let backup = stack.folder().join("backup").display().to_string();
-    let by_operator = [("EZOUT_MONGODB_URI", operator.as_str())];
+    let as_operator = [("EZOUT_MONGODB_URI", operator.as_str())];
 
     let keys = stack.folder().join("keys");
     let environment = [
@@ -205,7 +205,7 @@ async fn the_service_does_its_work_with_rights_by_which_it_can_change_nothing_of
     assert_eq!(kept.count_documents(doc! { "who": "ada" }).await.unwrap(), 1);
 
     // What cannot be made again is taken away by the operator.
-    printed(&stack.ezout_with(&["backup", &backup], &by_operator).await);
+    printed(&stack.ezout_with(&["backup", &backup], &as_operator).await);
     printed(&stack.ezout_with(&["backup", "--verify", &backup], &[]).await);
 
     let readiness = service.readiness().await.unwrap();

@@ -30,7 +30,7 @@ pub(in crate::tools) struct Manifest {
     pub taken_at: String,
     pub journal: JournalPart,
     /// What the journal cannot give back, by collection.
-    pub documents: Vec<Documents>,
+    pub documents: Vec<OfCollection>,
 }
 
 /// The journal in a backup.
@@ -68,7 +68,7 @@ pub(in crate::tools) struct Segment {
 
 /// The documents of a collection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::tools) struct Documents {
+pub(in crate::tools) struct OfCollection {
     pub collection: String,
     pub documents: u64,
     pub files: Vec<DocumentFile>,
@@ -224,7 +224,7 @@ mod tests {
         assert!(parse(&newer).unwrap_err().to_string().contains("take a newer one"));
         for file in ["../x", "/etc/passwd", "journal/../../x"] {
             let mut elsewhere = manifest();
-            elsewhere.documents.push(Documents {
+            elsewhere.documents.push(OfCollection {
                 collection: "audit".to_owned(),
                 documents: 1,
                 files: vec![DocumentFile {
