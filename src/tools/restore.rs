@@ -4,7 +4,7 @@
 //! so whoever finds a journal finds everything. Then it is read again, and compared event by event with the backup.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use async_nats::jetstream::context::GetStreamErrorKind;
@@ -27,6 +27,11 @@ use crate::{journal, updates};
 
 /// Events read at a time.
 const READ_EVENTS: usize = 1_000;
+
+/// How long a journal that is new may take until it can be read.
+const SETTLE_MAX: Duration = Duration::from_mins(1);
+/// Between two attempts.
+const SETTLE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Options of `ezout restore`.
 #[derive(Debug, Clone, clap::Args)]
@@ -241,6 +246,17 @@ async fn each_event(
     Ok(())
 }
 
+/// Asks again for a while: several servers have to choose first which of them leads a stream that is new.
+async fn patiently<T>(mut ask: impl AsyncFnMut() -> Result<T, journal::ReadError>) -> Result<T, journal::ReadError> {
+    let begun = Instant::now();
+    loop {
+        match ask().await {
+            Err(_) if begun.elapsed() < SETTLE_MAX => tokio::time::sleep(SETTLE_PAUSE).await,
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Reads the journal that is in place, and compares each event with the backup.
 async fn compare(args: &Args, manifest: &Manifest) -> anyhow::Result<()> {
     let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
@@ -252,7 +268,7 @@ async fn compare(args: &Args, manifest: &Manifest) -> anyhow::Result<()> {
         facts.epoch,
         known.epoch
     );
-    let size = journal.size().await?;
+    let size = patiently(async || journal.size().await).await?;
     ensure!(
         (size.tail.last_sequence, size.messages) == (known.last_sequence, known.events),
         "the journal in place has {} events and ends at {}, and the backup has {} and ends at {}",
@@ -262,12 +278,12 @@ async fn compare(args: &Args, manifest: &Manifest) -> anyhow::Result<()> {
         known.last_sequence
     );
     let bar = bar(known.events)?;
-    let mut reader = journal.read_all(0).await?;
+    let mut reader = patiently(async || journal.read_all(0).await).await?;
     let mut waiting = std::collections::VecDeque::new();
     for segment in &known.segments {
         each_event(&args.folder, manifest, segment, async |event| {
-            while waiting.is_empty() {
-                waiting.extend(reader.next(READ_EVENTS).await?);
+            if waiting.is_empty() {
+                waiting.extend(patiently(async || reader.next(READ_EVENTS).await).await?);
             }
             let there = waiting.pop_front().map(original);
             ensure!(
