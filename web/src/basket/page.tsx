@@ -16,7 +16,7 @@ import { useShop } from '../shell/shop';
 import { Empty, Failed, Loading } from '../shell/states';
 import { shortOf, useClient, useMay, useNow, useTexts } from '../shell/use';
 import { CorrectDialog, type Correcting } from './correct';
-import { Corrections } from './corrections';
+import { Corrections, stateOf } from './corrections';
 import { Lines } from './lines';
 import { momentsOf } from './moments';
 import { TimeLine } from './timeline';
@@ -243,7 +243,7 @@ function Shown({
   const client = useClient();
   const cache = useQueryClient();
   const { shop } = useShop();
-  const { notify } = useNotices();
+  const { notify, retract } = useNotices();
   const may = useMay('correct');
   const mayCorrect = may && !past;
   // What is corrected is the basket as it was when the person began, however it goes on meanwhile.
@@ -257,6 +257,10 @@ function Shown({
     // Once: it is not asked for again by going back.
     go(location.pathname, { replace: true });
   }, [wanted, mayCorrect, loading, basket, go]);
+  useEffect(() => {
+    // What is undone, by whomever, is not to be undone once more.
+    if (!past) for (const one of filed) if (stateOf(one, basket) === 'undone') retract(one.id);
+  }, [filed, basket, past, retract]);
   const names = useMemo(() => {
     const known = new Map<number, string>();
     for (const line of explanation?.lines ?? []) if (line.product_name !== null) known.set(line.product_id, line.product_name);
@@ -264,7 +268,6 @@ function Shown({
     return known;
   }, [explanation, now]);
   const name = (product: number) => clipped(names.get(product) ?? null, 60) ?? texts.basket.noName(product);
-  const counting = new Set(basket.corrections.filter((one) => one.counts).map((one) => one.id));
   const then = at === null ? filed : filed.filter((one) => one.sequence !== null && one.sequence <= at);
 
   const done = (correction: FiledCorrection) => {
@@ -278,6 +281,7 @@ function Shown({
         void cache.invalidateQueries({ queryKey: ['explain', shop.shop_id, correction.session_id, 'now'] });
         void cache.invalidateQueries({ queryKey: ['corrections', shop.shop_id, correction.session_id] });
         notify(undoing ? texts.correct.undone : texts.correct.done, {
+          about: undoing ? undefined : correction.id,
           // The notice stays when somebody goes elsewhere, so it leads back to the basket.
           action: undoing
             ? undefined
@@ -306,7 +310,8 @@ function Shown({
           <Findings basket={basket} name={name} onMove={onMove} />
           <Corrections
             filed={then}
-            counting={counting}
+            basket={basket}
+            past={past}
             name={name}
             mayUndo={mayCorrect}
             onUndo={(one, what) => begin({ kind: 'undo', correction: one.id, what })}

@@ -42,6 +42,7 @@ export const de: Texts = {
     language: 'Sprache',
     languageSystem: 'Wie der Browser',
     sound: 'Ton, wenn ein Korb jemanden braucht',
+    keys: 'Tasten: einzelne Buchstaben und Zeichen tun etwas',
   },
 
   roles: { shopper: 'Kundschaft', merchant: 'Laden', support: 'Support', service: 'Dienst', admin: 'Verwaltung' },
@@ -268,6 +269,7 @@ export const de: Texts = {
     missing: (ids) => `Fehlende Aktionen: ${ids}. Sie können noch kommen und zählen dann mit.`,
     corrections: 'Berichtigungen',
     noCorrections: 'Niemand hat diesen Korb berichtigt.',
+    noCorrectionsThen: 'Bis dahin hatte niemand diesen Korb berichtigt.',
     correctionBy: (who) => `von ${who}`,
     states: { new: 'eingereicht', published: 'aufgezeichnet', applied: 'in Kraft', rejected: 'abgelehnt', undone: 'zurückgenommen' },
     byHand: 'von Hand in der Datenbank geändert',
@@ -491,6 +493,7 @@ export const de: Texts = {
   help: {
     title: 'Tasten und Hilfe',
     keys: 'Tasten',
+    keysOff: 'Einzelne Buchstaben und Zeichen sind im Menü abgeschaltet.',
     badge: 'Was das Zeichen sagt',
     list: [
       ['/', 'Suchen'],

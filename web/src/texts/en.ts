@@ -41,6 +41,7 @@ export const en = {
     language: 'Language',
     languageSystem: 'As the browser',
     sound: 'Sound when a basket needs somebody',
+    keys: 'Keys: single letters and signs do something',
   },
 
   roles: { shopper: 'shopper', merchant: 'merchant', support: 'support', service: 'service', admin: 'administrator' } as Record<string, string>,
@@ -265,6 +266,7 @@ export const en = {
     missing: (ids: string) => `Missing actions: ${ids}. They may still come; the basket then counts them.`,
     corrections: 'Corrections',
     noCorrections: 'Nobody has corrected this basket.',
+    noCorrectionsThen: 'Nobody had corrected this basket by then.',
     correctionBy: (who: string) => `by ${who}`,
     states: { new: 'filed', published: 'recorded', applied: 'in effect', rejected: 'rejected', undone: 'undone' } as Record<string, string>,
     byHand: 'edited by hand in the database',
@@ -488,6 +490,7 @@ export const en = {
   help: {
     title: 'Keys and help',
     keys: 'Keys',
+    keysOff: 'Single letters and signs are switched off in the menu.',
     badge: 'What the badge says',
     list: [
       ['/', 'Search'],
