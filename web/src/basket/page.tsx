@@ -26,6 +26,9 @@ const LOOK_EVERY_MS = 400;
 /** In case an update was lost on a way that does not tell. */
 const LOOK_ANYWAY_MS = 15_000;
 
+/** The past does not change, but there is much of it: a visit that is played is not to fill the memory. */
+const PAST_KEPT_MS = 10_000;
+
 /** What a notice of a correction leads to the basket for. */
 interface Undoing {
   undo: string;
@@ -71,8 +74,7 @@ export function BasketPage({ session }: { session: string }) {
   const whyThen = useQuery({ ...pastOf('explain', when, (signal) => client.explain(id, session, when, signal)), enabled: past, placeholderData: keepPreviousData });
 
   function pastOf<T>(what: 'basket' | 'explain', moment: When, ask: (signal: AbortSignal) => Promise<T>) {
-    // The past does not change.
-    return { queryKey: [what, id, session, moment], queryFn: ({ signal }: { signal: AbortSignal }) => ask(signal), staleTime: Number.POSITIVE_INFINITY };
+    return { queryKey: [what, id, session, moment], queryFn: ({ signal }: { signal: AbortSignal }) => ask(signal), staleTime: Number.POSITIVE_INFINITY, gcTime: PAST_KEPT_MS };
   }
 
   useEffect(() => {

@@ -7,6 +7,9 @@ import { useShop } from '../shell/shop';
 import { useTexts } from '../shell/use';
 import { indexAt, type Moment, pauseAfter, SPEEDS } from './moments';
 
+/** How many moments are asked for before they are shown. */
+const AHEAD = 2;
+
 export function TimeLine({
   moments,
   sequence,
@@ -27,8 +30,11 @@ export function TimeLine({
   // The last position is now: it goes on with what happens.
   const last = moments.length;
   const index = sequence === null ? last : indexAt(moments, sequence);
+  const isNow = index >= last;
   const latest = useRef(onMove);
   latest.current = onMove;
+  const known = useRef(moments);
+  known.current = moments;
   const soon = useRef(onSoon);
   soon.current = onSoon;
 
@@ -38,17 +44,18 @@ export function TimeLine({
   };
   useEffect(() => {
     if (!playing) return;
-    if (index >= last) {
+    if (isNow) {
       setPlaying(false);
       return;
     }
-    soon.current(moments.slice(index + 1, index + 9).map((moment) => moment.sequence));
+    soon.current(known.current.slice(index + 1, index + 1 + AHEAD).map((moment) => moment.sequence));
+    // What happens meanwhile comes at the end, and holds up nothing.
     const timer = setTimeout(() => {
-      const next = moments[index + 1];
+      const next = known.current[index + 1];
       latest.current(next === undefined ? null : next.sequence);
-    }, pauseAfter(moments, index, speed));
+    }, pauseAfter(known.current, index, speed));
     return () => clearTimeout(timer);
-  }, [playing, index, last, speed, moments]);
+  }, [playing, index, isNow, speed]);
   const play = () => {
     if (playing) return setPlaying(false);
     if (index >= last) moveTo(0);
