@@ -227,6 +227,22 @@ async fn a_late_update_that_has_aged_out_is_not_taken_for_nothing() {
     }
     drop(viewer);
 
+    // No update says that a basket is held up, but whoever asks is told.
+    let held_up = async || {
+        let asked = format!("{http_url}/v1/shops/{shop}/baskets?status=open&parked=true");
+        let (status, page) = ask(&asked, None).await;
+        assert_eq!(status, 200, "{page}");
+        let baskets = page["baskets"].as_array().unwrap().clone();
+        baskets
+            .iter()
+            .map(|basket| viewer::text(&basket["session_id"]))
+            .collect::<Vec<_>>()
+    };
+    wait_for("the basket to be held up", async || {
+        (held_up().await == [bad.clone()]).then_some(())
+    })
+    .await;
+
     // The event that was parked behind the other one is told now, and then nothing is stored any more.
     support::printed(&stack.ezout(&["parked", "drop", &poisoned.to_string()]).await);
     let jetstream = stack.jetstream().await;
@@ -235,6 +251,7 @@ async fn a_late_update_that_has_aged_out_is_not_taken_for_nothing() {
         (updates.get_info().await.ok()?.state.messages == 2).then_some(())
     })
     .await;
+    wait_for("the basket to go on", async || held_up().await.is_empty().then_some(())).await;
     updates.purge().await.unwrap();
 
     // The shop's last event is the one that the viewer had last, and yet it missed something.

@@ -1,7 +1,7 @@
 // Which baskets are asked for since their updates do not say everything.
 
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import type { Basket } from '../src/api/types';
+import type { Basket, ListedBasket } from '../src/api/types';
 import { watchMissing } from '../src/live/missing';
 import { BasketStore } from '../src/live/store';
 import { basket, session, update } from './made';
@@ -16,13 +16,13 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-function begin(answer: (session: string) => Partial<Basket> = () => ({})) {
+function begin(answer: (session: string) => Partial<Basket> = () => ({}), heldUp: () => number[] = () => []) {
   const store = new BasketStore({ now: Date.now, schedule: (flush) => flush() });
   const asked: string[] = [];
   stop = watchMissing(store, (id) => {
     asked.push(id);
     return Promise.resolve().then(() => basket(0, { session_id: id, version: store.row(id)?.version ?? 1, ...answer(id) }));
-  });
+  }, () => Promise.resolve({ baskets: heldUp().map((number) => ({ session_id: session(number) }) as ListedBasket), next: null }));
   /** The first two actions of a visit, between which `numbers` are left out. */
   const gapOf = (number: number, numbers = 1) => {
     store.update(update(number, 1, { action_id: 1 }));
@@ -90,6 +90,20 @@ describe('what updates do not say', () => {
     await vi.advanceTimersByTimeAsync(2_500);
     expect(asked).toEqual([session(1)]);
     expect(store.row(session(1))?.parked).toBe(false);
+  });
+
+  it('is whether a basket is held up, or no more, also where nothing happens to it', async () => {
+    let held = [1, 3];
+    const { store } = begin((id) => ({ parked_since: held.some((number) => session(number) === id) ? 100 : null }), () => held);
+    store.signals({ connection: 'open' });
+    store.snapshot([basket(1), basket(2)], true, true);
+    const parked = () => [1, 2, 3].map((number) => store.row(session(number))?.parked);
+    await vi.advanceTimersByTimeAsync(12_000);
+    // One that began with what could not be applied has no update at all.
+    expect(parked()).toEqual([true, false, true]);
+    held = [3];
+    await vi.advanceTimersByTimeAsync(12_000);
+    expect(parked()).toEqual([false, false, true]);
   });
 
   it('is asked for less often in an app that does not number its actions in order, but not never again', async () => {
