@@ -54,7 +54,7 @@ export function BoardPage() {
   return (
     <div className="board">
       <h1 className="unseen">{texts.board.title}</h1>
-      <Tiles onDiverged={() => set('show', filter === 'diverged' ? 'all' : 'diverged', 'all')} />
+      <Tiles diverged={filter === 'diverged'} onDiverged={() => set('show', filter === 'diverged' ? 'all' : 'diverged', 'all')} />
       <DayChart />
       <section className="card list-card" aria-label={texts.board.grid}>
         <div className="tools">

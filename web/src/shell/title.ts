@@ -10,11 +10,11 @@ export function titleOf(...parts: (string | null)[]): string {
 
 /** Names the page after a screen for as long as that is shown. */
 export function useTitle(screen: string): void {
-  const { appName } = useTexts();
+  const texts = useTexts();
   useEffect(() => {
-    document.title = titleOf(screen, appName);
+    document.title = titleOf(screen, texts.appName);
     return () => {
-      document.title = appName;
+      document.title = texts.appName;
     };
-  }, [screen, appName]);
+  }, [screen, texts.appName]);
 }
