@@ -1,6 +1,9 @@
 // Signing in at an issuer that gives its tokens at another origin: by a redirect, with a code and PKCE, renewed before the end.
 
-import { ask, assert, badge, end, rowOf, Shop, until, Visit, visit as open } from './support.js';
+import { ask, assert, badge, end, expects, rowOf, Shop, until, Visit, visit as open } from './support.js';
+
+// A renewal is refused.
+expects(400, 401);
 
 const shop = await Shop.open();
 const visit = new Visit(shop);
