@@ -2,10 +2,10 @@
 //!
 //! | event | data | when |
 //! |---|---|---|
-//! | `hello` | `recovered`, and if not: `reason`, `oldest`; `place`, `newest`, `stale_since` | once, first |
+//! | `hello` | `recovered`, and if not: `reason`, `oldest`; `place`, `newest`, `stale_since`, `heartbeat_ms` | once, first |
 //! | `snapshot` | `baskets`, `more` | if not recovered; the last one has `more: false` and the id to come back with |
 //! | `update` | the message of `updates.store.{shop}` | each event |
-//! | `coalesced` | `left_out` | before updates of which only the newest of each basket are sent |
+//! | `coalesced` | `left_out`, `newest` | before updates of which only the newest of each basket are sent |
 //! | `handlings` | `handlings` | once, when the snapshot is there if one is sent: who handles which basket |
 //! | `handling` | `session_id`, `handled_by`, `handled_until` | each change of that, whoever made it |
 //! | `heartbeat` | `place`, `sequence`, `stale_since` | when nothing happened for a while |
@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 use time::OffsetDateTime;
@@ -80,12 +81,14 @@ pub(super) fn comment(text: &'static str) -> Bytes {
     Bytes::from(format!(": {text}\n\n"))
 }
 
-/// The first message: from where updates follow and what the shop's newest is, so that a client knows whether it is behind.
+/// The first message: from where updates follow and what the shop's newest is, so that a client knows whether it is behind, and after
+/// how long a silence it need not take for live what it has.
 pub(super) fn hello(
     verdict: Verdict,
     (from, newest): (Place, Place),
     oldest: Option<Place>,
     stale_since: Option<OffsetDateTime>,
+    heartbeat: Duration,
 ) -> String {
     let retry_ms = RETRY_MS + fastrand::u64(..RETRY_MS);
     let mut text = format!("retry: {retry_ms}\nevent: hello\ndata: {{");
@@ -103,7 +106,8 @@ pub(super) fn hello(
     let stale_since = time_or_null(stale_since);
     let _ = write!(
         text,
-        ",\"place\":\"{from}\",\"newest\":\"{newest}\",\"stale_since\":{stale_since}}}\n\n"
+        ",\"place\":\"{from}\",\"newest\":\"{newest}\",\"stale_since\":{stale_since},\"heartbeat_ms\":{}}}\n\n",
+        heartbeat.as_millis()
     );
     text
 }
@@ -127,8 +131,9 @@ pub(super) fn passed(at: Place) -> String {
     format!("id: {at}\n\n")
 }
 
-pub(super) fn coalesced(left_out: u64) -> String {
-    format!("event: coalesced\ndata: {{\"left_out\":{left_out}}}\n\n")
+/// Says that only some of the updates up to `newest` follow.
+pub(super) fn coalesced(left_out: u64, newest: Place) -> String {
+    format!("event: coalesced\ndata: {{\"left_out\":{left_out},\"newest\":\"{newest}\"}}\n\n")
 }
 
 pub(super) fn heartbeat(newest: Place, stale_since: Option<OffsetDateTime>) -> Bytes {
@@ -179,22 +184,31 @@ mod tests {
     #[test]
     fn the_first_message_says_whether_everything_is_there() {
         let data = |verdict, oldest| {
-            let text = hello(verdict, (PLACE, Place { place: 15, sequence: 9 }), oldest, None);
+            let newest = Place { place: 15, sequence: 9 };
+            let text = hello(verdict, (PLACE, newest), oldest, None, Duration::from_secs(5));
             let (retry, rest) = text.split_once('\n').unwrap();
             assert!(retry.starts_with("retry: "), "{retry}");
             rest.to_owned()
         };
         assert_eq!(
             data(Verdict::Recovered, None),
-            "event: hello\ndata: {\"recovered\":true,\"place\":\"12-7\",\"newest\":\"15-9\",\"stale_since\":null}\n\n"
+            "event: hello\ndata: {\"recovered\":true,\"place\":\"12-7\",\"newest\":\"15-9\",\"stale_since\":null,\"heartbeat_ms\":5000}\n\n"
         );
         assert_eq!(
             data(Verdict::AgedOut, Some(Place { place: 9, sequence: 4 })),
-            "event: hello\ndata: {\"recovered\":false,\"reason\":\"aged_out\",\"oldest\":\"9-4\",\"place\":\"12-7\",\"newest\":\"15-9\",\"stale_since\":null}\n\n"
+            "event: hello\ndata: {\"recovered\":false,\"reason\":\"aged_out\",\"oldest\":\"9-4\",\"place\":\"12-7\",\"newest\":\"15-9\",\"stale_since\":null,\"heartbeat_ms\":5000}\n\n"
         );
         assert_eq!(
             data(Verdict::New, None),
-            "event: hello\ndata: {\"recovered\":false,\"reason\":\"new\",\"oldest\":null,\"place\":\"12-7\",\"newest\":\"15-9\",\"stale_since\":null}\n\n"
+            "event: hello\ndata: {\"recovered\":false,\"reason\":\"new\",\"oldest\":null,\"place\":\"12-7\",\"newest\":\"15-9\",\"stale_since\":null,\"heartbeat_ms\":5000}\n\n"
+        );
+    }
+
+    #[test]
+    fn whoever_is_spared_updates_is_told_how_far_the_others_go() {
+        assert_eq!(
+            coalesced(812, PLACE),
+            "event: coalesced\ndata: {\"left_out\":812,\"newest\":\"12-7\"}\n\n"
         );
     }
 

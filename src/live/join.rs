@@ -80,7 +80,7 @@ pub(super) async fn join(hub: Hub, shop: ShopId, log: Arc<Log>, after: Option<Pl
     loop {
         changed.borrow_and_update();
         if let Some(newest) = log.newest() {
-            break match begin(&hub.0.feed, shop, &log, newest, after).await {
+            break match begin(&hub, shop, &log, newest, after).await {
                 Ok((verdict, joined)) => {
                     hub.0.metrics.live_joins.with_label_values(&[verdict.word()]).inc();
                     joined
@@ -98,12 +98,13 @@ pub(super) async fn join(hub: Hub, shop: ShopId, log: Arc<Log>, after: Option<Pl
 }
 
 async fn begin(
-    feed: &Feed,
+    hub: &Hub,
     shop: ShopId,
     log: &Log,
     newest: Place,
     after: Option<Place>,
 ) -> Result<(Verdict, Joined), ReadError> {
+    let (feed, heartbeat) = (&hub.0.feed, hub.0.heartbeat);
     let verdict = match after {
         None => Verdict::New,
         Some(place) if log.knows(place) => Verdict::Recovered,
@@ -116,7 +117,7 @@ async fn begin(
         let cursor = if newest.sequence == 0 { place.max(newest) } else { place };
         let newest = if newest.sequence == 0 { place } else { newest };
         let joined = Joined {
-            hello: frame::hello(verdict, (place, newest), None, log.stale_since()),
+            hello: frame::hello(verdict, (place, newest), None, log.stale_since(), heartbeat),
             cursor: Cursor::at(cursor),
             snapshot: None,
         };
@@ -133,7 +134,7 @@ async fn begin(
         wait_until: Instant::now() + BASKETS_WAIT,
     };
     let joined = Joined {
-        hello: frame::hello(verdict, (newest, newest), oldest, log.stale_since()),
+        hello: frame::hello(verdict, (newest, newest), oldest, log.stale_since(), heartbeat),
         // The place comes first and the baskets after it, so that what happens between is in both and not in neither.
         cursor: Cursor::at(newest),
         snapshot: Some(snapshot),

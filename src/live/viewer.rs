@@ -247,7 +247,7 @@ impl Viewer {
             Taken::Coalesced { updates, left_out } => {
                 self.hub.0.metrics.live_coalesced_updates.inc_by(left_out);
                 self.taken.extend(updates);
-                Some(self.render(frame::coalesced(left_out)))
+                Some(self.render(frame::coalesced(left_out, self.cursor.at)))
             }
             Taken::Before => {
                 self.phase = Phase::Old(read_old(self.hub.clone(), self.shop, self.cursor.at).boxed());

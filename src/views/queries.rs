@@ -28,6 +28,8 @@ pub(super) const BY_CHANGE: &str = "by_status_and_change";
 const DIVERGED_BY_CHANGE: &str = "diverged_by_status_and_change";
 /// Those of shoppers who are shopping. Also few, and an event of a session that goes on does not touch it.
 const OPEN_BY_SESSION: &str = "open_by_session";
+/// The index of the few baskets of which an event is parked.
+const WITH_PARKED_EVENTS: &str = "with_parked_events";
 /// Baskets on a page, where the request does not say.
 const LIMIT: u16 = 50;
 /// Most baskets on a page.
@@ -44,6 +46,8 @@ pub struct Filter {
     pub status: Option<Status>,
     /// Only those whose claimed and computed totals differ, or do not.
     pub diverged: Option<bool>,
+    /// Only those of which an event waits for a decision.
+    pub parked: bool,
     /// Only those that had an event at this time or later, by the journal's clock.
     pub since: Option<OffsetDateTime>,
     /// Only those whose last event was before this time, by the journal's clock.
@@ -62,12 +66,15 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Reads the parameters `status`, `verdict`, `since`, `until`, `limit` and `cursor`.
+    /// Reads the parameters `status`, `verdict`, `parked`, `since`, `until`, `limit` and `cursor`.
     ///
     /// # Errors
     /// [`QueryError`] for any other parameter, and for a value that breaks its rule.
     pub fn read(query: Option<&str>) -> Result<Self, QueryError> {
-        let query = Query::read(query, &["status", "verdict", "since", "until", "limit", "cursor"])?;
+        let query = Query::read(
+            query,
+            &["status", "verdict", "parked", "since", "until", "limit", "cursor"],
+        )?;
         let words: Vec<_> = Status::ALL.iter().map(|status| status.word()).collect();
         let filter = Filter {
             status: query.value("status", &format!("one of {}", words.join(", ")), Status::of)?,
@@ -76,6 +83,9 @@ impl Listing {
                 "diverged" => Some(true),
                 _ => None,
             })?,
+            parked: query
+                .value("parked", "true", |word| (word == "true").then_some(()))?
+                .is_some(),
             since: query.time("since")?,
             until: query.time("until")?,
         };
@@ -97,6 +107,9 @@ impl Listing {
             parameters.push(format!("cursor={cursor}"));
         }
         parameters.push(format!("limit={}", self.limit));
+        if self.filter.parked {
+            parameters.push("parked=true".to_owned());
+        }
         if let Some(since) = self.filter.since {
             parameters.push(format!("since={}", rfc3339(since)));
         }
@@ -290,7 +303,9 @@ impl Views {
         limit: i64,
     ) -> Result<Vec<Document>, ViewError> {
         let baskets: Collection<Document> = self.stored();
-        let index = if filter.diverged == Some(true) {
+        let index = if filter.parked {
+            WITH_PARKED_EVENTS
+        } else if filter.diverged == Some(true) {
             DIVERGED_BY_CHANGE
         } else {
             BY_CHANGE
@@ -540,6 +555,9 @@ fn matching(shop: ShopId, filter: Filter, part: Part) -> Document {
     if let Some(diverged) = filter.diverged {
         query.insert("verdict", if diverged { "diverged" } else { "ok" });
     }
+    if filter.parked {
+        query.insert("parked_since", doc! { "$type": "long" });
+    }
     let mut changed = Document::new();
     if let Some(since) = filter.since {
         changed.insert("$gte", date(since));
@@ -602,15 +620,19 @@ mod tests {
         assert_eq!(normalised(""), "limit=50");
         let cursor = "0100000000000000010000000000000002";
         let all = format!(
-            "cursor={cursor}&limit=7&since=2023-12-18T10:30:00Z&status=paid&until=2023-12-19T00:00:00Z&verdict=diverged"
+            "cursor={cursor}&limit=7&parked=true&since=2023-12-18T10:30:00Z&status=paid&until=2023-12-19T00:00:00Z&verdict=diverged"
         );
         assert_eq!(normalised(&all), all);
         let otherwise = format!(
-            "verdict=diverged&until=2023-12-19T01%3A00%3A00%2B01:00&since=2023-12-18T11%3A30%3A00%2B01:00&status=paid&limit=07&cursor={cursor}"
+            "parked=true&verdict=diverged&until=2023-12-19T01%3A00%3A00%2B01:00&since=2023-12-18T11%3A30%3A00%2B01:00&status=paid&limit=07&cursor={cursor}"
         );
         assert_eq!(normalised(&otherwise), all);
         assert!(matches!(Listing::read(Some("limit=0")), Err(QueryError::Invalid(_))));
         assert!(matches!(Listing::read(Some("limit=201")), Err(QueryError::Invalid(_))));
+        assert!(matches!(
+            Listing::read(Some("parked=false")),
+            Err(QueryError::Invalid(_))
+        ));
         assert!(matches!(Listing::read(Some("page=1")), Err(QueryError::Unknown(_))));
     }
 

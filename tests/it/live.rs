@@ -2,7 +2,7 @@
 
 pub mod viewer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -198,7 +198,11 @@ async fn a_viewer_whose_updates_have_aged_out_is_told_so_and_ends_with_the_right
 
     // The oldest place that can be had can be had.
     let mut viewer = Viewer::connect(&other.http_url(), &shop, Some(oldest)).await;
-    assert_eq!(viewer.next_of("hello").await["recovered"], true);
+    let hello = viewer.next_of("hello").await;
+    assert_eq!(
+        (&hello["recovered"], &hello["heartbeat_ms"]),
+        (&json!(true), &json!(200))
+    );
 
     // Of another shop, or of none: never taken for one with nothing new.
     for place in [last_id.as_deref().unwrap(), "99999-7", "46-1"] {
@@ -223,6 +227,22 @@ async fn a_late_update_that_has_aged_out_is_not_taken_for_nothing() {
     }
     drop(viewer);
 
+    // No update says that a basket is held up, but whoever asks is told.
+    let held_up = async || {
+        let asked = format!("{http_url}/v1/shops/{shop}/baskets?status=open&parked=true");
+        let (status, page) = ask(&asked, None).await;
+        assert_eq!(status, 200, "{page}");
+        let baskets = page["baskets"].as_array().unwrap().clone();
+        baskets
+            .iter()
+            .map(|basket| viewer::text(&basket["session_id"]))
+            .collect::<Vec<_>>()
+    };
+    wait_for("the basket to be held up", async || {
+        (held_up().await == [bad.clone()]).then_some(())
+    })
+    .await;
+
     // The event that was parked behind the other one is told now, and then nothing is stored any more.
     support::printed(&stack.ezout(&["parked", "drop", &poisoned.to_string()]).await);
     let jetstream = stack.jetstream().await;
@@ -231,6 +251,7 @@ async fn a_late_update_that_has_aged_out_is_not_taken_for_nothing() {
         (updates.get_info().await.ok()?.state.messages == 2).then_some(())
     })
     .await;
+    wait_for("the basket to go on", async || held_up().await.is_empty().then_some(())).await;
     updates.purge().await.unwrap();
 
     // The shop's last event is the one that the viewer had last, and yet it missed something.
@@ -332,6 +353,7 @@ async fn a_slow_viewer_gets_the_newest_of_each_basket_and_costs_the_others_nothi
 
     let mut newest: BTreeMap<String, u64> = BTreeMap::new();
     let (mut updates, mut left_out) = (0, 0);
+    let (mut ends, mut ids) = (BTreeSet::new(), BTreeSet::new());
     let each = u64::try_from(EVENTS / SESSIONS).unwrap();
     while newest.values().sum::<u64>() < EVENTS as u64 {
         let mut more = vec![0; 65_536];
@@ -351,6 +373,7 @@ async fn a_slow_viewer_gets_the_newest_of_each_basket_and_costs_the_others_nothi
         }
         (updates, left_out) = (0, 0);
         for line in plain.lines() {
+            ids.extend(line.strip_prefix("id: ").map(str::to_owned));
             let Some(data) = line.strip_prefix("data: ") else {
                 continue;
             };
@@ -359,6 +382,7 @@ async fn a_slow_viewer_gets_the_newest_of_each_basket_and_costs_the_others_nothi
             };
             if let Some(count) = data["left_out"].as_u64() {
                 left_out += count;
+                ends.insert(viewer::text(&data["newest"]));
             } else if let Some(version) = data["basket"]["version"].as_u64() {
                 updates += 1;
                 let before = newest.entry(viewer::text(&data["session_id"])).or_default();
@@ -370,6 +394,7 @@ async fn a_slow_viewer_gets_the_newest_of_each_basket_and_costs_the_others_nothi
     assert!(left_out > 0);
     assert_eq!(updates + left_out, EVENTS as u64);
     assert!(newest.values().all(|version| *version == each));
+    assert!(ends.is_subset(&ids), "{ends:?} was to come");
     let coalesced = system
         .service
         .metric("ezout_live_coalesced_updates_total")

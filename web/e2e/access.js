@@ -1,6 +1,9 @@
 // Rights that end while the page is open, and people who have none.
 
-import { ask, assert, badge, end, named, rowOf, Shop, somebody, tokenOf, Visit, visit as open } from './support.js';
+import { ask, assert, badge, end, expects, named, rowOf, Shop, somebody, tokenOf, Visit, visit as open } from './support.js';
+
+// Who may not is refused.
+expects(401, 403, 404);
 
 const shop = await Shop.open();
 const other = await Shop.open();

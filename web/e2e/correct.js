@@ -1,6 +1,9 @@
 // Somebody of support finds out why a basket costs what it does, corrects it, undoes that, and looks at its past.
 
-import { assert, badge, end, named, picture, rowOf, Shop, somebody, Visit } from './support.js';
+import { assert, badge, end, expects, named, picture, rowOf, Shop, somebody, Visit } from './support.js';
+
+// What has moved on is refused.
+expects(409);
 
 const shop = await Shop.open();
 await shop.put('', { name: 'Harbour Street', currency: 'EUR', time_zone: 'Europe/Berlin' });

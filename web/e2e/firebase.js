@@ -1,7 +1,10 @@
 // Signing in with Firebase. Google is not there: what it answers is said here, in its own form; the SDK, the page's policy and the
 // check of the token are the real ones.
 
-import { assert, badge, end, Shop, tokenOf, Visit, visit as open } from './support.js';
+import { assert, badge, end, expects, Shop, tokenOf, Visit, visit as open } from './support.js';
+
+// Google is away, and then refuses.
+expects('cut', 400, 401);
 
 const shop = await Shop.open();
 await new Visit(shop).act('ADD');

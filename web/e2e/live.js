@@ -1,6 +1,9 @@
 // Somebody watches a shop while everything happens that can: shoppers, a service that dies, a network that is cut.
 
-import { agrees, API, ask, assert, badge, end, figures, named, notLive, pause, rowOf, Shop, SOURCE, somebody, until, Visit } from './support.js';
+import { agrees, API, ask, assert, badge, end, expects, figures, named, notLive, pause, rowOf, Shop, somebody, SOURCE, until, Visit } from './support.js';
+
+// The service and the network go away.
+expects('cut', 502, 503);
 
 const POSTS = Number(process.env.EZOUT_POSTS || 30);
 

@@ -1,6 +1,9 @@
 // Signing in at an issuer that gives its tokens at another origin: by a redirect, with a code and PKCE, renewed before the end.
 
-import { ask, assert, badge, end, rowOf, Shop, until, Visit, visit as open } from './support.js';
+import { ask, assert, badge, end, expects, rowOf, Shop, until, Visit, visit as open } from './support.js';
+
+// A renewal is refused.
+expects(400, 401);
 
 const shop = await Shop.open();
 const visit = new Visit(shop);
@@ -35,6 +38,23 @@ await ask('let_in', { claims: { sub: 'nobody' } });
 const stranger = await open('/');
 await stranger.getByRole('button', { name: /^Sign in with/ }).click();
 await stranger.getByText('This account may not look at shops.').waitFor();
+
+// Whoever signs out is asked again by the issuer, which still knows the one who has left.
+await ask('let_in', { claims: { sub: 'mia', role: 'merchant', shops: [shop.id] } });
+const tablet = await open(`/shops/${shop.id}`);
+const prompts = [];
+tablet.on('request', (request) => {
+  const asks = new URL(request.url()).searchParams;
+  if (asks.has('code_challenge')) prompts.push(asks.get('prompt'));
+});
+for (let time = 0; time < 2; time += 1) {
+  await tablet.getByRole('button', { name: /^Sign in with/ }).click();
+  await badge(tablet, 'live');
+  await tablet.getByRole('button', { name: 'Settings and account' }).click();
+  await tablet.getByRole('menuitem', { name: 'Sign out' }).click();
+  await tablet.getByText('You have signed out.').waitFor();
+}
+assert.deepEqual(prompts, [null, 'login']);
 
 // What somebody else has asked the issuer for is no sign-in.
 const misled = await open('/sign-in?code=of-somebody-else&state=of-somebody-else');

@@ -1,6 +1,6 @@
 // Each screen in both colour schemes and from a phone to a wall: nobody is left out, and the pictures are taken.
 
-import { assert, badge, end, everybody, named, picture, Shop, somebody, tokenOf, Visit, visit as open } from './support.js';
+import { assert, badge, end, everybody, named, picture, Shop, somebody, tokenOf, until, Visit, visit as open } from './support.js';
 
 const shop = await Shop.open();
 await shop.put('', { name: 'Harbour Street', currency: 'EUR', time_zone: 'Europe/Berlin' });
@@ -122,11 +122,28 @@ await page.getByRole('slider', { name: 'Moment of the visit' }).focus();
 await Promise.all([page.waitForURL(/[?&]sequence=/), page.keyboard.press('Space')]);
 await page.waitForURL((url) => !url.search.includes('sequence='));
 await page.getByRole('slider', { name: 'Moment of the visit' }).blur();
+assert.match(await page.title(), /Basket #/);
 await page.keyboard.press('Escape');
 await page.waitForURL((url) => !url.pathname.includes('/baskets/'));
+// Single characters do nothing where they are switched off.
+const keys = async (checked) => {
+  await page.getByRole('button', { name: 'Settings and account' }).click();
+  await page.getByRole('menuitemcheckbox', { name: /^Keys:/ }).click();
+  await page.getByRole('menuitemcheckbox', { name: /^Keys:/, checked }).waitFor();
+  await page.keyboard.press('Escape');
+  await page.getByRole('menu').waitFor({ state: 'detached' });
+  await page.locator('#content').focus();
+};
+await keys(false);
+await page.keyboard.press('?');
+await page.keyboard.press('/');
+assert.equal(await page.evaluate(() => document.activeElement?.id), 'content');
+assert.equal(await page.getByRole('dialog').count(), 0);
+await keys(true);
 await page.keyboard.press('g');
 await page.keyboard.press('h');
 await page.waitForURL(/\/history/);
+await until('the title to say so', async () => (/^(\(\d+\) )?History – /.test(await page.title()) ? true : undefined));
 
 // In another language, with the shop's money as that language writes it.
 const german = await somebody(shop, 'merchant', { subject: 'mia', locale: 'de-DE' });

@@ -160,9 +160,14 @@ process.on('uncaughtException', async (error) => {
   process.exit(1);
 });
 
-/** Everything that a page complained about; what a cut or a refusal brings about is no fault. */
+/** Everything that a page complained about, other than what the walk brings about itself. */
 const complaints = [];
-const TOLERATED = /Failed to load resource|net::ERR_|WebSocket connection to/;
+const expected = [];
+
+/** Says what a walk brings about itself, and is no fault of the page: answers of a status, or connections that are `cut`. */
+export function expects(...what) {
+  for (const one of what) expected.push(one === 'cut' ? /net::ERR_|WebSocket connection to/ : new RegExp(`^Failed to load resource: .* status of ${one}\\b`));
+}
 
 /** A browser of its own, at an address of the page, in which `before` runs first, and which `prepare` is given before that. */
 export async function visit(path, { width = 1280, height = 900, scheme = 'light', locale = 'en-GB', calm = true, before, prepare } = {}) {
@@ -179,7 +184,8 @@ export async function visit(path, { width = 1280, height = 900, scheme = 'light'
   const page = await context.newPage();
   page.on('pageerror', (error) => complaints.push(`${error}`));
   page.on('console', (message) => {
-    if (['error', 'warning'].includes(message.type()) && !TOLERATED.test(message.text())) complaints.push(message.text());
+    const text = message.text();
+    if (['error', 'warning'].includes(message.type()) && !expected.some((one) => one.test(text))) complaints.push(`${text} (${message.location().url})`);
   });
   await page.goto(PAGE + path);
   return page;
@@ -215,6 +221,7 @@ export async function shown(page) {
         {
           items: number(row.querySelector('.cell-items')?.firstChild?.textContent),
           total: number(row.querySelector('.cell-total strong')?.textContent),
+          verdict: row.querySelector('.cell-verdict .bad-chip') === null ? 'ok' : 'diverged',
         },
       ]),
     );
@@ -227,7 +234,9 @@ export async function agrees(page, shop) {
   let truth;
   try {
     await until('the board to be as the API says', async () => {
-      truth = Object.fromEntries((await shop.openBaskets()).map((basket) => [basket.session_id, { items: basket.item_count, total: basket.total }]));
+      truth = Object.fromEntries(
+        (await shop.openBaskets()).map(({ session_id, item_count, total, verdict }) => [session_id, { items: item_count, total, verdict }]),
+      );
       seen = await shown(page);
       try {
         assert.deepEqual(seen, truth);

@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import type { Changed, Explanation } from '../src/api/types';
+import type { Basket, Changed, Explanation } from '../src/api/types';
 import { differencesOf } from '../src/basket/moved';
 import { indexAt, momentsOf, pauseAfter } from '../src/basket/moments';
 import { newId } from '../src/api/ids';
+import { stateOf } from '../src/basket/corrections';
 import { Attempt } from '../src/basket/attempt';
 import { totalAfter } from '../src/basket/preview';
 import { formatsOf } from '../src/look/money';
@@ -35,6 +36,20 @@ describe('what a basket has moved on by', () => {
 
   it('is nothing where lines, total and status are as they were', () => {
     expect(differencesOf({ since: 3, events: 1, status: null, total: null, lines: [] }, en, formats)).toEqual([]);
+  });
+});
+
+describe('a correction', () => {
+  const applied = { id: 'a', state: 'applied' as const, sequence: 7 };
+  const listed = (counts: boolean) => [{ id: 'a', sequence: 7, counts }] as unknown as Basket['corrections'];
+  it.each([
+    ['in effect where the basket has it', 7, listed(true), 'applied'],
+    ['undone where it counts no more', 9, listed(false), 'undone'],
+    ['undone where the basket has gone on without it', 9, [], 'undone'],
+    ['not undone only since the basket is from before it', 6, [], 'applied'],
+  ] as const)('is %s', (_, sequence, corrections, state) => {
+    expect(stateOf(applied, { sequence, corrections: [...corrections] })).toBe(state);
+    expect(stateOf({ ...applied, state: 'rejected' }, { sequence, corrections: [...corrections] })).toBe('rejected');
   });
 });
 

@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { ambiguity, amountOf, dayStart, formatsOf } from '../src/look/money';
 
 /** Numbers of some locales have blanks of their own kinds. */
@@ -20,6 +20,18 @@ describe('money and times', () => {
   it('has a sign for what changes', () => {
     const { moneyChange } = formatsOf('en-GB', 'EUR', 'UTC');
     expect([moneyChange(2.5), moneyChange(-2.5), moneyChange(0)]).toEqual(['+€2.50', '-€2.50', '€0.00']);
+  });
+
+  it('tells the year where it is not this one, by the clock of the shop', () => {
+    const { dayAndTime } = formatsOf('en-GB', null, 'Pacific/Auckland');
+    vi.useFakeTimers({ now: Date.parse('2026-12-31T12:00:00Z') });
+    try {
+      // There the next year has begun.
+      expect(dayAndTime(Date.parse('2026-12-31T11:30:00Z'))).not.toMatch(/202\d/);
+      expect(dayAndTime(Date.parse('2026-12-31T10:30:00Z'))).toMatch(/2026/);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it('tells times in the zone of the shop, and in that of the reader where the shop has none that exists', () => {

@@ -51,6 +51,14 @@ describe('the order of the board', () => {
     expect(order(changed, {}, before).numbers).toEqual([3, 1, 2, 4]);
   });
 
+  it('counts new rows that belong further up than at the end', () => {
+    const before = order([row(1), row(2)]).sessions;
+    const held = order([row(1), row(2), row(3), row(4, { verdict: 'diverged', claimed: 9 })], {}, before, true);
+    expect(held.numbers).toEqual([1, 2, 4, 3]);
+    expect(held.moved).toBe(1);
+    expect(order([row(1), row(2), row(3)], {}, before, true).moved).toBe(0);
+  });
+
   it('keeps a row that no longer fits while it is held', () => {
     const before = [session(1), session(2)];
     expect(order([row(1), row(2)], { filter: 'diverged' }, before, true).numbers).toEqual([1, 2]);

@@ -1,6 +1,7 @@
-import { describe, expect, it, vi } from 'vitest';
-import { forgetPerson, giveName, last, nameGiven } from '../src/shell/left';
-import { mayBeOf } from '../src/signin/auth';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { forgetPerson, giveName, haveSignedIn, haveSignedOut, last, mustAskAgain, nameGiven } from '../src/shell/left';
+import { Auth, mayBeOf } from '../src/signin/auth';
+import { endsAtFirebase, endsAtIssuer } from '../src/signin/ends';
 import { claimsOf, takeTokenOfLink } from '../src/signin/token';
 import { languageOf } from '../src/texts/texts';
 import { SHOP } from './made';
@@ -30,6 +31,72 @@ describe('a token', () => {
   });
 });
 
+describe('a link with a token', () => {
+  /** The page of a service where people sign in in one way. */
+  async function begin(kind: string, token: string | null) {
+    vi.useFakeTimers();
+    const asked: (string | null)[] = [];
+    vi.stubGlobal('location', { pathname: '/' });
+    vi.stubGlobal('history', { replaceState: () => {} });
+    vi.stubGlobal('fetch', (path: string, init: { headers?: Record<string, string> } = {}) => {
+      if (path === '/config.json') return Promise.resolve(Response.json({ version: '1', auth: { kind }, resgate: null }));
+      asked.push(init.headers?.authorization ?? null);
+      return Promise.resolve(Response.json({ subject: 'mia', role: 'merchant', verbs: ['look'], all_shops: false, more: false, shops: [] }));
+    });
+    const auth = new Auth();
+    await auth.begin(token);
+    return { auth, asked };
+  }
+  afterEach(() => {
+    vi.useRealTimers();
+    vi.unstubAllGlobals();
+  });
+
+  it.each([
+    ['dev', 'signed_in'],
+    ['token', 'signed_in'],
+    ['firebase', 'signed_out'],
+    ['oidc', 'signed_out'],
+  ])('signs in with %s as it should: %s', async (kind, stage) => {
+    const { auth, asked } = await begin(kind, 'a.b.c');
+    expect(auth.state.stage).toBe(stage);
+    await auth.takeLink('d.e.f');
+    expect(asked).toEqual(stage === 'signed_in' ? ['Bearer a.b.c'] : []);
+  });
+
+  it('signs in where nobody is, and makes nobody of a somebody', async () => {
+    const { auth, asked } = await begin('token', null);
+    await auth.takeLink('a.b.c');
+    await auth.takeLink('d.e.f');
+    expect(asked).toEqual(['Bearer a.b.c']);
+    expect(auth.token()).toBe('a.b.c');
+  });
+});
+
+describe('a renewal that is refused', () => {
+  it.each([
+    ['invalid_grant', true],
+    ['login_required', true],
+    ['interaction_required', true],
+    ['temporarily_unavailable', false],
+    ['server_error', false],
+    ['invalid_client', false],
+    [null, false],
+  ])('by an issuer with %s ends the sign-in: %s', (error, ends) => {
+    expect(endsAtIssuer(error)).toBe(ends);
+  });
+  it.each([
+    ['auth/user-token-expired', true],
+    ['auth/user-disabled', true],
+    ['auth/invalid-user-token', true],
+    ['auth/network-request-failed', false],
+    ['auth/too-many-requests', false],
+    ['auth/internal-error', false],
+  ])('by Firebase with %s ends the sign-in: %s', (code, ends) => {
+    expect(endsAtFirebase(code)).toBe(ends);
+  });
+});
+
 describe('an address that is open when somebody signs in', () => {
   const own = { shop_id: SHOP, name: null, currency: null, time_zone: null };
   const other = '/shops/7c29b2d3-7c8a-446e-a4e1-d8e2a51c0e96';
@@ -47,10 +114,22 @@ describe('an address that is open when somebody signs in', () => {
 
 describe('what a person leaves', () => {
   const kept = new Map<string, string>();
-  vi.stubGlobal('sessionStorage', {
-    getItem: (key: string) => kept.get(key) ?? null,
-    setItem: (key: string, value: string) => kept.set(key, value),
-    removeItem: (key: string) => kept.delete(key),
+  beforeEach(() => {
+    const storage = {
+      getItem: (key: string) => kept.get(key) ?? null,
+      setItem: (key: string, value: string) => kept.set(key, value),
+      removeItem: (key: string) => kept.delete(key),
+    };
+    vi.stubGlobal('sessionStorage', storage);
+    vi.stubGlobal('localStorage', storage);
+  });
+
+  it('is to be asked for again after they have signed out, until somebody signs in', () => {
+    expect(mustAskAgain()).toBe(false);
+    haveSignedOut();
+    expect(mustAskAgain()).toBe(true);
+    haveSignedIn();
+    expect(mustAskAgain()).toBe(false);
   });
 
   it('is theirs alone, and gone when they go', () => {

@@ -170,6 +170,30 @@ describe('the source over SSE', () => {
     expect(soon(store)).toBe('live');
   });
 
+  it('is live again with the newest of what it was spared, also where it is never quiet', async () => {
+    const { store, connection } = await begin();
+    const first = await connection(1);
+    helloAndSnapshot(first);
+    await until(() => store.size === 1);
+    first.send('coalesced', { left_out: 3, newest: '14-106' });
+    first.send('update', update(1, 5), '13-105');
+    await until(() => store.row(session(1))?.version === 5);
+    expect(soon(store)).toBe('delayed');
+    first.send('update', update(2, 2), '14-106');
+    await until(() => store.size === 2);
+    expect(soon(store)).toBe('live');
+  });
+
+  it('expects to hear something as often as the service says', async () => {
+    const { store, connection } = await begin();
+    const first = await connection(1);
+    first.send('hello', { recovered: false, reason: 'new', oldest: null, place: '9-100', newest: '9-100', stale_since: null, heartbeat_ms: 30_000 });
+    first.send('snapshot', { baskets: [basket(1)], more: false }, '9-100');
+    await until(() => store.size === 1);
+    expect(store.freshness(Date.now() + 31_000).kind).toBe('live');
+    expect(store.freshness(Date.now() + 40_000).kind).toBe('delayed');
+  });
+
   it('says from the beginning that the service itself is stale', async () => {
     const { store, second } = await comeBack();
     second.send('hello', { recovered: true, place: '10-102', newest: '10-102', stale_since: '2026-03-01T10:00:00Z' });

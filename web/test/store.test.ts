@@ -48,6 +48,19 @@ describe('the store of baskets', () => {
     expect(heard).toBe(1);
   });
 
+  it('names no product for an action of which only the basket is known', () => {
+    const { store } = made();
+    const named = () => [store.row(session(1))?.lastAction, store.row(session(1))?.lastProduct];
+    // The last line is not what the last action was about.
+    store.snapshot([basket(1, { version: 4, last_action: 'REMOVE' })], true, true);
+    expect(named()).toEqual(['REMOVE', null]);
+    store.update(update(1, 5, { product_name: 'Figs' }));
+    store.basket(basket(1, { version: 5 }));
+    expect(named()).toEqual(['ADD', 'Figs']);
+    store.basket(basket(1, { version: 7, last_action: 'REMOVE' }));
+    expect(named()).toEqual(['REMOVE', null]);
+  });
+
   it('does not go back to an older basket of a snapshot page', () => {
     const { store } = made();
     store.snapshot([basket(1, { version: 4 })], true, true);

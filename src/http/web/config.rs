@@ -160,7 +160,7 @@ impl Allowed {
         let origins: BTreeSet<&str> = self.0.iter().map(String::as_str).chain(more).collect();
         let origins: Vec<&str> = ["'self'"].into_iter().chain(origins).collect();
         let policy = format!(
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; \
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; \
              connect-src {}; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
             origins.join(" ")
         );
@@ -192,6 +192,7 @@ mod tests {
         let off = Web::plain();
         assert_eq!(told(&off)["auth"], json!({ "kind": "off" }));
         assert!(policy(&off).contains("connect-src 'self';"));
+        assert!(policy(&off).contains("img-src 'self';"));
 
         let firebase = Config {
             firebase_api_key: Some("AIza".to_owned()),

@@ -176,7 +176,7 @@ fn read(media: &str, body: &[u8]) -> Value {
 #[tokio::test]
 async fn every_example_is_what_is_sent_and_answered() {
     let stack = Stack::start().await;
-    let environment = [("EZOUT_HEARTBEAT", "200ms"), ("EZOUT_LOG", "warn")];
+    let environment = [("EZOUT_LOG", "warn")];
     let mut service = stack.service_with("serve", &environment).await;
     let client = stack.nats_client().await;
     let mut updates = client.subscribe(format!("updates.store.{SHOP}")).await.unwrap();

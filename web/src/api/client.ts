@@ -104,7 +104,7 @@ export class Client {
 
   baskets(
     shop: string,
-    asked: { status?: Status; verdict?: Verdict; since?: string; until?: string; limit?: number; cursor?: string },
+    asked: { status?: Status; verdict?: Verdict; parked?: 'true'; since?: string; until?: string; limit?: number; cursor?: string },
     signal?: AbortSignal,
   ): Promise<BasketPage> {
     return this.json(`/v1/shops/${shop}/baskets?${query(asked)}`, { signal });

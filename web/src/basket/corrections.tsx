@@ -1,12 +1,18 @@
 // The corrections of a basket: who, why, when, and what became of each.
 
-import type { Asked, Change, FiledCorrection } from '../api/types';
+import type { Asked, Basket, Change, FiledCorrection } from '../api/types';
 import { clipped, time } from '../live/row';
 import type { Formats } from '../look/money';
 import { Icon } from '../look/icon';
 import { useShop } from '../shell/shop';
 import { useTexts } from '../shell/use';
 import type { Texts } from '../texts/en';
+
+/** How a correction stands as far as a basket goes. One that is newer than the basket is not undone, only not in it yet. */
+export function stateOf(one: Pick<FiledCorrection, 'id' | 'state' | 'sequence'>, basket: Pick<Basket, 'sequence' | 'corrections'>): FiledCorrection['state'] | 'undone' {
+  if (one.state !== 'applied' || one.sequence === null || one.sequence > basket.sequence) return one.state;
+  return basket.corrections.some((its) => its.id === one.id && its.counts) ? one.state : 'undone';
+}
 
 export type NameOf = (product: number) => string;
 
@@ -40,14 +46,16 @@ function changeWords(change: Change, name: NameOf, texts: Texts, formats: Format
 
 export function Corrections({
   filed,
-  counting,
+  basket,
+  past,
   name,
   mayUndo,
   onUndo,
 }: {
   filed: FiledCorrection[];
-  /** The ids of those that count at the moment that is shown. */
-  counting: Set<string>;
+  /** The basket at the moment that is shown. */
+  basket: Basket;
+  past: boolean;
   name: NameOf;
   mayUndo: boolean;
   onUndo: (correction: FiledCorrection, what: string) => void;
@@ -59,12 +67,11 @@ export function Corrections({
       <div className="card-head">
         <h2 id="corrections-title">{texts.basket.corrections}</h2>
       </div>
-      {filed.length === 0 ? <p className="quiet-text">{texts.basket.noCorrections}</p> : null}
+      {filed.length === 0 ? <p className="quiet-text">{past ? texts.basket.noCorrectionsThen : texts.basket.noCorrections}</p> : null}
       <ol className="plain corrections">
         {filed.map((one) => {
           const what = wordsOf(one, name, texts, formats);
-          const undone = one.state === 'applied' && !counting.has(one.id);
-          const state = undone ? 'undone' : one.state;
+          const state = stateOf(one, basket);
           return (
             <li key={one.id} className="correction" data-state={state}>
               <div className="correction-head">
@@ -82,7 +89,7 @@ export function Corrections({
                   {', '}
                   {formats.dayAndTime(time(one.created_at))}
                 </span>
-                {mayUndo && one.state === 'applied' && !undone ? (
+                {mayUndo && state === 'applied' ? (
                   <button type="button" className="button small" onClick={() => onUndo(one, what)}>
                     <Icon name="undo" />
                     {texts.basket.undo}

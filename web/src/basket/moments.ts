@@ -14,6 +14,14 @@ export interface Moment {
   diverges: boolean;
 }
 
+/** What is worth a mark on the time line. */
+export const MARKS = ['diverges', 'correction', 'abandonment'] as const;
+
+export function markOf(moment: Moment): (typeof MARKS)[number] | null {
+  if (moment.diverges) return 'diverges';
+  return moment.kind === 'action' ? null : moment.kind;
+}
+
 /** Longest pause between two events when played at the pace of the visit, before it is sped up. */
 const PAUSE_MS_MAX = 5_000;
 /** Shortest, so that an eye can follow. */

@@ -16,7 +16,7 @@ import { useShop } from '../shell/shop';
 import { Empty, Failed, Loading } from '../shell/states';
 import { shortOf, useClient, useMay, useNow, useTexts } from '../shell/use';
 import { CorrectDialog, type Correcting } from './correct';
-import { Corrections } from './corrections';
+import { Corrections, stateOf } from './corrections';
 import { Lines } from './lines';
 import { momentsOf } from './moments';
 import { TimeLine } from './timeline';
@@ -25,6 +25,9 @@ import { TimeLine } from './timeline';
 const LOOK_EVERY_MS = 400;
 /** In case an update was lost on a way that does not tell. */
 const LOOK_ANYWAY_MS = 15_000;
+
+/** The past does not change, but there is much of it: a visit that is played is not to fill the memory. */
+const PAST_KEPT_MS = 10_000;
 
 /** What a notice of a correction leads to the basket for. */
 interface Undoing {
@@ -71,8 +74,7 @@ export function BasketPage({ session }: { session: string }) {
   const whyThen = useQuery({ ...pastOf('explain', when, (signal) => client.explain(id, session, when, signal)), enabled: past, placeholderData: keepPreviousData });
 
   function pastOf<T>(what: 'basket' | 'explain', moment: When, ask: (signal: AbortSignal) => Promise<T>) {
-    // The past does not change.
-    return { queryKey: [what, id, session, moment], queryFn: ({ signal }: { signal: AbortSignal }) => ask(signal), staleTime: Number.POSITIVE_INFINITY };
+    return { queryKey: [what, id, session, moment], queryFn: ({ signal }: { signal: AbortSignal }) => ask(signal), staleTime: Number.POSITIVE_INFINITY, gcTime: PAST_KEPT_MS };
   }
 
   useEffect(() => {
@@ -243,7 +245,7 @@ function Shown({
   const client = useClient();
   const cache = useQueryClient();
   const { shop } = useShop();
-  const { notify } = useNotices();
+  const { notify, retract } = useNotices();
   const may = useMay('correct');
   const mayCorrect = may && !past;
   // What is corrected is the basket as it was when the person began, however it goes on meanwhile.
@@ -257,6 +259,10 @@ function Shown({
     // Once: it is not asked for again by going back.
     go(location.pathname, { replace: true });
   }, [wanted, mayCorrect, loading, basket, go]);
+  useEffect(() => {
+    // What is undone, by whomever, is not to be undone once more.
+    if (!past) for (const one of filed) if (stateOf(one, basket) === 'undone') retract(one.id);
+  }, [filed, basket, past, retract]);
   const names = useMemo(() => {
     const known = new Map<number, string>();
     for (const line of explanation?.lines ?? []) if (line.product_name !== null) known.set(line.product_id, line.product_name);
@@ -264,7 +270,6 @@ function Shown({
     return known;
   }, [explanation, now]);
   const name = (product: number) => clipped(names.get(product) ?? null, 60) ?? texts.basket.noName(product);
-  const counting = new Set(basket.corrections.filter((one) => one.counts).map((one) => one.id));
   const then = at === null ? filed : filed.filter((one) => one.sequence !== null && one.sequence <= at);
 
   const done = (correction: FiledCorrection) => {
@@ -278,6 +283,7 @@ function Shown({
         void cache.invalidateQueries({ queryKey: ['explain', shop.shop_id, correction.session_id, 'now'] });
         void cache.invalidateQueries({ queryKey: ['corrections', shop.shop_id, correction.session_id] });
         notify(undoing ? texts.correct.undone : texts.correct.done, {
+          about: undoing ? undefined : correction.id,
           // The notice stays when somebody goes elsewhere, so it leads back to the basket.
           action: undoing
             ? undefined
@@ -306,7 +312,8 @@ function Shown({
           <Findings basket={basket} name={name} onMove={onMove} />
           <Corrections
             filed={then}
-            counting={counting}
+            basket={basket}
+            past={past}
             name={name}
             mayUndo={mayCorrect}
             onUndo={(one, what) => begin({ kind: 'undo', correction: one.id, what })}

@@ -1,11 +1,14 @@
 // The time line of a visit: a slider through its past, and playing it.
 
-import { useEffect, useRef, useState } from 'react';
+import { useEffect, useMemo, useRef, useState } from 'react';
 import { Icon } from '../look/icon';
 import { useKeys } from '../shell/keys';
 import { useShop } from '../shell/shop';
 import { useTexts } from '../shell/use';
-import { indexAt, type Moment, pauseAfter, SPEEDS } from './moments';
+import { indexAt, MARKS, markOf, type Moment, pauseAfter, SPEEDS } from './moments';
+
+/** How many moments are asked for before they are shown. */
+const AHEAD = 2;
 
 export function TimeLine({
   moments,
@@ -27,8 +30,11 @@ export function TimeLine({
   // The last position is now: it goes on with what happens.
   const last = moments.length;
   const index = sequence === null ? last : indexAt(moments, sequence);
+  const isNow = index >= last;
   const latest = useRef(onMove);
   latest.current = onMove;
+  const known = useRef(moments);
+  known.current = moments;
   const soon = useRef(onSoon);
   soon.current = onSoon;
 
@@ -38,17 +44,18 @@ export function TimeLine({
   };
   useEffect(() => {
     if (!playing) return;
-    if (index >= last) {
+    if (isNow) {
       setPlaying(false);
       return;
     }
-    soon.current(moments.slice(index + 1, index + 9).map((moment) => moment.sequence));
+    soon.current(known.current.slice(index + 1, index + 1 + AHEAD).map((moment) => moment.sequence));
+    // What happens meanwhile comes at the end, and holds up nothing.
     const timer = setTimeout(() => {
-      const next = moments[index + 1];
+      const next = known.current[index + 1];
       latest.current(next === undefined ? null : next.sequence);
-    }, pauseAfter(moments, index, speed));
+    }, pauseAfter(known.current, index, speed));
     return () => clearTimeout(timer);
-  }, [playing, index, last, speed, moments]);
+  }, [playing, index, isNow, speed]);
   const play = () => {
     if (playing) return setPlaying(false);
     if (index >= last) moveTo(0);
@@ -61,6 +68,7 @@ export function TimeLine({
     Home: () => moveTo(0),
     End: () => moveTo(last),
   });
+  const marks = useMemo(() => MARKS.filter((mark) => moments.some((moment) => markOf(moment) === mark)), [moments]);
   if (moments.length === 0) return null;
   const here = moments[index];
   const what = here === undefined ? '' : (texts.actions[here.action.toUpperCase()] ?? here.action);
@@ -106,13 +114,22 @@ export function TimeLine({
           }}
         />
         <div className="time-line-marks" aria-hidden="true">
-          {moments.map((moment, at) =>
-            moment.diverges || moment.kind !== 'action' ? (
-              <span key={moment.sequence} className="mark" data-kind={moment.diverges ? 'diverges' : moment.kind} style={{ left: `${(at / last) * 100}%` }} />
-            ) : null,
-          )}
+          {moments.map((moment, at) => {
+            const mark = markOf(moment);
+            return mark === null ? null : <span key={moment.sequence} className="mark" data-kind={mark} style={{ left: `${(at / last) * 100}%` }} />;
+          })}
         </div>
       </div>
+      {marks.length === 0 ? null : (
+        <ul className="plain marks-legend">
+          {marks.map((mark) => (
+            <li key={mark}>
+              <span className="mark" data-kind={mark} aria-hidden="true" />
+              {texts.past.marks[mark]}
+            </li>
+          ))}
+        </ul>
+      )}
       <div className="time-line-tools">
         <button type="button" className="button quiet icon-only" aria-label={texts.past.first} onClick={() => moveTo(0)} disabled={index <= 0}>
           <Icon name="first" />

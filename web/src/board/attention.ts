@@ -7,7 +7,9 @@ import { serverNow } from '../api/clock';
 import { preferences } from '../look/preferences';
 import { useNotices } from '../shell/notices';
 import { useShop } from '../shell/shop';
+import { titleOf } from '../shell/title';
 import { shortOf, useTexts } from '../shell/use';
+import type { Texts } from '../texts/en';
 import { isHandled, type Need, needsOf } from './ordering';
 import { ring } from './sound';
 
@@ -23,6 +25,13 @@ export function hasJustBegun(session: string, now: number): boolean {
   return at !== undefined && now - at < FRESH_MS;
 }
 
+/** What a screen of a shop is called, by its address below the shop's. */
+export function screenOf(path: string, texts: Texts): string {
+  const session = /^\/baskets\/([^/]+)/.exec(path)?.[1];
+  if (session !== undefined) return texts.basket.title(`#${shortOf(session)}`);
+  return path.startsWith('/history') ? texts.history.title : texts.board.title;
+}
+
 export function useAttention(): void {
   const texts = useTexts();
   const { store, shop } = useShop();
@@ -34,8 +43,8 @@ export function useAttention(): void {
     begun.clear();
   }, [store]);
   useEffect(() => {
-    const rest = `${shop.name ?? texts.nav.board} – ${texts.appName}`;
     const board = `/shops/${shop.shop_id}`;
+    const rest = titleOf(screenOf(path.slice(board.length), texts), shop.name, texts.appName);
     const look = () => {
       const now = serverNow();
       // The board does it by itself, and not under a finger.

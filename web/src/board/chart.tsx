@@ -26,8 +26,8 @@ export function DayChart() {
   });
   const events = data?.points.reduce((sum, point) => sum + point.events, 0) ?? 0;
   const takings = data?.points.reduce((sum, point) => sum + point.paid_total, 0) ?? 0;
-  // On a small screen the baskets come first: the chart is there with a tap.
-  const narrow = useMedia('(max-width: 859px)');
+  // Where it would stand above the baskets they come first: the chart is there with a tap.
+  const narrow = useMedia('(max-width: 1599px)');
   const [chosen, setChosen] = useState<boolean | null>(null);
   const open = chosen ?? !narrow;
   return (

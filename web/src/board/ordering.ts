@@ -50,7 +50,7 @@ export interface View {
 
 export interface Arranged {
   sessions: string[];
-  /** How many rows stand elsewhere than they would. */
+  /** How many rows stand elsewhere than they would, also new ones that wait at the end. */
   moved: number;
   /** How many of them are open; those that have just ended are shown a little longer. */
   shown: number;
@@ -81,11 +81,12 @@ export function arrange(rows: Iterable<Row>, view: View, before: readonly string
   const kept = before.filter((session) => there.has(session));
   const known = new Set(kept);
   const place = new Map(sessions.map((session, at) => [session, at]));
-  const stays = kept.filter((session) => place.has(session));
+  const shows = [...kept, ...sessions.filter((session) => !known.has(session))];
+  const places = shows.map((session) => place.get(session)).filter((at) => at !== undefined);
   return {
-    sessions: [...kept, ...sessions.filter((session) => !known.has(session))],
+    sessions: shows,
     shown,
-    moved: kept.length - longestRise(stays.map((session) => place.get(session) ?? 0)),
+    moved: shows.length - longestRise(places),
     open,
   };
 }

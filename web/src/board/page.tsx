@@ -1,10 +1,11 @@
 // The board: the open baskets of the shop as they change.
 
 import { defaultRangeExtractor, useWindowVirtualizer } from '@tanstack/react-virtual';
-import { type KeyboardEvent, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from 'react';
+import { type KeyboardEvent, type PointerEvent, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from 'react';
 import { useLocation, useSearchParams } from 'wouter';
 import { serverNow } from '../api/clock';
 import { Icon } from '../look/icon';
+import { preferences } from '../look/preferences';
 import { useKeys } from '../shell/keys';
 import { last } from '../shell/left';
 import { useName } from '../shell/name';
@@ -19,6 +20,10 @@ import { Tiles } from './tiles';
 
 /** So long after the last touch of the list nothing in it moves. */
 const HOLD_MS = 4_000;
+/** While a mouse is on the list neither; one that has not moved for so long was left lying there. */
+const HOLD_UNDER_MOUSE_MS = 120_000;
+/** Whoever leaves the list may come back at once. */
+const HOLD_AFTER_MOUSE_MS = 500;
 const ARRANGE_EVERY_MS = 250;
 
 export function BoardPage() {
@@ -49,7 +54,7 @@ export function BoardPage() {
   return (
     <div className="board">
       <h1 className="unseen">{texts.board.title}</h1>
-      <Tiles onDiverged={() => set('show', filter === 'diverged' ? 'all' : 'diverged', 'all')} />
+      <Tiles diverged={filter === 'diverged'} onDiverged={() => set('show', filter === 'diverged' ? 'all' : 'diverged', 'all')} />
       <DayChart />
       <section className="card list-card" aria-label={texts.board.grid}>
         <div className="tools">
@@ -190,6 +195,7 @@ function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current
   const height = narrowest ? 112 : narrow ? 74 : 60;
   const list = useRef<HTMLDivElement>(null);
   const [margin, setMargin] = useState(0);
+  const [head, setHead] = useState(0);
   const [focused, setFocused] = useState<string | null>(() => last.basket);
   const wantsFocus = useRef(false);
   const at = useMemo(() => new Map(sessions.map((session, index) => [session, index])), [sessions]);
@@ -198,6 +204,7 @@ function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current
   useLayoutEffect(() => {
     const measure = () => {
       if (list.current !== null) setMargin(list.current.getBoundingClientRect().top + scrollY);
+      setHead(document.querySelector<HTMLElement>('.head')?.offsetHeight ?? 0);
     };
     measure();
     const seen = new ResizeObserver(measure);
@@ -210,6 +217,8 @@ function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current
     estimateSize: () => height,
     overscan: 6,
     scrollMargin: margin,
+    // What is under the head of the page is not seen.
+    scrollPaddingStart: head,
     getItemKey: (index) => sessions[index] ?? index,
     // The row that has the focus stays, wherever the list is scrolled to.
     rangeExtractor: (range) => {
@@ -233,9 +242,17 @@ function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current
     last.basket = session;
     go(`/shops/${shop.shop_id}/baskets/${session}`);
   };
-  const touch = () => {
-    hold.current = Date.now() + HOLD_MS;
+  const touch = (ms = HOLD_MS) => {
+    hold.current = Math.max(hold.current, Date.now() + ms);
   };
+  const pointed = (event: PointerEvent) => touch(event.pointerType === 'mouse' ? HOLD_UNDER_MOUSE_MS : HOLD_MS);
+  // A list that is gone is not left by a mouse any more.
+  useEffect(
+    () => () => {
+      hold.current = 0;
+    },
+    [hold],
+  );
   const move = (to: number) => {
     const index = Math.max(0, Math.min(sessions.length - 1, to));
     const session = sessions[index];
@@ -298,7 +315,7 @@ function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current
         return done();
       case 'i':
       case 'I': {
-        if (!mayHandle) return;
+        if (!mayHandle || !preferences().keys) return;
         const shown = store.row(session);
         if (shown !== undefined && isHandled(shown, serverNow()) && shown.handledBy === name) void release(session);
         else if (shown !== undefined && isHandled(shown, serverNow())) row.querySelector<HTMLElement>('.handled')?.click();
@@ -314,10 +331,11 @@ function Grid({ sessions, hold, reorder }: { sessions: string[]; hold: { current
       className="grid"
       aria-label={texts.board.grid}
       aria-rowcount={sessions.length + 1}
-      onPointerMove={touch}
-      onPointerDown={touch}
+      onPointerEnter={pointed}
+      onPointerMove={pointed}
+      onPointerDown={pointed}
       onPointerLeave={(event) => {
-        if (event.pointerType === 'mouse') hold.current = Math.min(hold.current, Date.now() + 500);
+        if (event.pointerType === 'mouse') hold.current = Math.min(hold.current, Date.now() + HOLD_AFTER_MOUSE_MS);
       }}
       onFocus={(event) => {
         touch();

@@ -65,7 +65,7 @@ export function useSummary() {
   return asked;
 }
 
-export function Tiles({ onDiverged }: { onDiverged: () => void }) {
+export function Tiles({ diverged, onDiverged }: { diverged: boolean; onDiverged: () => void }) {
   const texts = useTexts();
   const { formats, store } = useShop();
   const totals = useBoard(totalsOf);
@@ -82,7 +82,7 @@ export function Tiles({ onDiverged }: { onDiverged: () => void }) {
         value={summary === undefined ? '–' : formats.money(summary.paid_today.amount)}
         note={summary === undefined ? undefined : texts.board.paidCount(formats.number(summary.paid_today.count), summary.paid_today.count)}
       />
-      <button type="button" className="tile tile-button" data-bad={totals.diverged > 0 || undefined} onClick={onDiverged}>
+      <button type="button" className="tile tile-button" aria-pressed={diverged} data-bad={totals.diverged > 0 || undefined} onClick={onDiverged}>
         <span className="tile-name">{texts.board.diverged}</span>
         <span className="tile-value">{of(formats.number(totals.diverged))}</span>
       </button>

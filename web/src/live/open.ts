@@ -32,7 +32,11 @@ export function openLive(
   };
   const overSse = () => {
     if (closed) return;
-    stopMissing = watchMissing(store, (id) => session.client.basket(shop, id, null));
+    stopMissing = watchMissing(
+      store,
+      (id) => session.client.basket(shop, id, null),
+      () => session.client.baskets(shop, { status: 'open', parked: 'true', limit: 200 }),
+    );
     begin(new SseSource({ url: `/v1/shops/${shop}/updates`, headers: () => session.client.headers(), renew: session.renew }, store));
   };
   const { resgate } = config;

@@ -60,7 +60,6 @@ export function clipped(name: string | null, max = NAME_MAX): string | null {
 
 /** The row of a whole basket. What only the page knows is taken from the row before; what happened last may still be told. */
 export function rowOf(basket: Basket, before: Row | undefined, now: number): Row {
-  const newest = basket.lines[basket.lines.length - 1];
   const open = basket.status === 'open';
   return {
     session: basket.session_id,
@@ -79,8 +78,8 @@ export function rowOf(basket: Basket, before: Row | undefined, now: number): Row
     parked: basket.parked_since !== null,
     openedAt: time(basket.opened_at) || before?.openedAt || now,
     lastAction: basket.last_action,
-    lastProduct: before?.lastProduct ?? clipped(newest?.product_name ?? null),
-    // Which action brought it to another version is not said.
+    // Which action brought it to another version, and of which product it was, is not said.
+    lastProduct: before?.version === basket.version ? before.lastProduct : null,
     lastActionId: before?.version === basket.version ? before.lastActionId : 0,
     phoneTime: time(basket.last_action_at),
     touchedAt: time(basket.updated_at) || now,

@@ -17,13 +17,15 @@ export interface SseOptions {
   heartbeatMs?: number;
 }
 
-/** Silence after which the connection is taken for dead, in heartbeats. */
+/** Silence after which the connection is taken for dead, in heartbeats; a shorter one than this is none, however often they come. */
 const DEAD_AFTER = 3;
+const DEAD_AFTER_MS_MIN = 5_000;
 const RETRY_MS_MAX = 10_000;
 
 export class SseSource implements LiveSource {
   readonly kind = 'sse';
-  private readonly heartbeatMs: number;
+  private heartbeatMs: number;
+  private deadAfterMs: number;
   private readonly seen: Seen;
   private lastId: string | null = null;
   private passedId: string | null = null;
@@ -50,6 +52,7 @@ export class SseSource implements LiveSource {
     private readonly sink: Sink,
   ) {
     this.heartbeatMs = options.heartbeatMs ?? HEARTBEAT_MS;
+    this.deadAfterMs = this.heartbeatMs * DEAD_AFTER;
     this.seen = new Seen(options.url.replace(/updates$/, 'seen'), options.headers);
   }
 
@@ -107,9 +110,11 @@ export class SseSource implements LiveSource {
     const headers = this.options.headers();
     let ending: Ending | 'renew' | 'again' | null = null;
     let heardAt = Date.now();
-    const watchdog = setInterval(() => {
-      if (Date.now() - heardAt > this.heartbeatMs * DEAD_AFTER) connection.abort();
-    }, this.heartbeatMs / 2);
+    const watch = () => {
+      if (Date.now() - heardAt > this.deadAfterMs) connection.abort();
+      else watchdog = setTimeout(watch, this.heartbeatMs / 2);
+    };
+    let watchdog = setTimeout(watch, this.heartbeatMs / 2);
     const stop = () => connection.abort();
     signal.addEventListener('abort', stop);
     try {
@@ -154,7 +159,7 @@ export class SseSource implements LiveSource {
     } catch {
       // Cut off, by the network, by ourselves, or never there: it comes again.
     } finally {
-      clearInterval(watchdog);
+      clearTimeout(watchdog);
       signal.removeEventListener('abort', stop);
       connection.abort();
     }
@@ -184,12 +189,17 @@ export class SseSource implements LiveSource {
 
   private take(message: EventSourceMessage): Ending | 'renew' | 'again' | null {
     const now = Date.now();
-    const heard = { heardAt: now, connection: 'open' as const, retryAt: null };
+    const heard: Partial<Signals> = { heardAt: now, connection: 'open', retryAt: null };
     const data: unknown = JSON.parse(message.data);
     let next: Ending | 'renew' | 'again' | null = null;
     switch (message.event) {
       case 'hello': {
-        const hello = data as { recovered: boolean; newest?: string | null; stale_since?: string | null };
+        const hello = data as { recovered: boolean; newest?: string | null; stale_since?: string | null; heartbeat_ms?: number };
+        if (hello.heartbeat_ms !== undefined) {
+          this.heartbeatMs = hello.heartbeat_ms;
+          this.deadAfterMs = Math.max(DEAD_AFTER_MS_MIN, hello.heartbeat_ms * DEAD_AFTER);
+          heard.heartbeatMs = hello.heartbeat_ms;
+        }
         this.helloAt = now;
         this.missedAt = null;
         if (!hello.recovered) {
@@ -228,13 +238,15 @@ export class SseSource implements LiveSource {
       case 'handling':
         this.sink.handling(data as Handling);
         break;
-      case 'coalesced':
-        // Not all that happened is told one by one: we are behind until it is quiet again.
+      case 'coalesced': {
+        // Not all that happened is told one by one: we are behind until the newest of it is here, or where that is not said until it is quiet.
+        const { newest } = data as { newest?: string };
         this.behindSince ??= now;
-        if (this.awaited !== 'snapshot') this.awaited = 'heartbeat';
+        if (this.awaited !== 'snapshot') this.awaited = newest ?? 'heartbeat';
         this.missedAt = null;
         this.signal(heard);
         break;
+      }
       case 'heartbeat': {
         const beat = data as { place: string; sequence: number; stale_since: string | null };
         this.notePassed(message.id);

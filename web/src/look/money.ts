@@ -1,5 +1,7 @@
 // Money, numbers and times, in the reader's locale, with the shop's currency and in its time zone.
 
+import { serverNow } from '../api/clock';
+
 export interface Formats {
   /** An amount; without a currency just the number. */
   money: (amount: number) => string;
@@ -11,6 +13,7 @@ export interface Formats {
   clock: (at: number) => string;
   clockWithSeconds: (at: number) => string;
   day: (at: number) => string;
+  /** With the year where it is not this one. */
   dayAndTime: (at: number) => string;
   /** The day, in the shop's time zone, as `2026-03-01`. */
   dayKey: (at: number) => string;
@@ -38,14 +41,16 @@ export function formatsOf(locale: string, currency: string | null, timeZone: str
   const clock = new Intl.DateTimeFormat(locale, { hour: '2-digit', minute: '2-digit', timeZone: zone });
   const withSeconds = new Intl.DateTimeFormat(locale, { hour: '2-digit', minute: '2-digit', second: '2-digit', timeZone: zone });
   const day = new Intl.DateTimeFormat(locale, { weekday: 'long', day: 'numeric', month: 'long', year: 'numeric', timeZone: zone });
-  const both = new Intl.DateTimeFormat(locale, {
+  const dayAndTime: Intl.DateTimeFormatOptions = {
     day: 'numeric',
     month: 'short',
     hour: '2-digit',
     minute: '2-digit',
     second: '2-digit',
     timeZone: zone,
-  });
+  };
+  const both = new Intl.DateTimeFormat(locale, dayAndTime);
+  const ofAnotherYear = new Intl.DateTimeFormat(locale, { ...dayAndTime, year: 'numeric' });
   const key = new Intl.DateTimeFormat('en-CA', { year: 'numeric', month: '2-digit', day: '2-digit', timeZone: zone });
   const digits = money.resolvedOptions().maximumFractionDigits ?? 2;
   const fits = (amount: number) => Math.abs(amount * 10 ** digits - Math.round(amount * 10 ** digits)) < 1e-6;
@@ -59,7 +64,7 @@ export function formatsOf(locale: string, currency: string | null, timeZone: str
     clock: (at) => clock.format(at),
     clockWithSeconds: (at) => withSeconds.format(at),
     day: (at) => day.format(at),
-    dayAndTime: (at) => both.format(at),
+    dayAndTime: (at) => (key.format(at).slice(0, 4) === key.format(serverNow()).slice(0, 4) ? both : ofAnotherYear).format(at),
     dayKey: (at) => key.format(at),
     timeZone: zone,
     currency: isCurrency(currency) ? currency : null,

@@ -4,10 +4,12 @@ export interface Preferences {
   theme: 'system' | 'light' | 'dark';
   language: 'system' | 'en' | 'de';
   sound: boolean;
+  /** Whether single characters do something by themselves. */
+  keys: boolean;
 }
 
 const KEY = 'ezout.preferences';
-const DEFAULT: Preferences = { theme: 'system', language: 'system', sound: false };
+const DEFAULT: Preferences = { theme: 'system', language: 'system', sound: false, keys: true };
 
 let current: Preferences = read();
 const listeners = new Set<() => void>();
@@ -19,6 +21,7 @@ function read(): Preferences {
       theme: stored.theme === 'light' || stored.theme === 'dark' ? stored.theme : DEFAULT.theme,
       language: stored.language === 'en' || stored.language === 'de' ? stored.language : DEFAULT.language,
       sound: stored.sound === true,
+      keys: stored.keys !== false,
     };
   } catch {
     return DEFAULT;

@@ -11,6 +11,7 @@ import { type Formats, formatsOf } from '../look/money';
 import { Dialog } from '../shell/dialog';
 import { useNotices } from '../shell/notices';
 import { Failed, Loading } from '../shell/states';
+import { useTitle } from '../shell/title';
 import { shortOf, tell, useClient, useMay, useNow, useSpoken, useTexts } from '../shell/use';
 import { rateOf, type Sample, sampleOf, withSample } from './rates';
 
@@ -20,6 +21,7 @@ const LAG_SECONDS_BAD = 5;
 
 export function OperationsPage() {
   const texts = useTexts();
+  useTitle(texts.operations.title);
   const client = useClient();
   const { locale } = useSpoken();
   const now = useNow();

@@ -18,6 +18,7 @@ import { NameProvider } from './name';
 import { useNotices } from './notices';
 import { ShopProvider, useShop } from './shop';
 import { Boundary, Empty, Failed, Loading } from './states';
+import { useTitle } from './title';
 import { useAuth, useAuthState, useMay, useMe, useTexts } from './use';
 
 // The board is what people wait for; the other screens are loaded when they are wanted.
@@ -84,6 +85,7 @@ function Inspect() {
 
 function NoPage() {
   const texts = useTexts();
+  useTitle(texts.notFound.title);
   return (
     <Empty icon="help" title={texts.notFound.title} text={texts.notFound.text}>
       <a className="button" href="/">

@@ -99,6 +99,9 @@ export function Header({ shop, name, badge, onHelp }: { shop: string | null; nam
           >
             {texts.nav.sound}
           </MenuSwitch>
+          <MenuSwitch checked={preferred.keys} onChange={(keys) => prefer({ keys })}>
+            {texts.nav.keys}
+          </MenuSwitch>
           <MenuLine />
           {many ? (
             <MenuItem icon="shop" onClick={() => go('/?choose')}>

@@ -1,8 +1,9 @@
 import { Dialog } from './dialog';
-import { useTexts } from './use';
+import { usePreferences, useTexts } from './use';
 
 export function Help({ open, onClose }: { open: boolean; onClose: () => void }) {
   const texts = useTexts();
+  const { keys } = usePreferences();
   const badge: [string, string, string][] = [
     ['live', texts.fresh.live, texts.fresh.explainLive],
     ['delayed', texts.fresh.delayed(8), texts.fresh.explainDelayed],
@@ -12,6 +13,7 @@ export function Help({ open, onClose }: { open: boolean; onClose: () => void }) 
   return (
     <Dialog open={open} onClose={onClose} title={texts.help.title} wide>
       <h3>{texts.help.keys}</h3>
+      {keys ? null : <p className="note">{texts.help.keysOff}</p>}
       <dl className="keys">
         {texts.help.list.map(([keys, what]) => (
           <div key={keys + what}>

@@ -32,3 +32,30 @@ export function forgetPerson(): void {
     // Nothing is kept then.
   }
 }
+
+const SIGNED_OUT = 'ezout.signed-out';
+
+/** Somebody has signed out by hand: whoever comes next in this browser has to say who they are, whomever the issuer still knows. */
+export function haveSignedOut(): void {
+  try {
+    localStorage.setItem(SIGNED_OUT, 'yes');
+  } catch {
+    // A browser that keeps nothing.
+  }
+}
+
+export function haveSignedIn(): void {
+  try {
+    localStorage.removeItem(SIGNED_OUT);
+  } catch {
+    // Nothing is kept then.
+  }
+}
+
+export function mustAskAgain(): boolean {
+  try {
+    return localStorage.getItem(SIGNED_OUT) !== null;
+  } catch {
+    return false;
+  }
+}

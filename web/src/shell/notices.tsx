@@ -8,16 +8,20 @@ interface Notice {
   id: number;
   text: string;
   kind: 'good' | 'bad';
+  /** What it is about, by which it can be taken back. */
+  about?: string;
   action?: { label: string; run: () => void };
 }
 
 interface Notices {
-  notify: (text: string, more?: { kind?: Notice['kind']; action?: Notice['action'] }) => void;
+  notify: (text: string, more?: { kind?: Notice['kind']; about?: string; action?: Notice['action'] }) => void;
+  /** Takes away the notices about something. */
+  retract: (about: string) => void;
   /** Says something to screen readers, politely. */
   announce: (text: string) => void;
 }
 
-const Context = createContext<Notices>({ notify: () => {}, announce: () => {} });
+const Context = createContext<Notices>({ notify: () => {}, retract: () => {}, announce: () => {} });
 const SHOWN_MS = 7_000;
 
 export function useNotices(): Notices {
@@ -39,9 +43,10 @@ export function NoticesProvider({ children }: { children: ReactNode }) {
     () => ({
       notify: (text, more = {}) => {
         const id = next.current++;
-        setShown((before) => [...before.slice(-2), { id, text, kind: more.kind ?? 'good', action: more.action }]);
+        setShown((before) => [...before.slice(-2), { id, text, kind: more.kind ?? 'good', about: more.about, action: more.action }]);
         setTimeout(() => remove(id), more.action === undefined ? SHOWN_MS : SHOWN_MS * 2);
       },
+      retract: (about) => setShown((before) => (before.some((one) => one.about === about) ? before.filter((one) => one.about !== about) : before)),
       announce: setSaid,
     }),
     [remove],

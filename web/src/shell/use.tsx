@@ -121,7 +121,8 @@ export function tell(error: unknown, texts: Texts): string {
     if (error.status === 503 || error.status === 504) return texts.problems.unavailable;
     if (error.status === 403) return texts.problems.forbidden;
     if (error.status === 404) return texts.problems.notFound;
-    const details = error.body.errors?.map((one) => one.detail).join('; ');
+    // What the service says in words is English; where the page has a text of its own for it, that is told.
+    const details = error.body.errors?.map((one) => texts.correct.problems[one.code] ?? one.detail).join('; ');
     return `${texts.problems.other} ${details ?? error.body.detail ?? ''}`.trim();
   }
   return texts.problems.other;

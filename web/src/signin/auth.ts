@@ -4,9 +4,9 @@ import { type Bearer, Client } from '../api/client';
 import { serverNow } from '../api/clock';
 import type { Problem } from '../api/problem';
 import { problemOf, Unreachable } from '../api/problem';
-import type { Config, Me, Role } from '../api/types';
+import type { AuthConfig, Config, Me, Role } from '../api/types';
 import type { Ending } from '../live/source';
-import { forgetPerson } from '../shell/left';
+import { forgetPerson, haveSignedOut } from '../shell/left';
 import { claimsOf } from './token';
 
 export interface SignedIn {
@@ -66,7 +66,7 @@ export class Auth implements Bearer {
     for (const listener of [...this.listeners]) listener();
   }
 
-  /** Asks how people sign in here; with a token from a link somebody is signed in at once. */
+  /** Asks how people sign in here; with a token from a link somebody is signed in at once, where tokens are what people sign in with. */
   async begin(tokenOfLink: string | null): Promise<void> {
     this.become({ stage: 'starting' });
     try {
@@ -78,7 +78,7 @@ export class Auth implements Bearer {
       return;
     }
     const { auth } = this.config_;
-    if (tokenOfLink !== null) await this.enter({ token: tokenOfLink, renew: null, isOfLink: true });
+    if (tokenOfLink !== null && takesLinks(auth)) await this.enter({ token: tokenOfLink, renew: null, isOfLink: true });
     else if (auth.kind === 'off') await this.enter(null);
     else if (auth.kind === 'oidc' && location.pathname === '/sign-in' && new URLSearchParams(location.search).has('state')) {
       this.become({ stage: 'signing_in' });
@@ -144,10 +144,10 @@ export class Auth implements Bearer {
     else await this.enter(signedIn);
   }
 
-  /** Somebody has opened a link with a token in the page as it is. */
+  /** Somebody has opened a link with a token in the page as it is. It counts only where nobody is signed in: nobody becomes somebody else by a link. */
   async takeLink(token: string): Promise<void> {
     if (this.config_ === null) return this.begin(token);
-    this.forget();
+    if (this.signedIn !== null || !takesLinks(this.config_.auth)) return;
     await this.enter({ token, renew: null, isOfLink: true });
   }
 
@@ -162,7 +162,10 @@ export class Auth implements Bearer {
   /** Signs out. Whoever did so by hand leaves the address behind too; whom it happened to comes back to where they were. */
   leave(why: Why = 'ended'): void {
     this.forget();
-    if (why === 'ended') history.replaceState(null, '', '/');
+    if (why === 'ended') {
+      history.replaceState(null, '', '/');
+      if (this.config_?.auth.kind === 'oidc') haveSignedOut();
+    }
     if (this.config_?.auth.kind === 'off') {
       void this.begin(null);
       return;
@@ -216,6 +219,11 @@ export class Auth implements Bearer {
     if (this.state_.stage === 'signed_out') return;
     this.leave(problem.code === 'token_revoked' ? 'revoked' : problem.code === 'token_expired' ? 'expired' : 'refused');
   }
+}
+
+/** Whether a link may sign somebody in: not where they do so with an issuer, for whoever sent the link would choose who they are. */
+export function takesLinks(auth: AuthConfig): boolean {
+  return auth.kind === 'dev' || auth.kind === 'token';
 }
 
 /** Whether somebody may have been sent to this path. One whom the list of their shops does not lead there has found it left open by another. */

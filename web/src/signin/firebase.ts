@@ -11,6 +11,7 @@ import {
 } from '@firebase/auth';
 import type { AuthConfig } from '../api/types';
 import type { SignedIn } from './auth';
+import { endsAtFirebase } from './ends';
 
 let auth: Auth | null = null;
 
@@ -31,9 +32,8 @@ export async function signIn(email: string, password: string): Promise<SignedIn>
       try {
         return await user.getIdToken(true);
       } catch (error) {
-        if (reasonOf(error) === 'auth/network-request-failed') throw error;
-        // The account is no more, or its sign-in is not: Firebase will say so again.
-        return null;
+        if (endsAtFirebase(reasonOf(error))) return null;
+        throw error;
       }
     },
     end: () => {

@@ -5,7 +5,9 @@
 
 import { ErrorResponse, InMemoryWebStorage, UserManager, type User, WebStorageStateStore } from 'oidc-client-ts';
 import type { AuthConfig } from '../api/types';
+import { haveSignedIn, mustAskAgain } from '../shell/left';
 import type { SignedIn } from './auth';
+import { endsAtIssuer } from './ends';
 
 let manager: UserManager | null = null;
 
@@ -23,15 +25,16 @@ function managerOf(config: Extract<AuthConfig, { kind: 'oidc' }>): UserManager {
   return manager;
 }
 
-/** Leaves for the issuer. */
+/** Leaves for the issuer, which asks who it is also where it still knows somebody, after that person has signed out here. */
 export async function leave(config: Extract<AuthConfig, { kind: 'oidc' }>, comeBackTo: string): Promise<void> {
-  await managerOf(config).signinRedirect({ state: comeBackTo });
+  await managerOf(config).signinRedirect({ state: comeBackTo, ...(mustAskAgain() ? { prompt: 'login' } : {}) });
 }
 
 /** Takes what the issuer has sent back with the person, and where they wanted to be. */
 export async function comeBack(config: Extract<AuthConfig, { kind: 'oidc' }>): Promise<SignedIn & { place: string }> {
   const of = managerOf(config);
   const user = await of.signinRedirectCallback();
+  haveSignedIn();
   // Only a path of this page: what came back with the person is not to lead anywhere else.
   const wanted = typeof user.state === 'string' && /^\/(?!\/)/.test(user.state) ? user.state : '/';
   return {
@@ -44,8 +47,7 @@ export async function comeBack(config: Extract<AuthConfig, { kind: 'oidc' }>): P
             const renewed = await of.signinSilent();
             return renewed === null ? null : tokenOf(renewed);
           } catch (error) {
-            // The issuer has said no, which it will say again; where it was not reached it is asked again.
-            if (error instanceof ErrorResponse) return null;
+            if (error instanceof ErrorResponse && endsAtIssuer(error.error)) return null;
             throw error;
           }
         }

@@ -1,6 +1,7 @@
 // Signing in, in the way in which the service is set up.
 
 import { type FormEvent, type ReactNode, useState } from 'react';
+import { useTitle } from '../shell/title';
 import { tell, useAuth, useTexts } from '../shell/use';
 import type { AuthConfig, Role } from '../api/types';
 import type { Why } from './auth';
@@ -9,6 +10,7 @@ export function SignInPage({ why }: { why: Why }) {
   const texts = useTexts();
   const auth = useAuth();
   const kind = auth.config?.auth.kind;
+  useTitle(texts.signIn.title);
   return (
     <main className="sign-in" id="content">
       <div className="sign-in-card">

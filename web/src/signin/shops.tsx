@@ -5,10 +5,12 @@ import { Link, useLocation } from 'wouter';
 import { isShopId } from '../api/ids';
 import { Icon } from '../look/icon';
 import { Empty } from '../shell/states';
+import { useTitle } from '../shell/title';
 import { useMe, useTexts } from '../shell/use';
 
 export function ShopsPage() {
   const texts = useTexts();
+  useTitle(texts.shops.title);
   const me = useMe();
   const [, go] = useLocation();
   const [search, setSearch] = useState('');

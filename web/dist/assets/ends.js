@@ -1,0 +1,1 @@
+function e(e){return e===`invalid_grant`||e===`login_required`||e===`interaction_required`}function t(e){return e.startsWith(`auth/user-`)||e===`auth/invalid-user-token`}export{e as n,t};
