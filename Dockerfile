@@ -10,7 +10,7 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates curl \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 ezout \
+    && useradd --uid 10001 --no-log-init --shell /usr/sbin/nologin ezout \
     && install --directory --owner ezout --mode 0700 /var/lib/ezout
 COPY --from=build /source/target/release/ezout /usr/local/bin/ezout
 # By number, so that whoever runs it can tell that it is not root.

@@ -1,7 +1,7 @@
 # What there is to do here. Needs Rust and Python 3; servers/install gets the servers where PATH has none.
 # More arguments for a command go in ARGS: make run ARGS=--demo
 
-.PHONY: help run demo web test test-web fuzz chaos bench bench-web pictures servers check
+.PHONY: help run demo web test test-web fuzz chaos bench bench-web pictures servers try-image check
 
 help:
 	@echo "make run      start everything on this machine; Ctrl-C stops it"
@@ -16,6 +16,7 @@ help:
 	@echo "make pictures take the pictures of the README in web/pictures, and of each screen below it"
 	@echo "make check    formatting, lints and documentation, as continuous integration does"
 	@echo "make servers  fetch nats-server and mongod where PATH has none"
+	@echo "make try-image run the commands of the Dockerfile in clean roots; as root on Debian, with debootstrap"
 
 run: servers
 	cargo run -- dev $(ARGS)
@@ -60,6 +61,9 @@ pictures:
 
 servers:
 	@servers/install
+
+try-image:
+	servers/try-image $(ARGS)
 
 check:
 	cargo fmt --check
