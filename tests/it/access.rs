@@ -13,6 +13,7 @@ pub mod guarded;
 mod hostile;
 mod matrix;
 mod names;
+mod rates;
 mod resources;
 mod revoked;
 mod sending;
