@@ -17,4 +17,5 @@ mod rates;
 mod resources;
 mod revoked;
 mod sending;
+mod slow;
 mod streams;
