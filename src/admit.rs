@@ -114,18 +114,23 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
         );
     };
     stop.run_until_cancelled(open).await;
-    let seats: Vec<Seat> = door.watchers().keys().cloned().collect();
+    tasks.close();
     let send_away = async |seat: Seat| {
         door.parts.callout.end(&seat).await;
     };
-    let sending = futures::stream::iter(seats).for_each_concurrent(AT_A_TIME, send_away);
+    let sending = async {
+        // Whoever is being let in still has a seat then, which is one of those.
+        tasks.wait().await;
+        let seats: Vec<Seat> = door.watchers().keys().cloned().collect();
+        let sending = futures::stream::iter(seats).for_each_concurrent(AT_A_TIME, send_away);
+        sending.await;
+    };
     if tokio::time::timeout(END_ALL_MAX, sending).await.is_err() {
         tracing::warn!(
             "not every watcher was sent away within {} s; those who are left stay until their time is over",
             END_ALL_MAX.as_secs()
         );
     }
-    tasks.close();
 }
 
 impl Door {
@@ -192,6 +197,11 @@ impl Door {
             }
         };
         let place = identity.subject().map(|subject| self.places.take(subject.to_owned()));
+        if self.stop.is_cancelled() {
+            // Nobody would watch over them any more.
+            callout.refuse(caller, "stopping", now).await;
+            return;
+        }
         let Ok(place) = place.transpose() else {
             metrics.limited_places.with_label_values(&["watcher"]).inc();
             callout.refuse(caller, "overloaded", now).await;
