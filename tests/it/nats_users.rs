@@ -51,6 +51,10 @@ async fn each_user_may_do_what_the_table_says_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_lets_everybody_do_everything_makes_a_part_not_ready() {
     let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    let journal = jetstream.create_stream(ezout::journal::settings(1)).await.unwrap();
+    let appended = jetstream.publish("checkout.0.shop", "an event".into()).await.unwrap();
+    appended.await.unwrap();
     let url = stack.nats.url().replace("nats://", "nats://api:whatever@");
     let service = stack.launch("api", &[("EZOUT_NATS_URL", &url)]);
     let reasons = wait_for("what must be refused to be tried", async || {
@@ -68,8 +72,8 @@ async fn a_server_that_lets_everybody_do_everything_makes_a_part_not_ready() {
         assert!(reasons.contains(part), "{part} is not in {reasons}");
     }
     // And no harm was done by trying.
-    let journal = stack.jetstream().await.get_stream("CHECKOUT").await.unwrap();
-    assert_eq!(journal.cached_info().state.messages, 0);
+    assert_eq!(journal.get_info().await.unwrap().state.messages, 1);
+    assert_eq!(journal.get_raw_message(1).await.unwrap().payload, "an event");
 }
 
 #[tokio::test(flavor = "multi_thread")]
