@@ -103,6 +103,27 @@ async fn who_comes_as_none_of_the_users_of_a_part_is_not_ready() {
         );
         assert!(reasons.contains("api, project, correct or serve"), "{reasons}");
     }
+
+    // The door has a user and an address of its own.
+    let (keys, seed) = (stack.folder().join("keys"), stack.nats.users().unwrap().issuer_seed());
+    let service = stack.launch(
+        "api",
+        &[
+            ("EZOUT_NATS_URL", &*stack.nats.url_of(User::Api)),
+            ("EZOUT_NATS_DOOR_URL", &bob),
+            ("EZOUT_NATS_ISSUER_SEED", &seed),
+            ("EZOUT_AUTH", "dev"),
+            ("EZOUT_AUTH_DEV_KEYS", keys.to_str().unwrap()),
+        ],
+    );
+    wait_for("the reason", async || {
+        let readiness = service.readiness().await?;
+        let reasons = readiness["reasons"].to_string();
+        reasons
+            .contains("nats/users.conf is door, in EZOUT_NATS_DOOR_URL")
+            .then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
