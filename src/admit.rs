@@ -83,8 +83,8 @@ struct Watcher {
     let_in_at: Instant,
     has_come: bool,
     is_ending: bool,
-    /// Given back when it is forgotten.
-    _place: Option<Arc<Place<String>>>,
+    /// Given back when it is forgotten, or its server is gone.
+    place: Option<Arc<Place<String>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -110,6 +110,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
             door.hear_who_comes(),
             door.forget_those_who_leave(),
             door.forget_those_who_stay_away(),
+            door.give_back_places(),
             door.end_rights(&tasks)
         );
     };
@@ -196,12 +197,12 @@ impl Door {
                 return;
             }
         };
-        let place = identity.subject().map(|subject| self.places.take(subject.to_owned()));
         if self.stop.is_cancelled() {
             // Nobody would watch over them any more.
             callout.refuse(caller, "stopping", now).await;
             return;
         }
+        let place = identity.subject().map(|subject| self.places.take(subject.to_owned()));
         let Ok(place) = place.transpose() else {
             metrics.limited_places.with_label_values(&["watcher"]).inc();
             callout.refuse(caller, "overloaded", now).await;
@@ -216,7 +217,7 @@ impl Door {
             let_in_at: Instant::now(),
             has_come: false,
             is_ending: false,
-            _place: place.map(Arc::new),
+            place: place.map(Arc::new),
         };
         let is_full = self.watchers().len() >= WATCHERS_MAX;
         let is_much = matches!(&shops, Shops::Only(shops) if shops.len() > SHOPS_MAX);
@@ -299,6 +300,34 @@ impl Door {
                 self.remember(|watchers| {
                     watchers.remove(&seat);
                 });
+            }
+        }
+    }
+
+    /// Gives the places back of those whose server is gone: it tells nobody that they have left. They are watched over as
+    /// before, since a server that is only cut off may still have them.
+    async fn give_back_places(&self) {
+        let callout = &self.parts.callout;
+        let mut status = callout.status();
+        let mut again = tokio::time::interval(LOOK_AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changed = status.changed() => if changed.is_err() { return },
+                _ = again.tick() => {}
+            }
+            if !status.borrow_and_update().up {
+                continue;
+            }
+            let servers: BTreeSet<String> = self.watchers().keys().map(|seat| seat.server().to_owned()).collect();
+            for server in servers {
+                if !callout.is_gone(&server).await {
+                    continue;
+                }
+                let mut watchers = self.watchers();
+                for (_, watcher) in watchers.iter_mut().filter(|(seat, _)| seat.server() == server) {
+                    drop(watcher.place.take());
+                }
             }
         }
     }

@@ -499,6 +499,24 @@ async fn one_caller_has_no_more_connections_than_it_may() {
 }
 
 /// A shop with something in it: its updates are there to be heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_keeps_nobodys_place() {
+    let one = async |_: &Stack| vec![("EZOUT_VIEWERS_PER_CALLER", "1".to_owned())];
+    let mut doors = Doors::open_with(one).await;
+    let shop = shop();
+    let token = doors.merchant("m", &[&shop]);
+    let before = doors.watcher(&token).await;
+    // So the streams are there for good.
+    let mut updates = before.subscribe(&format!("updates.store.{shop}")).await;
+    doors.happens(&shop).await;
+    updates.next().await.unwrap();
+    assert!(!doors.lets_in(&token).await, "one is all that they may have");
+    doors.stack.nats.kill().await;
+    drop(before);
+    doors.stack.nats.restart().await.unwrap();
+    drop(doors.watcher(&token).await);
+}
+
 async fn with_updates(doors: &Doors) -> String {
     let shop = shop();
     doors.happens(&shop).await;
