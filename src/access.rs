@@ -23,7 +23,7 @@ use crate::core::error_chain;
 use crate::core::id::ShopperId;
 use crate::core::policy::{self, Caller, Denied, Object, Role, Shops, Verb};
 use crate::core::retry::Backoff;
-use crate::keys::{Claims, Keys, Refused};
+use crate::keys::{Claims, Keys, Refused, SKEW_MAX};
 use crate::metrics::Metrics;
 use crate::views::{Deed, Member, Revocation, Revoked, Rights, ViewError, Views, parse_shops};
 
@@ -568,10 +568,12 @@ impl Access {
 }
 
 /// When a token was revoked, as far as that counts at the time `now`: itself, or with all of its subject that were signed
-/// in for before then. One that does not say when that was may be of an old sign-in however new it is.
+/// in for before then, by a clock of the issuer that may be ahead of the one of the revocation. One that does not say when
+/// that was may be of an old sign-in however new it is.
 fn revocation_of(rights: &Rights, claims: &Claims, now: OffsetDateTime) -> Option<OffsetDateTime> {
     let counts = |revocation: &&Revocation| revocation.ends_at.is_none_or(|end| now < end);
-    let is_of_before = |revocation: &&Revocation| claims.authenticated_at.is_none_or(|at| at <= revocation.at);
+    let is_of_before =
+        |revocation: &&Revocation| claims.authenticated_at.is_none_or(|at| at - revocation.at <= SKEW_MAX);
     let of_subject = rights.revoked.get(&Revoked::Subject(claims.subject.clone()));
     let of_subject = of_subject.filter(counts).filter(is_of_before);
     let of_token = rights.revoked.get(&Revoked::Token(claims.token_id.clone()));
@@ -781,14 +783,15 @@ mod tests {
             .revoked
             .insert(Revoked::Subject("ada".to_owned()), since(at(100)));
         assert_eq!(revoked(&rights, 100), Some(at(100)));
-        assert_eq!(revoked(&rights, 101), None, "signed in again");
+        assert_eq!(revoked(&rights, 160), Some(at(100)), "by a clock that is ahead");
+        assert_eq!(revoked(&rights, 161), None, "signed in again");
         rights.revoked.insert(Revoked::Token("1".to_owned()), since(at(200)));
-        assert_eq!(revoked(&rights, 101), Some(at(200)));
+        assert_eq!(revoked(&rights, 161), Some(at(200)));
         // The subject was revoked again after the token, which is not of those that it means.
         rights
             .revoked
             .insert(Revoked::Subject("ada".to_owned()), since(at(300)));
-        assert_eq!(revoked(&rights, 301), Some(at(200)));
+        assert_eq!(revoked(&rights, 361), Some(at(200)));
         assert_eq!(revoked(&rights, 0), Some(at(200)));
     }
 

@@ -83,8 +83,8 @@ struct Watcher {
     let_in_at: Instant,
     has_come: bool,
     is_ending: bool,
-    /// Given back when it is forgotten.
-    _place: Option<Arc<Place<String>>>,
+    /// Given back when it is forgotten, or its server is gone.
+    place: Option<Arc<Place<String>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -110,22 +110,28 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
             door.hear_who_comes(),
             door.forget_those_who_leave(),
             door.forget_those_who_stay_away(),
+            door.give_back_places(),
             door.end_rights(&tasks)
         );
     };
     stop.run_until_cancelled(open).await;
-    let seats: Vec<Seat> = door.watchers().keys().cloned().collect();
+    tasks.close();
     let send_away = async |seat: Seat| {
         door.parts.callout.end(&seat).await;
     };
-    let sending = futures::stream::iter(seats).for_each_concurrent(AT_A_TIME, send_away);
+    let sending = async {
+        // Whoever is being let in still has a seat then, which is one of those.
+        tasks.wait().await;
+        let seats: Vec<Seat> = door.watchers().keys().cloned().collect();
+        let sending = futures::stream::iter(seats).for_each_concurrent(AT_A_TIME, send_away);
+        sending.await;
+    };
     if tokio::time::timeout(END_ALL_MAX, sending).await.is_err() {
         tracing::warn!(
             "not every watcher was sent away within {} s; those who are left stay until their time is over",
             END_ALL_MAX.as_secs()
         );
     }
-    tasks.close();
 }
 
 impl Door {
@@ -191,6 +197,11 @@ impl Door {
                 return;
             }
         };
+        if self.stop.is_cancelled() {
+            // Nobody would watch over them any more.
+            callout.refuse(caller, "stopping", now).await;
+            return;
+        }
         let place = identity.subject().map(|subject| self.places.take(subject.to_owned()));
         let Ok(place) = place.transpose() else {
             metrics.limited_places.with_label_values(&["watcher"]).inc();
@@ -206,7 +217,7 @@ impl Door {
             let_in_at: Instant::now(),
             has_come: false,
             is_ending: false,
-            _place: place.map(Arc::new),
+            place: place.map(Arc::new),
         };
         let is_full = self.watchers().len() >= WATCHERS_MAX;
         let is_much = matches!(&shops, Shops::Only(shops) if shops.len() > SHOPS_MAX);
@@ -289,6 +300,34 @@ impl Door {
                 self.remember(|watchers| {
                     watchers.remove(&seat);
                 });
+            }
+        }
+    }
+
+    /// Gives the places back of those whose server is gone: it tells nobody that they have left. They are watched over as
+    /// before, since a server that is only cut off may still have them.
+    async fn give_back_places(&self) {
+        let callout = &self.parts.callout;
+        let mut status = callout.status();
+        let mut again = tokio::time::interval(LOOK_AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changed = status.changed() => if changed.is_err() { return },
+                _ = again.tick() => {}
+            }
+            if !status.borrow_and_update().up {
+                continue;
+            }
+            let servers: BTreeSet<String> = self.watchers().keys().map(|seat| seat.server().to_owned()).collect();
+            for server in servers {
+                if !callout.is_gone(&server).await {
+                    continue;
+                }
+                let mut watchers = self.watchers();
+                for (_, watcher) in watchers.iter_mut().filter(|(seat, _)| seat.server() == server) {
+                    drop(watcher.place.take());
+                }
             }
         }
     }

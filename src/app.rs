@@ -137,7 +137,15 @@ pub async fn run(
         checks.push(projector_check(status.clone()));
     }
     let access = start_access(&options, &views, &metrics, &tasks, &stop_journal)?;
-    checks.push(rights_check(&options, role, &access, &journal, &tasks, &stop_journal)?);
+    let callout = connect_door(&options, role, &access).await?;
+    checks.push(rights_check(
+        &options,
+        role,
+        &access,
+        (&journal, callout.as_ref()),
+        &tasks,
+        &stop_journal,
+    )?);
     checks.push(access_check(&access, &views));
     let admin_router = health::router(Arc::clone(&metrics), checks, admin_token(&options)?);
     tasks.spawn(http::serve::serve(
@@ -158,7 +166,7 @@ pub async fn run(
         .corrects()
         .then(|| start_correcting(&options, &journal, &views, &metrics));
 
-    let door = open_door(&options, role, &access, &metrics).await?;
+    let door = callout.map(|callout| open_door(&options, callout, &access, &metrics));
 
     let becoming_ready = announce(&journal, &views, ready);
     if let Some(listener) = api {
@@ -280,13 +288,8 @@ fn start_access(
     ))
 }
 
-/// Lets watchers in who connect to NATS themselves, where that is asked for, and answers how to stop it.
-async fn open_door(
-    options: &ServiceOptions,
-    role: Role,
-    access: &Access,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<Option<(JoinHandle<()>, CancellationToken)>> {
+/// Connects to where servers ask who somebody is that they do not know, where that is asked for.
+async fn connect_door(options: &ServiceOptions, role: Role, access: &Access) -> anyhow::Result<Option<Callout>> {
     let Some(url) = options.admit.door_url.as_ref().filter(|_| role.serves_http()) else {
         return Ok(None);
     };
@@ -295,17 +298,37 @@ async fn open_door(
     }
     let seed = options.admit.issuer_seed.as_deref();
     let seed = seed.context("EZOUT_NATS_DOOR_URL needs EZOUT_NATS_ISSUER_SEED")?;
+    let callout = Callout::start(url, Issuer::read(seed)?).await;
+    callout.context("EZOUT_NATS_DOOR_URL").map(Some)
+}
+
+/// Lets watchers in who connect to NATS themselves, and answers how to stop it.
+fn open_door(
+    options: &ServiceOptions,
+    callout: Callout,
+    access: &Access,
+    metrics: &Arc<Metrics>,
+) -> (JoinHandle<()>, CancellationToken) {
     let parts = admit::Parts {
-        callout: Callout::start(url, Issuer::read(seed)?)
-            .await
-            .context("EZOUT_NATS_DOOR_URL")?,
+        callout,
         access: access.clone(),
         per_caller: options.http.limits.viewers_per_caller,
         metrics: Arc::clone(metrics),
     };
     let stop = CancellationToken::new();
     let admitting = admit::run(parts, stop.clone()).instrument(tracing::error_span!("admit"));
-    Ok(Some((tokio::spawn(admitting), stop)))
+    (tokio::spawn(admitting), stop)
+}
+
+/// A connection to NATS, and who may come by it.
+struct Reached<'a> {
+    variable: &'static str,
+    url: &'a str,
+    status: watch::Receiver<nats::Status>,
+    is_meant: fn(User) -> bool,
+    meant: &'static str,
+    /// Whether the server has users, where it is reached as none of them.
+    has_users: watch::Sender<Option<bool>>,
 }
 
 /// Tries what the users of this process must not do, where they are ours; their part in readiness. Where they are not,
@@ -314,32 +337,54 @@ fn rights_check(
     options: &ServiceOptions,
     role: Role,
     access: &Access,
-    journal: &Journal,
+    (journal, callout): (&Journal, Option<&Callout>),
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<health::Check> {
     let mut tried = Vec::new();
     let (mut strangers, mut warnings) = (Vec::new(), Vec::new());
-    let has_users = watch::Sender::new(None);
     let try_on = |trying: BoxFuture<'static, ()>| {
         let stop = stop.clone();
         tasks.spawn(async move { stop.run_until_cancelled(trying).await });
     };
-    let is_door: fn(User) -> bool = |user| user == User::Door;
-    let door = options.admit.door_url.as_ref().map(|url| (url, is_door, "door"));
-    let part = (&options.journal.nats_url, User::is_part as fn(User) -> bool, PART_USERS);
-    for (url, is_meant, meant) in [Some(part), door].into_iter().flatten() {
-        let address = Address::parse(url).context("EZOUT_NATS_URL or EZOUT_NATS_DOOR_URL")?;
-        let status = journal.link().status();
+    let part = Reached {
+        variable: "EZOUT_NATS_URL",
+        url: &options.journal.nats_url,
+        status: journal.link().status(),
+        is_meant: User::is_part,
+        meant: PART_USERS,
+        has_users: watch::Sender::new(None),
+    };
+    let of_nobody = part.has_users.subscribe();
+    let door = callout
+        .zip(options.admit.door_url.as_deref())
+        .map(|(callout, url)| Reached {
+            variable: "EZOUT_NATS_DOOR_URL",
+            url,
+            status: callout.status(),
+            is_meant: |user| user == User::Door,
+            meant: "door",
+            has_users: watch::Sender::new(None),
+        });
+    let mut nameless = Vec::new();
+    for reached in [Some(part), door].into_iter().flatten() {
+        let Reached {
+            variable,
+            meant,
+            status,
+            ..
+        } = reached;
+        let address = Address::parse(reached.url).context(variable)?;
         let Some(name) = address.user().map(str::to_owned) else {
-            let trying = nats::keep_trying_as_nobody(address, status, has_users.clone());
+            let trying = nats::keep_trying_as_nobody(address, status, reached.has_users.clone());
             try_on(trying.boxed());
+            nameless.push((variable, meant, reached.has_users));
             continue;
         };
-        let Some(user) = User::of(&name).filter(|user| is_meant(*user)) else {
+        let Some(user) = User::of(&name).filter(|user| (reached.is_meant)(*user)) else {
             strangers.push(format!(
                 "NATS is reached as {name:?}, of whom nobody knows what must be refused; \
-                 the user for it in nats/users.conf is {meant}"
+                 the user for it in nats/users.conf is {meant}, in {variable}"
             ));
             continue;
         };
@@ -361,7 +406,7 @@ fn rights_check(
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let is_open = access.asks().then(|| has_users.subscribe());
+    let is_open = access.asks().then_some(of_nobody);
     if let Some(mut is_open) = is_open.clone() {
         let telling = async move {
             if is_open.wait_for(|has_users| *has_users == Some(false)).await.is_ok() {
@@ -377,11 +422,12 @@ fn rights_check(
     };
     let check = health::Check::new("rights", move || {
         let mut reasons = strangers.clone();
-        if *has_users.borrow() == Some(true) {
-            reasons.push(format!(
-                "NATS has users, and this process came as none of them; \
-                 name {PART_USERS} in EZOUT_NATS_URL"
-            ));
+        for (variable, meant, has_users) in &nameless {
+            if *has_users.borrow() == Some(true) {
+                reasons.push(format!(
+                    "NATS has users, and this process came as none of them; name {meant} in {variable}"
+                ));
+            }
         }
         reasons.extend(tried.iter().flat_map(|(name, tried)| tried.borrow().reasons(name)));
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }

@@ -379,13 +379,15 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(other_method)
         .layer(middleware::from_fn_with_state(api.clone(), door::count))
         .layer(CatchPanicLayer::custom(after_panic))
-        .layer(middleware::from_fn_with_state(api.clone(), traced::answer))
-        .layer(middleware::map_response(harden));
-    // It answers every OPTIONS, which nobody asks where no other page may use the API.
+        .layer(middleware::from_fn_with_state(api.clone(), traced::answer));
+    // It answers every OPTIONS, which nobody asks where no other page may use the API. What is counted within it can be
+    // read by those pages, and what it answers itself is counted before it.
     if let Some(cors) = api.0.cors.clone() {
-        router = router.layer(cors);
+        router = router
+            .layer(cors)
+            .layer(middleware::from_fn_with_state(api.clone(), door::count_preflight));
     }
-    router.with_state(api)
+    router.layer(middleware::map_response(harden)).with_state(api)
 }
 
 /// What browsers are told about every answer: it is of the type that it says, is shown in no frame, and where it came

@@ -57,6 +57,8 @@ struct Rules {
     algorithms: Vec<Algorithm>,
     /// The claim that holds the rights, where they are no claims of their own.
     claim: Option<String>,
+    /// The tenant of Firebase whose users may come; those of none, where there is none.
+    tenant: Option<String>,
 }
 
 /// The keys of one issuer, and what was checked with them. Clones share both.

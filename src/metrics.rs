@@ -49,7 +49,7 @@ const REJECTIONS: [&str; 25] = [
 const DOORS: [&str; 4] = ["updates", "replay", "resgate", "nats"];
 
 /// Why a token is not believed.
-const TOKEN_REFUSALS: [&str; 12] = [
+const TOKEN_REFUSALS: [&str; 13] = [
     "malformed",
     "too_large",
     "algorithm",
@@ -59,6 +59,7 @@ const TOKEN_REFUSALS: [&str; 12] = [
     "not_yet_valid",
     "issuer",
     "audience",
+    "tenant",
     "subject",
     "custom_token",
     "keys_unavailable",

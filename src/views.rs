@@ -40,7 +40,7 @@ use mongodb::bson::{Document, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ChangeStreamEvent;
 use mongodb::error::ErrorKind;
-use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
+use mongodb::options::{Acknowledgment, ClientOptions, ReadPreference, WriteConcern};
 use mongodb::{Client, Collection, Database};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -298,6 +298,8 @@ pub async fn connect(config: &Config) -> Result<Database, mongodb::error::Error>
         .w_timeout(COMMAND_TIMEOUT)
         .build();
     options.write_concern = Some(durable);
+    // Whatever the connection string says: a secondary may not know yet who was revoked, or who owns a partition.
+    options.selection_criteria = Some(ReadPreference::Primary.into());
     Ok(Client::with_options(options)?.database(&config.database))
 }
 
@@ -405,4 +407,30 @@ async fn write_command(database: &Database, operation: &'static str, command: Do
 fn durable() -> Document {
     let timeout = i64::try_from(COMMAND_TIMEOUT.as_millis()).expect("seconds fit");
     doc! { "w": "majority", "j": true, "wtimeout": timeout }
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::options::SelectionCriteria;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn everything_is_read_from_the_primary_whatever_the_connection_string_says() {
+        for preference in ["", "&readPreference=secondaryPreferred", "&readPreference=nearest"] {
+            let config = Config {
+                uri: format!("mongodb://127.0.0.1:1/?replicaSet=rs0{preference}"),
+                database: "ezout".to_owned(),
+            };
+            let database = connect(&config).await.unwrap();
+            let criteria = database.selection_criteria();
+            assert!(
+                matches!(
+                    criteria,
+                    Some(SelectionCriteria::ReadPreference(ReadPreference::Primary))
+                ),
+                "{preference}: {criteria:?}"
+            );
+        }
+    }
 }

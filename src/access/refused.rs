@@ -18,8 +18,8 @@ use crate::views::{Deed, Views};
 pub(super) const WAITING_MAX: usize = 256;
 /// The same one is noted again after this.
 const AGAIN_AFTER: Duration = Duration::from_mins(1);
-/// Refusals that are remembered to be the same.
-const KNOWN_MAX: usize = 10_000;
+/// Refusals that are remembered to be the same, and so the most that are noted in that time.
+const KNOWN_MAX: usize = 300;
 
 /// By whom, what and why. Not where: the caller chooses that.
 type Same = (String, &'static str, String);

@@ -1,8 +1,8 @@
 //! Who may do what: one function, which every door asks.
 //!
 //! It is pure, and it is whole: a caller, a verb and what it is done to give an answer, whether it was
-//! HTTP, Resgate, NATS or a command that asked. Nothing is looked up here, so the time that an answer
-//! takes tells nobody what exists.
+//! HTTP, Resgate or NATS that asked. Commands do not ask: who runs one has the servers' passwords. Nothing is
+//! looked up here, so the time that an answer takes tells nobody what exists.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -100,7 +100,7 @@ async fn receive_original(
             ));
         }
     }
-    let body = body::read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE, api.bodies()).await?;
+    let body = body::received(request, EVENT_BYTES_MAX, EVENT_DEADLINE, api).await?;
     let caller = AppendingCaller::new(api, identity);
     record(api, caller.entry(shop, &body.bytes, Strictness::Original)?).await
 }
@@ -163,7 +163,7 @@ pub(super) async fn events(
 }
 
 async fn receive_one(api: &Api, identity: &Identity, shop: ShopId, request: Request) -> Result<Stored, Problem> {
-    let body = body::read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE, api.bodies()).await?;
+    let body = body::received(request, EVENT_BYTES_MAX, EVENT_DEADLINE, api).await?;
     let caller = AppendingCaller::new(api, identity);
     record(api, caller.entry(Some(shop), &body.bytes, Strictness::Strict)?).await
 }
@@ -246,7 +246,7 @@ async fn receive_lines(
     request: Request,
 ) -> Result<Vec<Verdict>, Problem> {
     let peer = request.extensions().get::<Peer>().copied();
-    let body = body::read(request.into_body(), LINES_BYTES_MAX, LINES_DEADLINE, api.bodies()).await?;
+    let body = body::received(request, LINES_BYTES_MAX, LINES_DEADLINE, api).await?;
     let entries = parse_lines(api, identity, shop, &body.bytes).await?;
     // One was taken at the door; what is no event costs nothing. Whoever sends too much is told so before the shop is
     // charged, so that nobody uses up what is there for all who send to it.

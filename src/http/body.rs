@@ -14,7 +14,9 @@ use futures::StreamExt as _;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::Api;
 use super::append::{EVENT_BYTES_MAX, EVENT_DEADLINE};
+use super::door;
 use super::problem::{Code, Problem};
 use crate::core::event::FieldError;
 
@@ -103,6 +105,20 @@ impl BodyMemory {
     }
 }
 
+/// Reads the body of a request, of at most `limit` bytes and complete within `deadline`, and asks once more whether its
+/// sender may do what the door let them in for: much may have happened until the last byte came.
+pub(super) async fn received(
+    request: Request,
+    limit: usize,
+    deadline: Duration,
+    api: &Api,
+) -> Result<Held<'_>, Problem> {
+    let (head, body) = request.into_parts();
+    let held = read(body, limit, deadline, api.bodies()).await?;
+    door::ask_again(api, &head.extensions)?;
+    Ok(held)
+}
+
 /// Reads a body of at most `limit` bytes that is complete within `deadline`.
 pub(super) async fn read(
     body: Body,
@@ -132,13 +148,13 @@ pub(super) async fn read(
 
 /// Reads the fields of a small body. It has to say that it is JSON: any other type a page of elsewhere could send
 /// without having asked.
-pub(super) async fn fields<T: DeserializeOwned>(request: Request, memory: &BodyMemory) -> Result<T, Problem> {
+pub(super) async fn fields<T: DeserializeOwned>(request: Request, api: &Api) -> Result<T, Problem> {
     refuse_encoding(request.headers())?;
     if media_type(request.headers()) != MediaType::Json {
         let rule = "send the fields as one object of application/json";
         return Err(Problem::new(Code::UnsupportedMediaType, rule));
     }
-    let body = read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE, memory).await?;
+    let body = received(request, EVENT_BYTES_MAX, EVENT_DEADLINE, api).await?;
     serde_json::from_slice(&body.bytes).map_err(|error| {
         // Where it ends is of no use to anybody.
         let detail = error.to_string();

@@ -55,7 +55,7 @@ pub(super) async fn create(
             let rule = "send one correction as application/json";
             return Err(Problem::new(Code::UnsupportedMediaType, rule));
         }
-        let body = body::read(request.into_body(), EVENT_BYTES_MAX, EVENT_DEADLINE, api.bodies()).await?;
+        let body = body::received(request, EVENT_BYTES_MAX, EVENT_DEADLINE, &api).await?;
         let Proposed { id, mut proposal } = Proposed::parse(&body.bytes).map_err(no_correction)?;
         drop(body);
         if let Some(subject) = identity.subject() {

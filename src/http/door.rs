@@ -2,13 +2,13 @@
 //!
 //! A door looks at the token and at the shop in the path, before anything is read, so a caller who may
 //! not is answered the same and as fast whatever there is. What belongs to another shop is answered as
-//! what does not exist.
+//! what does not exist. Who sends a body is asked again when all of it is there.
 
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::handler::Handler;
 use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, Method};
+use axum::http::{Extensions, HeaderMap, Method};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
@@ -101,6 +101,43 @@ pub(super) async fn count(State(api): State<Api>, request: Request, next: Next) 
     }
 }
 
+/// Counts a request that asks whether a page may ask, as any other.
+pub(super) async fn count_preflight(api: State<Api>, request: Request, next: Next) -> Response {
+    if request.method() == Method::OPTIONS {
+        count(api, request, next).await
+    } else {
+        next.run(request).await
+    }
+}
+
+/// What a door has let somebody in for.
+#[derive(Debug, Clone)]
+struct LetIn {
+    identity: Identity,
+    verb: Verb,
+    object: Object,
+}
+
+impl LetIn {
+    /// Whether they may do it now.
+    fn decide(&self, api: &Api, now: OffsetDateTime) -> Result<(), Problem> {
+        let Self { identity, verb, object } = self;
+        let access = api.access();
+        let decided = access.decide(identity, *verb, *object, now);
+        let decided = decided.inspect_err(|refusal| access.note_refused(identity, *verb, *object, refusal));
+        decided.map_err(|refusal| refused(api, &refusal))
+    }
+}
+
+/// Asks whether the sender of a request with these extensions still may do what they were let in for.
+pub(super) fn ask_again(api: &Api, extensions: &Extensions) -> Result<(), Problem> {
+    match extensions.get::<LetIn>() {
+        Some(let_in) => let_in.decide(api, OffsetDateTime::now_utc()),
+        // Where the body names the shop, it is asked when that is read.
+        None => Ok(()),
+    }
+}
+
 /// What a path names, unless it is no text.
 type ShopPath = Result<RawPathParams, RawPathParamsRejection>;
 
@@ -112,15 +149,24 @@ async fn pass(api: &Api, door: Door, path: ShopPath, mut request: Request, next:
         return Problem::new(Code::Forbidden, detail).into_response();
     }
     match enter(api, door, shop, request.headers()).await {
-        Ok(identity) => {
-            request.extensions_mut().insert(identity);
+        Ok((identity, let_in)) => {
+            let extensions = request.extensions_mut();
+            extensions.insert(identity);
+            if let Some(let_in) = let_in {
+                extensions.insert(let_in);
+            }
             next.run(request).await
         }
         Err(problem) => problem.into_response(),
     }
 }
 
-async fn enter(api: &Api, door: Door, shop: Option<ShopId>, headers: &HeaderMap) -> Result<Identity, Problem> {
+async fn enter(
+    api: &Api,
+    door: Door,
+    shop: Option<ShopId>,
+    headers: &HeaderMap,
+) -> Result<(Identity, Option<LetIn>), Problem> {
     let limits = api.limits();
     let now = OffsetDateTime::now_utc();
     let access = api.access();
@@ -137,10 +183,14 @@ async fn enter(api: &Api, door: Door, shop: Option<ShopId>, headers: &HeaderMap)
         (Door::System(verb), _) => Some((verb, Object::System)),
         _ => None,
     };
-    if let Some((verb, object)) = asked {
-        let decided = access.decide(&identity, verb, object, now);
-        let decided = decided.inspect_err(|refusal| access.note_refused(&identity, verb, object, refusal));
-        decided.map_err(refused)?;
+    let let_in = asked.map(|(verb, object)| LetIn {
+        identity: identity.clone(),
+        verb,
+        object,
+    });
+    if let Some(let_in) = &let_in {
+        let_in.decide(api, now)?;
+        let LetIn { verb, object, .. } = *let_in;
         if let (Verb::Append, Object::Shop(shop)) = (verb, object) {
             limits.shop(shop, 1)?;
         }
@@ -149,7 +199,7 @@ async fn enter(api: &Api, door: Door, shop: Option<ShopId>, headers: &HeaderMap)
         access.caller(&identity, now).map_err(refused)?;
     }
     // A name that no shop can have is for the route to refuse.
-    Ok(identity)
+    Ok((identity, let_in))
 }
 
 /// The shop that a path names, if it can be one.

@@ -43,7 +43,7 @@ pub(super) async fn take(
     let _timer = api.timer("handling");
     let answer = async {
         let id = basket_of(path)?;
-        let wish: Wish = body::fields(request, api.bodies()).await?;
+        let wish: Wish = body::fields(request, &api).await?;
         let by = by(&wish.by)?;
         let minutes = wish.minutes.unwrap_or(HANDLE_MINUTES_DEFAULT);
         if !HANDLE_MINUTES.contains(&minutes) {
@@ -75,7 +75,7 @@ pub(super) async fn release(
     let _timer = api.timer("handling");
     let answer = async {
         let id = basket_of(path)?;
-        let release: Release = body::fields(request, api.bodies()).await?;
+        let release: Release = body::fields(request, &api).await?;
         let by = by(&release.by)?;
         let views = views_with(&api, id).await?;
         let another = views.release_handling(id, &by).await;

@@ -455,7 +455,7 @@ pub(super) async fn decide(
     let _timer = api.timer("operations");
     let answer = async {
         let id = path.map(|Path(id)| id).unwrap_or_default();
-        let decided: Decided = body::fields(request, api.bodies()).await?;
+        let decided: Decided = body::fields(request, &api).await?;
         let reason = decided.reason.trim();
         if !(1..=REASON_MAX).contains(&reason.len()) {
             let rule = format!("must have 1 to {REASON_MAX} bytes");

@@ -134,7 +134,7 @@ codes! {
     InvalidToken = "invalid_token", UNAUTHORIZED, "The token does not count";
     /// The time of the token is over. Sign in again, or have it renewed.
     TokenExpired = "token_expired", UNAUTHORIZED, "The token has expired";
-    /// The token, or everything that its owner signed in with before, was revoked. Sign in again.
+    /// The token, or everything that its owner signed in with before, was revoked. Sign in again, a minute later.
     TokenRevoked = "token_revoked", UNAUTHORIZED, "The token was revoked";
     /// The token is right and its role, or its shopper, is not the one that may do this. With `EZOUT_AUTH=off`: `Host` is not this machine.
     Forbidden = "forbidden", FORBIDDEN, "Not allowed";

@@ -29,7 +29,7 @@ pub(super) async fn note(
     let _timer = api.timer("seen");
     let noting = async {
         let shop = shop_of(path)?;
-        let seen: Seen = body::fields(request, api.bodies()).await?;
+        let seen: Seen = body::fields(request, &api).await?;
         if let Some(took) = api.live().and_then(|live| live.age(shop, seen.sequence)) {
             api.metrics().seen_seconds.observe(took.as_secs_f64());
         }

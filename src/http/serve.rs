@@ -3,15 +3,16 @@
 //! Connections beyond the limit wait in the backlog of the socket, and so cost this process nothing. One
 //! of an address that has as many as it may is closed at once, so that no address keeps all others waiting.
 //! On a stop nobody is accepted any more, requests under way are answered, and what is not done
-//! within the grace is cut off. Who takes nothing of its answer is cut off long before.
+//! within the grace is cut off. Who takes nothing of its answer is cut off long before, and who asks nothing any more has
+//! its connection ended.
 
+mod idle;
 mod write_timeout;
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -20,13 +21,13 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
+use self::idle::Asked;
 use self::write_timeout::{Limit, WriteTimeout};
 use super::limit::Addresses;
 use crate::metrics::Metrics;
@@ -35,6 +36,7 @@ use crate::metrics::Metrics;
 const PATIENCE: Patience = Patience {
     head: Duration::from_secs(30),
     first_request: Duration::from_secs(5),
+    idle: Duration::from_secs(30),
     grace: Duration::from_secs(10),
     write: Limit {
         running: Duration::from_secs(20),
@@ -104,6 +106,8 @@ struct Patience {
     head: Duration,
     /// For the first request of a connection, whatever it sends until then.
     first_request: Duration,
+    /// For another request, when none is under way. The clients of HTTP/1 have only that for the head as well.
+    idle: Duration,
     /// For requests under way when the process stops.
     grace: Duration,
     /// For taking anything at all of an answer, as a viewer does with every heartbeat.
@@ -131,7 +135,6 @@ pub async fn serve(listener: TcpListener, router: Router, room: Room, stop: Canc
 async fn serve_with(listener: TcpListener, router: Router, room: Room, stop: CancellationToken, patience: Patience) {
     let Room { most, addresses, open } = room;
     let builder = builder(patience);
-    let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let mut pause = ACCEPT_PAUSE_FIRST;
     loop {
@@ -144,8 +147,7 @@ async fn serve_with(listener: TcpListener, router: Router, room: Room, stop: Can
                     // Dropped and so closed: to say why would take as long as to serve.
                     let Ok(place) = addresses.take(peer) else { continue };
                     open.inc();
-                    let watcher = graceful.watcher();
-                    let attending = attend(stream, peer, builder.clone(), router.clone(), watcher, patience, stop.clone());
+                    let attending = attend(stream, peer, builder.clone(), router.clone(), patience, stop.clone());
                     connections.spawn(async move {
                         attending.await;
                         drop(place);
@@ -162,7 +164,12 @@ async fn serve_with(listener: TcpListener, router: Router, room: Room, stop: Can
         }
     }
     drop(listener);
-    if tokio::time::timeout(patience.grace, graceful.shutdown()).await.is_err() {
+    let all_ended = async {
+        while connections.join_next().await.is_some() {
+            open.dec();
+        }
+    };
+    if tokio::time::timeout(patience.grace, all_ended).await.is_err() {
         tracing::warn!(
             connections = connections.len(),
             "connections were cut off, as they did not end within {:?}",
@@ -199,14 +206,13 @@ async fn attend(
     peer: SocketAddr,
     builder: Builder<TokioExecutor>,
     router: Router,
-    watcher: Watcher,
     patience: Patience,
     stop: CancellationToken,
 ) {
     // Answers are small and complete: to wait for more of them would only delay them.
     let stream = stream
         .set_nodelay(true)
-        .and_then(|()| WriteTimeout::new(stream, patience.write, stop));
+        .and_then(|()| WriteTimeout::new(stream, patience.write, stop.clone()));
     let stream = match stream {
         Ok(stream) => stream,
         Err(error) => {
@@ -214,20 +220,43 @@ async fn attend(
             return;
         }
     };
-    let has_asked = Arc::new(AtomicBool::new(false));
-    let asks = Arc::clone(&has_asked);
+    let asked = Arc::new(Asked::default());
+    let counted = Arc::clone(&asked);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        asks.store(true, Ordering::Relaxed);
+        let under_way = counted.begin();
         request.extensions_mut().insert(Peer(peer));
-        router.clone().call(request)
+        let answering = router.clone().call(request);
+        async move { answering.await.map(|answer| under_way.until_the_end_of(answer)) }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-    let mut connection = pin!(watcher.watch(connection));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     // hyper's own timeout starts only when the version of the protocol is known, which takes some bytes.
-    let ended = match tokio::time::timeout(patience.first_request, connection.as_mut()).await {
-        Ok(ended) => ended,
-        Err(_) if !has_asked.load(Ordering::Relaxed) => return,
-        Err(_) => connection.await,
+    let mut first_request = pin!(asked.nothing(patience.first_request));
+    // And it has none for a silence on HTTP/2, where whoever answers pings could stay for ever.
+    let mut idle = pin!(asked.idle(patience.idle));
+    let (mut is_new, mut is_ending) = (true, false);
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            is_silent = &mut first_request, if is_new => {
+                if is_silent {
+                    return;
+                }
+                is_new = false;
+            }
+            () = stop.cancelled(), if !is_ending => {
+                is_ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = &mut idle => {
+                // The other end was told, and keeps it open all the same.
+                if is_ending {
+                    return;
+                }
+                is_ending = true;
+                connection.as_mut().graceful_shutdown();
+                idle.set(asked.idle(patience.idle));
+            }
+        }
     };
     if let Err(error) = ended {
         tracing::debug!(error = &*error, "a connection ended with an error");
@@ -455,5 +484,64 @@ mod tests {
             let _ = client.read_to_end(&mut answer).await;
             assert_eq!(answer, b"", "{beginning:?}");
         }
+    }
+
+    /// A frame of HTTP/2.
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+
+    /// Somebody who asks once by HTTP/2, and acknowledges nothing.
+    async fn begin_h2(served: &Served) -> TcpStream {
+        // GET, http, `/`: all of them in the static table.
+        let head = frame(1, 5, 1, &[0x82, 0x86, 0x84]);
+        let bytes = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[]), head].concat();
+        let mut client = TcpStream::connect(served.address).await.unwrap();
+        client.write_all(&bytes).await.unwrap();
+        client
+    }
+
+    async fn hear_until(stream: &mut TcpStream, part: &str) -> Vec<u8> {
+        let mut heard = Vec::new();
+        while !heard.windows(part.len()).any(|window| window == part.as_bytes()) {
+            assert!(stream.read_buf(&mut heard).await.unwrap() > 0, "it ended before {part}");
+        }
+        heard
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_http_2_that_asks_nothing_any_more_is_ended_and_one_with_an_open_stream_is_not() {
+        let patience = Patience {
+            idle: Duration::from_millis(100),
+            ..PATIENCE
+        };
+        let go_on = Arc::new(tokio::sync::Semaphore::new(0));
+        let wait = Arc::clone(&go_on);
+        let handler = async move || {
+            let begin = futures::stream::iter([Ok::<_, std::convert::Infallible>("begin")]);
+            let rest = futures::stream::once(async move {
+                wait.acquire().await.unwrap().forget();
+                Ok("end")
+            });
+            axum::body::Body::from_stream(futures::StreamExt::chain(begin, rest))
+        };
+        let served = serving(Router::new().route("/", get(handler)), 10, patience);
+        let mut idle = begin_h2(&served).await;
+        hear_until(&mut idle, "begin").await;
+        go_on.add_permits(1);
+        hear_until(&mut idle, "end").await;
+        let mut viewer = begin_h2(&served).await;
+        hear_until(&mut viewer, "begin").await;
+        let mut rest = Vec::new();
+        // An end with a reset is an end, too.
+        let _ = idle.read_to_end(&mut rest).await;
+        // What it was told before: GOAWAY.
+        assert!(rest.windows(4).any(|window| window == [8, 7, 0, 0]), "{rest:?}");
+        while served.open.get() > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        go_on.add_permits(1);
+        hear_until(&mut viewer, "end").await;
     }
 }

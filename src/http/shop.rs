@@ -78,7 +78,7 @@ pub(super) async fn set(
     let _timer = api.timer("shop");
     let answer = async {
         let shop = shop_of(path)?;
-        let said: Said = body::fields(request, api.bodies()).await?;
+        let said: Said = body::fields(request, &api).await?;
         let details = ShopDetails::read(
             said.name.as_deref(),
             said.currency.as_deref(),

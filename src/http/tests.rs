@@ -530,6 +530,41 @@ async fn the_type_of_a_problem_leads_to_its_explanation() {
 }
 
 #[tokio::test]
+async fn what_a_browser_asks_before_it_asks_is_counted_and_has_every_header() {
+    let config = limit::Config {
+        address: 1,
+        caller: 0,
+        shop: 0,
+        connections_per_address: 0,
+        viewers_per_caller: 0,
+        viewers_per_address: 0,
+    };
+    let origin = "https://live.example";
+    let api = api().await.with_cors(cors(&[origin.to_owned()]).unwrap());
+    let router = router(api.with_limits(&config, &TaskTracker::new(), CancellationToken::new()));
+    let ask = async |method: Method| {
+        let request = Request::builder().method(method).uri("/send").header("origin", origin);
+        let request = request.header("access-control-request-method", "POST");
+        let mut request = request.body(Body::empty()).unwrap();
+        let elsewhere = ([203, 0, 113, 1], 1).into();
+        request.extensions_mut().insert(serve::Peer(elsewhere));
+        answer(router.clone(), request).await
+    };
+    let mut refused = 0;
+    for number in 0..20 {
+        let got = ask(Method::OPTIONS).await;
+        assert!(got.status == 200 || (number > 0 && got.status == 429), "{}", got.status);
+        assert_eq!(got.headers["x-content-type-options"], "nosniff");
+        refused += u8::from(got.status == 429);
+    }
+    assert!(refused > 0);
+    // What its page asked itself it can read, also that it was too much.
+    let got = ask(Method::POST).await;
+    assert_eq!(got.status, 429);
+    assert_eq!(got.headers["access-control-allow-origin"], origin);
+}
+
+#[tokio::test]
 async fn a_panic_is_answered_without_what_it_said() {
     let router = Router::new()
         .route("/", axum::routing::get(async || -> &'static str { panic!("secret") }))

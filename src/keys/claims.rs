@@ -60,6 +60,18 @@ impl Claims {
                 Refused::Audience
             });
         }
+        if rules.mode == Mode::Firebase {
+            // Of all tenants of a project issuer and audience are the same, and whoever has a tenant says who is in it.
+            let tenant = claims.get("firebase").and_then(|firebase| firebase.get("tenant"));
+            let is_ours = match (tenant, &rules.tenant) {
+                (None | Some(Value::Null), None) => true,
+                (Some(tenant), Some(ours)) => tenant.as_str() == Some(ours),
+                _ => false,
+            };
+            if !is_ours {
+                return Err(Refused::Tenant);
+            }
+        }
         let subject = text("sub")
             .filter(|subject| !subject.is_empty() && subject.chars().count() <= SUBJECT_MAX)
             .filter(|subject| !subject.chars().any(char::is_control))

@@ -62,6 +62,10 @@ pub struct Config {
     #[arg(long = "auth-project", env = "EZOUT_AUTH_PROJECT", value_name = "ID")]
     pub project: Option<String>,
 
+    /// The tenant of the project whose users may come, where it has tenants (Identity Platform). Without it: users of no tenant, and those of every tenant are refused
+    #[arg(long = "auth-tenant", env = "EZOUT_AUTH_TENANT", value_name = "ID")]
+    pub tenant: Option<String>,
+
     /// The issuer, exactly as it stands in its tokens; its keys are found by its discovery document. Needed by `oidc`
     #[arg(long = "auth-issuer", env = "EZOUT_AUTH_ISSUER", value_name = "URL")]
     pub issuer: Option<String>,
@@ -153,6 +157,7 @@ impl Config {
                     audience: dev::AUDIENCE.to_owned(),
                     algorithms: vec![Algorithm::EdDsa],
                     claim: None,
+                    tenant: None,
                 };
                 Ok((rules, None))
             }
@@ -166,6 +171,7 @@ impl Config {
         let either = "firebase or oidc";
         for (option, is_given, fits, is_fit) in [
             ("EZOUT_AUTH_PROJECT", given(&self.project), "firebase", firebase),
+            ("EZOUT_AUTH_TENANT", given(&self.tenant), "firebase", firebase),
             ("EZOUT_AUTH_ISSUER", given(&self.issuer), "oidc", oidc),
             ("EZOUT_AUTH_AUDIENCE", given(&self.audience), "oidc", oidc),
             ("EZOUT_AUTH_CLAIM", given(&self.claim), "oidc", oidc),
@@ -201,6 +207,7 @@ impl Config {
             audience: project.to_owned(),
             algorithms: vec![Algorithm::Rs256],
             claim: None,
+            tenant: said(self.tenant.as_ref()).map(str::to_owned),
         };
         let keys = address(
             "EZOUT_AUTH_KEYS_URL",
@@ -238,6 +245,7 @@ impl Config {
             audience: audience.to_owned(),
             algorithms: self.algorithms.clone(),
             claim: said(self.claim.as_ref()).map(str::to_owned),
+            tenant: None,
         };
         Ok((rules, Some(source)))
     }

@@ -31,6 +31,9 @@ pub enum Refused {
     /// It is for another service.
     #[error("the token is for another audience; ask the issuer for one for this service")]
     Audience,
+    /// It is of a tenant of Firebase that is not the one of this service.
+    #[error("the token is of another tenant of the issuer; sign in to the one that this service is set up for")]
+    Tenant,
     /// It names nobody.
     #[error("the token names no subject, or one of more than 128 characters; sign in as a user")]
     Subject,
@@ -44,7 +47,7 @@ pub enum Refused {
 
 impl Refused {
     /// Every reason once.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Malformed("it is not one"),
         Self::TooLarge,
         Self::Algorithm,
@@ -54,6 +57,7 @@ impl Refused {
         Self::NotYetValid,
         Self::Issuer,
         Self::Audience,
+        Self::Tenant,
         Self::Subject,
         Self::CustomToken,
         Self::KeysUnavailable,
@@ -71,6 +75,7 @@ impl Refused {
             Self::NotYetValid => "not_yet_valid",
             Self::Issuer => "issuer",
             Self::Audience => "audience",
+            Self::Tenant => "tenant",
             Self::Subject => "subject",
             Self::CustomToken => "custom_token",
             Self::KeysUnavailable => "keys_unavailable",

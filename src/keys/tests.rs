@@ -48,6 +48,7 @@ impl Issuer {
             audience: "ezout".to_owned(),
             algorithms: vec![Algorithm::Es256],
             claim: claim.map(str::to_owned),
+            tenant: None,
         };
         Keys::of(rules, set, &Arc::new(Metrics::new()), false)
     }
@@ -95,6 +96,10 @@ fn each_claim_is_held_to_its_rule() {
         ("aud", Some(json!(["ezout"])), "audience"),
         ("aud", Some(json!("EZOUT")), "audience"),
         ("aud", None, "audience"),
+        ("firebase", Some(json!({ "tenant": "another-1a2b" })), "tenant"),
+        ("firebase", Some(json!({ "tenant": ["another-1a2b"] })), "tenant"),
+        ("firebase", Some(json!({ "tenant": "" })), "tenant"),
+        ("firebase", Some(json!({ "tenant": null })), "accepted"),
         ("sub", Some(json!("")), "subject"),
         ("sub", Some(json!("ä".repeat(129))), "subject"),
         ("sub", Some(json!("ä".repeat(128))), "accepted"),
@@ -218,6 +223,7 @@ fn config(mode: Mode) -> Config {
         audience: None,
         algorithms: vec![Algorithm::Rs256],
         claim: None,
+        tenant: None,
         keys_url: None,
         dev_keys: None,
     }
@@ -262,6 +268,7 @@ fn options_that_do_not_fit_are_named_with_what_to_set() {
         (Config { issuer: text("http://issuer.example"), ..oidc.clone() }, "EZOUT_AUTH_ISSUER must begin with https://"),
         (Config { algorithms: Vec::new(), ..oidc.clone() }, "EZOUT_AUTH_ALGORITHMS must name at least one"),
         (Config { project: text("x"), ..oidc }, "EZOUT_AUTH_PROJECT has no meaning with EZOUT_AUTH=oidc; take it away, or set EZOUT_AUTH to firebase"),
+        (Config { tenant: text("x"), ..config(Mode::Dev) }, "EZOUT_AUTH_TENANT has no meaning with EZOUT_AUTH=dev; take it away, or set EZOUT_AUTH to firebase"),
         (Config { project: text("x"), ..config(Mode::Off) }, "EZOUT_AUTH_PROJECT has no meaning with EZOUT_AUTH=off"),
         (Config { keys_url: text("https://x/"), ..config(Mode::Dev) }, "EZOUT_AUTH_KEYS_URL has no meaning with EZOUT_AUTH=dev; take it away, or set EZOUT_AUTH to firebase or oidc"),
         (Config { algorithms: Vec::new(), ..config(Mode::Off) }, "EZOUT_AUTH_ALGORITHMS has no meaning with EZOUT_AUTH=off"),

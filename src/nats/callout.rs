@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_nats::Subject;
+use async_nats::{RequestErrorKind, Subject};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -46,6 +46,13 @@ const SENT_BYTES_MAX: i64 = 1024;
 pub struct Seat {
     server: String,
     number: u64,
+}
+
+impl Seat {
+    /// The server that has it, which has another name each time that it starts.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
 }
 
 /// Somebody who wants to come in.
@@ -246,15 +253,33 @@ impl Callout {
         }
     }
 
+    /// Whether a server is not there, as far as can be told from here: it has ended, or is cut off from the one of the door.
+    pub async fn is_gone(&self, server: &str) -> bool {
+        // No connection has this number, so nobody is ended by it.
+        let request = async_nats::Request::new()
+            .payload(json!({"cid": 0}).to_string().into())
+            .timeout(Some(END_TIMEOUT));
+        let answer = self.connection.client().send_request(kick(server), request).await;
+        answer.is_err_and(|error| error.kind() == RequestErrorKind::NoResponders)
+    }
+
     /// Ends a watcher's connection, and answers whether its server has said that it is over.
     pub async fn end(&self, seat: &Seat) -> bool {
         let request = async_nats::Request::new()
             .payload(json!({"cid": seat.number}).to_string().into())
             .timeout(Some(END_TIMEOUT));
-        let subject = format!("$SYS.REQ.SERVER.{}.KICK", seat.server);
         // One that is gone already is an error that says so, and it is over as well.
-        self.connection.client().send_request(subject, request).await.is_ok()
+        self.connection
+            .client()
+            .send_request(kick(&seat.server), request)
+            .await
+            .is_ok()
     }
+}
+
+/// Where a server ends connections.
+fn kick(server: &str) -> String {
+    format!("$SYS.REQ.SERVER.{server}.KICK")
 }
 
 #[derive(Deserialize)]

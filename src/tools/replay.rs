@@ -16,7 +16,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::past;
+use super::{past, say};
 use crate::app::StopSignals;
 use crate::core::event::{minified, rfc3339};
 use crate::core::id::{SessionId, ShopId};
@@ -120,6 +120,7 @@ async fn replay(args: &Args, journal: &Journal, shop: ShopId, session: Option<Se
     bar.set_style(ProgressStyle::with_template(style).context("the bar's template")?);
     let mut sink = Sink::open(args, journal)?;
     let mut before: Option<OffsetDateTime> = None;
+    let mut given = 0_u64;
     let mut over = bar.length() == Some(0);
     while !over {
         for event in reader.next(READ_EVENTS).await? {
@@ -146,10 +147,14 @@ async fn replay(args: &Args, journal: &Journal, shop: ShopId, session: Option<Se
             }
             before = Some(event.recorded_at);
             sink.give(&event).await?;
+            given += 1;
         }
     }
     sink.flush().await?;
     bar.finish_and_clear();
+    if let Some(subject) = &args.to_subject {
+        say(&format!("{given} events were given out on {subject}"));
+    }
     Ok(())
 }
 

@@ -3,7 +3,6 @@
 //! Both are small and read as a whole: a process keeps them in memory, and the server tells when they changed.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
 
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, DateTime, Document, doc};
@@ -72,8 +71,6 @@ pub struct Revocation {
 pub enum RevokedUntil {
     /// When somebody lifts it.
     Lifted,
-    /// After this time, by the server's clock.
-    After(Duration),
     /// Then.
     At(OffsetDateTime),
 }
@@ -239,26 +236,28 @@ impl Views {
     }
 
     /// Lets tokens count no more: from this moment on, by the server's clock. Soon after its end the server forgets it.
+    /// One that is there already and would end later, or has no end, is left as it is; answers whether this one counts.
     ///
     /// # Errors
     /// [`ViewError`]; it may have been done, and to do it again is safe.
-    pub async fn revoke(&self, revoked: &Revoked, until: RevokedUntil) -> Result<(), ViewError> {
+    pub async fn revoke(&self, revoked: &Revoked, until: RevokedUntil) -> Result<bool, ViewError> {
+        let mut of_this = doc! { "_id": revoked.id() };
         let ends_at: Bson = match until {
             RevokedUntil::Lifted => "$$REMOVE".into(),
-            RevokedUntil::After(time) => {
-                let milliseconds = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-                doc! { "$add": ["$$NOW", milliseconds] }.into()
+            RevokedUntil::At(time) => {
+                // Where that finds none but there is one, the one to be added has its name and is refused.
+                of_this.insert("ends_at", doc! { "$lte": date(time) });
+                date(time).into()
             }
-            RevokedUntil::At(time) => date(time).into(),
         };
         let set = doc! { "at": "$$NOW", "ends_at": ends_at };
         let command = doc! {
             "update": REVOCATIONS,
-            "updates": [ { "q": { "_id": revoked.id() }, "u": [ { "$set": set } ], "upsert": true } ],
+            "updates": [ { "q": of_this, "u": [ { "$set": set } ], "upsert": true } ],
             "writeConcern": durable(),
         };
-        write_command(&self.database, "revoke", command).await?;
-        Ok(())
+        let answer = write_command(&self.database, "revoke", command).await?;
+        Ok(answer.get_i32("n").is_ok_and(|n| n > 0))
     }
 
     /// Lets tokens that were revoked count again, as far as they have not ended; answers whether any were.

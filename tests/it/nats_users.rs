@@ -51,6 +51,10 @@ async fn each_user_may_do_what_the_table_says_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_lets_everybody_do_everything_makes_a_part_not_ready() {
     let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    let journal = jetstream.create_stream(ezout::journal::settings(1)).await.unwrap();
+    let appended = jetstream.publish("checkout.0.shop", "an event".into()).await.unwrap();
+    appended.await.unwrap();
     let url = stack.nats.url().replace("nats://", "nats://api:whatever@");
     let service = stack.launch("api", &[("EZOUT_NATS_URL", &url)]);
     let reasons = wait_for("what must be refused to be tried", async || {
@@ -68,8 +72,8 @@ async fn a_server_that_lets_everybody_do_everything_makes_a_part_not_ready() {
         assert!(reasons.contains(part), "{part} is not in {reasons}");
     }
     // And no harm was done by trying.
-    let journal = stack.jetstream().await.get_stream("CHECKOUT").await.unwrap();
-    assert_eq!(journal.cached_info().state.messages, 0);
+    assert_eq!(journal.get_info().await.unwrap().state.messages, 1);
+    assert_eq!(journal.get_raw_message(1).await.unwrap().payload, "an event");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,6 +103,27 @@ async fn who_comes_as_none_of_the_users_of_a_part_is_not_ready() {
         );
         assert!(reasons.contains("api, project, correct or serve"), "{reasons}");
     }
+
+    // The door has a user and an address of its own.
+    let (keys, seed) = (stack.folder().join("keys"), stack.nats.users().unwrap().issuer_seed());
+    let service = stack.launch(
+        "api",
+        &[
+            ("EZOUT_NATS_URL", &*stack.nats.url_of(User::Api)),
+            ("EZOUT_NATS_DOOR_URL", &bob),
+            ("EZOUT_NATS_ISSUER_SEED", &seed),
+            ("EZOUT_AUTH", "dev"),
+            ("EZOUT_AUTH_DEV_KEYS", keys.to_str().unwrap()),
+        ],
+    );
+    wait_for("the reason", async || {
+        let readiness = service.readiness().await?;
+        let reasons = readiness["reasons"].to_string();
+        reasons
+            .contains("nats/users.conf is door, in EZOUT_NATS_DOOR_URL")
+            .then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -231,6 +231,29 @@ fn the_readme_lists_every_option_as_it_is() {
 }
 
 #[test]
+fn no_route_is_made_but_with_its_door() {
+    let mut made = Vec::new();
+    for path in sources(&root().join("src")) {
+        let text = fs::read_to_string(&path).unwrap();
+        // Tests make routes of their own.
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let is_test = path.ends_with("tests.rs");
+        let count = if is_test { 0 } else { code.matches(".route(").count() };
+        if count > 0 {
+            made.push((path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned(), count));
+        }
+    }
+    made.sort();
+    // Those of the second address have a guard of their own.
+    made.retain(|(path, _)| path != "src/http/health.rs");
+    assert_eq!(
+        made,
+        [("src/http.rs".to_owned(), 1)],
+        "a route is made by the table in src/http.rs"
+    );
+}
+
+#[test]
 fn every_dependency_says_why_it_is_there() {
     let manifest = read("Cargo.toml");
     let dependencies = manifest

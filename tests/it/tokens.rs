@@ -133,6 +133,7 @@ fn config(mode: Mode) -> Config {
         audience: None,
         algorithms: vec![Algorithm::Rs256],
         claim: None,
+        tenant: None,
         keys_url: None,
         dev_keys: Some(PathBuf::from("no such folder")),
     }
@@ -163,6 +164,7 @@ pub const HOSTILE: &[(&str, &[&str])] = &[
             "issuer as a list",
         ],
     ),
+    ("tenant", &["of a tenant", "tenant empty", "tenant a list"]),
     (
         "subject",
         &[
@@ -308,6 +310,22 @@ async fn a_right_token_says_who_its_bearer_is() {
         verify("good with a slow clock").await;
         assert_eq!(verify("good with a subject of 128").await.subject.chars().count(), 128);
         assert_eq!(process.word(made.token("weak key"), made.now).await, "unknown_key");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_tenant_only_its_users_come() {
+    let Some(made) = Made::make(None).await else { return };
+    let issuer = Issuer::start(made.set("old")).await;
+    let process = Process::start(&Config {
+        project: Some(PROJECT.to_owned()),
+        tenant: Some("staff-1a2b".to_owned()),
+        keys_url: Some(issuer.keys_url()),
+        ..config(Mode::Firebase)
+    });
+    process.verify(made.token("of a tenant"), made.now).await.unwrap();
+    for other in ["good", "tenant empty", "tenant a list"] {
+        assert_eq!(process.word(made.token(other), made.now).await, "tenant", "{other}");
     }
 }
 

@@ -181,6 +181,7 @@ mod tests {
             audience: None,
             algorithms: Vec::new(),
             claim: None,
+            tenant: None,
             keys_url: None,
             dev_keys: None,
         };

@@ -43,7 +43,7 @@ pub(in crate::http) async fn dev_token(State(api): State<Api>, request: Request)
                 "tokens are made with EZOUT_AUTH=dev only, for pages and programs of this machine; `ezout token` makes one as well";
             Problem::new(Code::NotFound, detail)
         })?;
-        let wanted: Wanted = body::fields(request, api.bodies()).await?;
+        let wanted: Wanted = body::fields(request, &api).await?;
         let now = OffsetDateTime::now_utc();
         let token = dev::sign(keys, &wanted.grant()?, now).map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "no token could be made");

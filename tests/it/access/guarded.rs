@@ -198,7 +198,7 @@ impl RightsOf {
 
     /// Revokes until somebody lifts it.
     pub async fn revoke(&self, revoked: &Revoked) {
-        self.views.revoke(revoked, RevokedUntil::Lifted).await.unwrap();
+        assert!(self.views.revoke(revoked, RevokedUntil::Lifted).await.unwrap());
     }
 
     pub async fn set_member(&self, subject: &str, role: Role, shops: &[&str]) {

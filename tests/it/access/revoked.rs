@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ezout::access::{self, Access};
-use ezout::keys::{self, Keys, Mode};
+use ezout::keys::{self, Keys, Mode, SKEW_MAX};
 use ezout::metrics::Metrics;
 use ezout::views::{Revoked, RevokedUntil};
 use mongodb::bson::{Document, doc};
@@ -61,11 +61,18 @@ async fn a_token_that_was_renewed_stays_revoked_unless_it_tells_of_a_new_sign_in
         assert_eq!(got.code(), "token_revoked");
     };
     // By the clock it is of later than the revocation.
-    let (later, new) = (renewed(50, None), renewed(50, Some(50)));
+    let later = renewed(50, None);
     refused(&first).await;
     refused(&later).await;
     refused(&renewed(50, Some(-30))).await;
-    assert_eq!(new.get(&path).await.status, 200, "signed in again");
+    refused(&renewed(50, Some(50))).await;
+    // So far ahead no clock of an issuer may be.
+    wait_for("the new sign-in to count", async || {
+        let passed = OffsetDateTime::now_utc().unix_timestamp() - begin;
+        let new = renewed(passed, Some(passed + SKEW_MAX.whole_seconds()));
+        (new.get(&path).await.status == 200).then_some(())
+    })
+    .await;
 
     let said = printed(&stack.ezout(&["revoke", "--lift", "ada"]).await);
     assert!(said.contains("may count again"), "{said}");
@@ -76,8 +83,19 @@ async fn a_token_that_was_renewed_stays_revoked_unless_it_tells_of_a_new_sign_in
     assert!(said.contains("was not revoked"), "{said}");
 
     // With an end it counts again by itself, and nothing is left of it.
-    printed(&stack.ezout(&["revoke", "ada", "--for", "24h"]).await);
+    let said = printed(&stack.ezout(&["revoke", "ada", "--for", "24h"]).await);
+    assert!(said.contains("ada signed in with is revoked until 20"), "{said}");
     refused(&later).await;
+    // And is never made shorter by somebody who does not know of it.
+    let said = crate::support::refused(&stack.ezout(&["revoke", "ada", "--for", "1s"]).await);
+    assert!(said.contains("is revoked for longer already, until 20"), "{said}");
+    printed(&stack.ezout(&["revoke", "ada"]).await);
+    for shorter in ["1s", "24h"] {
+        let said = crate::support::refused(&stack.ezout(&["revoke", "ada", "--for", shorter]).await);
+        assert!(said.contains("for longer already, until it is lifted"), "{said}");
+    }
+    refused(&later).await;
+    printed(&stack.ezout(&["revoke", "--lift", "ada"]).await);
     printed(&stack.ezout(&["revoke", "ada", "--for", "1s"]).await);
     later.get_until(&path).await;
     wait_for("the revocation to be forgotten", async || {
@@ -101,6 +119,7 @@ async fn a_revocation_that_has_ended_is_forgotten_by_mongodb_and_by_every_proces
         audience: None,
         algorithms: vec![keys::Algorithm::Rs256],
         claim: None,
+        tenant: None,
         keys_url: None,
         dev_keys: Some(keys_of(&stack)),
     };
@@ -114,20 +133,72 @@ async fn a_revocation_that_has_ended_is_forgotten_by_mongodb_and_by_every_proces
     };
 
     let (ada, bob) = (Revoked::Subject("ada".to_owned()), Revoked::Token("bob".to_owned()));
-    rights
-        .views
-        .revoke(&ada, RevokedUntil::After(Duration::from_hours(1)))
-        .await
-        .unwrap();
-    rights.views.revoke(&bob, RevokedUntil::Lifted).await.unwrap();
+    let revoke = async |revoked: &Revoked, until| rights.views.revoke(revoked, until).await.unwrap();
+    let after = |lasts: Duration| RevokedUntil::At(OffsetDateTime::now_utc() + lasts);
+    assert!(revoke(&ada, after(Duration::from_hours(1))).await);
+    assert!(revoke(&bob, RevokedUntil::Lifted).await);
     knows(2).await;
-    // Whoever revokes once more says when it ends now.
-    let end = OffsetDateTime::now_utc() + Duration::from_secs(1);
-    rights.views.revoke(&ada, RevokedUntil::At(end)).await.unwrap();
+    // Whoever revokes once more may say a later end and no sooner one.
+    for of_them in [&ada, &bob] {
+        assert!(!revoke(of_them, after(Duration::from_secs(1))).await);
+    }
+    assert!(revoke(&ada, after(Duration::from_hours(2))).await);
+    assert!(rights.views.lift(&ada).await.unwrap());
     knows(1).await;
-    rights.views.revoke(&ada, RevokedUntil::Lifted).await.unwrap();
+    // Long enough to be heard of.
+    assert!(revoke(&ada, after(Duration::from_secs(5))).await);
+    knows(2).await;
+    knows(1).await;
+    assert!(revoke(&ada, RevokedUntil::Lifted).await);
     knows(2).await;
     assert!(rights.views.lift(&ada).await.unwrap());
     assert!(!rights.views.lift(&ada).await.unwrap());
     knows(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_name_nothing_is_not_revoked_and_no_token_is_written_or_said() {
+    let stack = Stack::start().await;
+    printed(&stack.ezout(&["migrate"]).await);
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let claims = json!({ "sub": "ada", "iat": now, "exp": now + 3_600 });
+    let token = Signer::new("one").sign(&claims);
+    let (with_scheme, cut, long) = (format!("Bearer {token}"), &token[..token.len() - 9], "x".repeat(129));
+    for name in [&token, &with_scheme, cut, &long, "", "a\nb"] {
+        for words in [&["revoke", name][..], &["revoke", "--token", name]] {
+            let said = crate::support::refused(&stack.ezout(words).await);
+            assert!(!said.contains("eyJ") && !said.contains(&long), "{said}");
+        }
+    }
+    for id in ["a b", "a.b.c", "\u{a0}"] {
+        crate::support::refused(&stack.ezout(&["revoke", "--token", id]).await);
+    }
+    assert!(!is_stored(&stack).await);
+
+    // By stdin it may be as it stands in a header.
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_ezout"))
+        .args(["revoke", "--token", "-"])
+        .env("EZOUT_MONGODB_URI", stack.mongod.uri())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stdin, with_scheme.as_bytes())
+        .await
+        .unwrap();
+    drop(stdin);
+    let said = printed(&child.wait_with_output().await.unwrap());
+    assert!(said.contains("is revoked until 20") && !said.contains("eyJ"), "{said}");
+    let database = stack.database().await;
+    for collection in ["revocations", "audit"] {
+        let found = database
+            .collection::<Document>(collection)
+            .find_one(doc! {})
+            .await
+            .unwrap();
+        let found = found.unwrap().to_string();
+        assert!(!found.contains("eyJ"), "{collection}: {found}");
+    }
 }

@@ -335,13 +335,31 @@ async fn a_right_that_ends_ends_the_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_no_server_is_not_answered() {
     let doors = Doors::open().await;
-    // The one user who can listen there cannot ask; and what comes by another account is no question.
+    let token = doors.merchant("m", &[&shop()]);
+    drop(doors.watcher(&token).await);
+    // None of the users may ask; here the one who listens may, and would hear an answer.
+    let settings = doors.stack.folder().join("nats/users.conf");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    let listens = "publish: [\"$SYS._INBOX.>\", \"$SYS.REQ.SERVER.*.KICK\"]";
+    assert!(text.contains(listens), "{text}");
+    std::fs::write(&settings, text.replace(listens, "publish: [\">\"]")).unwrap();
+    let server = i32::try_from(doors.stack.nats.pid());
+    let server = rustix::process::Pid::from_raw(server.unwrap()).unwrap();
+    rustix::process::kill_process(server, rustix::process::Signal::HUP).unwrap();
+
     let door = Address::parse(&doors.stack.nats.url_of(User::Door)).unwrap();
-    let client = door.connect("door").await.unwrap();
-    let asking = client.request("$SYS.REQ.USER.AUTH", "{}".into());
-    let answer = tokio::time::timeout(Duration::from_secs(1), asking).await;
-    assert!(answer.is_err() || answer.is_ok_and(|answer| answer.is_err()));
-    assert!(doors.service.readiness().await.unwrap()["ready"] == true);
+    let unanswered = "somebody who is no server asked who may come in; nobody answers";
+    wait_for("the question to be heard", async || {
+        // The server may not know the new settings yet.
+        let client = door.connect("door").await.ok()?;
+        let asking = client.request("$SYS.REQ.USER.AUTH", "{}".into());
+        let answer = tokio::time::timeout(Duration::from_millis(500), asking).await;
+        assert!(answer.is_err() || answer.is_ok_and(|answer| answer.is_err()));
+        let log = std::fs::read_to_string(&doors.service.log).unwrap();
+        log.contains(unanswered).then_some(())
+    })
+    .await;
+    drop(doors.watcher(&token).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -481,6 +499,24 @@ async fn one_caller_has_no_more_connections_than_it_may() {
 }
 
 /// A shop with something in it: its updates are there to be heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_keeps_nobodys_place() {
+    let one = async |_: &Stack| vec![("EZOUT_VIEWERS_PER_CALLER", "1".to_owned())];
+    let mut doors = Doors::open_with(one).await;
+    let shop = shop();
+    let token = doors.merchant("m", &[&shop]);
+    let before = doors.watcher(&token).await;
+    // So the streams are there for good.
+    let mut updates = before.subscribe(&format!("updates.store.{shop}")).await;
+    doors.happens(&shop).await;
+    updates.next().await.unwrap();
+    assert!(!doors.lets_in(&token).await, "one is all that they may have");
+    doors.stack.nats.kill().await;
+    drop(before);
+    doors.stack.nats.restart().await.unwrap();
+    drop(doors.watcher(&token).await);
+}
+
 async fn with_updates(doors: &Doors) -> String {
     let shop = shop();
     doors.happens(&shop).await;
