@@ -643,7 +643,12 @@ async fn what_is_open_and_what_is_not_there_count_for_the_address_as_well() {
         request.extensions_mut().insert(serve::Peer(peer));
         answer(router.clone(), request).await
     };
-    for (number, path) in ["/", "/openapi.json", "/nothing"].into_iter().enumerate() {
+    let paths = ["/", "/openapi.json", "/nothing"];
+    // What is made at its first use takes its time, in which more may be asked.
+    for path in paths {
+        ask(path, "198.51.100.1").await;
+    }
+    for (number, path) in paths.into_iter().enumerate() {
         let from = format!("192.0.2.{number}");
         let first = [ask(path, &from).await, ask(path, &from).await].map(|answer| answer.status);
         assert!(!first.contains(&429), "{path}: {first:?}");
