@@ -1,6 +1,9 @@
 // Each screen in both colour schemes and from a phone to a wall: nobody is left out, and the pictures are taken.
 
-import { assert, badge, end, everybody, named, picture, Shop, somebody, tokenOf, until, Visit, visit as open } from './support.js';
+import { assert, badge, end, everybody, expects, named, picture, Shop, somebody, tokenOf, until, Visit, visit as open } from './support.js';
+
+// A correction of what has moved on is refused.
+expects(409);
 
 const shop = await Shop.open();
 await shop.put('', { name: 'Harbour Street', currency: 'EUR', time_zone: 'Europe/Berlin' });
@@ -107,6 +110,16 @@ for (const scheme of ['light', 'dark']) {
 const page = await somebody(shop, 'support', { subject: 'Sam' });
 await badge(page, 'live');
 await page.locator('[role="row"][data-session]').first().focus();
+// The row that has the focus is never under the head of the page.
+await page.keyboard.press('End');
+for (let up = 0; up < 16; up += 1) {
+  await page.keyboard.press('ArrowUp');
+  await until('the focused row to be below the head', async () =>
+    (await page.evaluate(() => {
+      const row = document.activeElement?.closest('[role="row"][data-session]');
+      return row != null && row.getBoundingClientRect().top >= document.querySelector('.head').getBoundingClientRect().bottom - 1;
+    })) || undefined);
+}
 await page.keyboard.press('ArrowDown');
 await page.keyboard.press('Enter');
 await page.waitForURL(/\/baskets\//);
