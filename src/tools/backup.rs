@@ -77,13 +77,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
 async fn write(args: &Args, tasks: &TaskTracker, end: &CancellationToken) -> anyhow::Result<()> {
     let begun = Instant::now();
+    let (journal, facts) = past::open_journal(args.journal.clone(), tasks, end.clone()).await?;
     let folder = &args.folder;
     for part in [JOURNAL, DOCUMENTS] {
         files::make_folder(&folder.join(part))?;
     }
     let _lock = files::lock(folder)?;
     let before = Manifest::read(folder)?;
-    let (journal, facts) = past::open_journal(args.journal.clone(), tasks, end.clone()).await?;
     let views = Views::to_look_at(&args.views).await?;
     if let Some(before) = &before {
         goes_on(&journal, before).await?;

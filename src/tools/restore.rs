@@ -17,11 +17,11 @@ use tokio_util::task::TaskTracker;
 
 use super::backup::manifest::{self, Manifest};
 use super::backup::{bar, original, segment, told, verify};
-use super::{deed, past, say};
+use super::{deed, operator, past, say};
 use crate::app::StopSignals;
 use crate::core::failpoint;
 use crate::core::policy::Verb;
-use crate::nats::{Address, Extent, RestoreError, Restoring};
+use crate::nats::{Extent, RestoreError, Restoring};
 use crate::views::{self, Deed, Views};
 use crate::{journal, updates};
 
@@ -65,10 +65,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 async fn restore(args: &Args) -> anyhow::Result<()> {
     let begun = Instant::now();
     let manifest = manifest::read(&args.folder)?;
-    let client = Address::parse(&args.journal.nats_url)?
-        .connect("ezout restore")
-        .await
-        .context("cannot connect to NATS")?;
+    let client = operator::connect(&args.journal.nats_url, "ezout restore").await?;
     let context = jetstream::new(client.clone());
     let views = Views::to_look_at(&args.views).await?;
     match stream(&context, journal::STREAM).await? {

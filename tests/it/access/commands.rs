@@ -66,7 +66,7 @@ impl Row {
     }
 }
 
-/// Every command but those that are the service, or start servers of their own. `SHOP`, `SESSION` and `BASKET` stand for those that there are.
+/// Every command but those that are the service, or start servers of their own. `SHOP`, `SESSION` and `BASKET` stand for those that there are, and `FOLDER` for one that is the test's.
 const ROWS: &[Row] = &[
     row(
         "migrate",
@@ -129,6 +129,20 @@ const ROWS: &[Row] = &[
         Nats::Operator,
         Mongodb::Service,
         "place 1 of CHECKOUT",
+    ),
+    row("backup FOLDER", Nats::Operator, Mongodb::Service, "events were new"),
+    row(
+        "backup --verify FOLDER",
+        Nats::Nobody,
+        Mongodb::Nothing,
+        "a whole backup",
+    ),
+    // The journal is there, so it is only compared.
+    row(
+        "restore FOLDER",
+        Nats::Operator,
+        Mongodb::Nothing,
+        "the journal is in place already",
     ),
     row("token --role admin", Nats::Nobody, Mongodb::Nothing, "eyJ"),
     row(
@@ -204,6 +218,7 @@ impl Asking {
         text.replace("SHOP", &self.shop)
             .replace("BASKET", &self.basket)
             .replace("SESSION", session)
+            .replace("FOLDER", &self.stack.folder().join("backup").display().to_string())
     }
 
     /// A command as these.
