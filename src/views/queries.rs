@@ -279,7 +279,8 @@ impl Views {
         let mut found = Vec::new();
         // One more than asked for, which says whether there is a next page.
         let wanted = i64::from(limit) + 1;
-        for part in Part::after(after) {
+        // A cursor of another question may lie outside of the times of this one.
+        for part in Part::after(after).into_iter().filter(|part| part.may_be_in(filter)) {
             let left = wanted - long(found.len());
             if left > 0 {
                 found.extend(self.baskets_of(shop, filter, part, left).await?);
@@ -529,6 +530,14 @@ impl Part {
             Self::SameTime(_) => doc! { "sequence": -1 },
             Self::Whole | Self::Earlier(_) => doc! { "updated_at": -1, "sequence": -1 },
         }
+    }
+
+    /// Whether a question about these times can find anything in the part.
+    fn may_be_in(self, filter: Filter) -> bool {
+        let Self::SameTime(cursor) = self else { return true };
+        let starts = filter.since.is_none_or(|since| cursor.time() >= Some(date(since)));
+        let ends = filter.until.is_none_or(|until| cursor.time() < Some(date(until)));
+        starts && ends
     }
 
     /// The parts after a cursor, in order.
