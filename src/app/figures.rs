@@ -5,7 +5,6 @@ use std::time::Duration;
 use time::{OffsetDateTime, Time};
 
 use crate::core::id::ShopId;
-use crate::core::money::Money;
 use crate::metrics::Metrics;
 use crate::views::{State, Views};
 
@@ -85,7 +84,7 @@ async fn note_shops(views: &Views, shops: &[ShopId], metrics: &Metrics) {
         metrics
             .shop_open_amount
             .with_label_values(&label)
-            .set(in_whole(summary.open.amount));
+            .set(summary.open.amount.nearly());
         metrics
             .shop_diverged_baskets
             .with_label_values(&label)
@@ -97,12 +96,6 @@ async fn note_shops(views: &Views, shops: &[ShopId], metrics: &Metrics) {
         metrics
             .shop_paid_amount
             .with_label_values(&label)
-            .set(in_whole(summary.paid_today.amount));
+            .set(summary.paid_today.amount.nearly());
     }
-}
-
-/// An amount in units of the currency, as exact as a picture needs.
-#[expect(clippy::cast_precision_loss, reason = "no shop turns over so much")]
-fn in_whole(amount: Money) -> f64 {
-    amount.units() as f64 / 10_000.0
 }

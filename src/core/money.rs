@@ -47,6 +47,12 @@ impl Money {
         self.0
     }
 
+    /// The amount in whole currency units, as near as a double comes: for pictures, never to reckon with.
+    #[expect(clippy::cast_precision_loss, reason = "a picture does not need more")]
+    pub fn nearly(self) -> f64 {
+        self.0 as f64 / SCALE as f64
+    }
+
     /// Whether the amount is below zero.
     pub const fn is_negative(self) -> bool {
         self.0 < 0
@@ -148,7 +154,10 @@ fn parse_exponent(text: &str) -> Result<i64, MoneyError> {
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.0 < 0 { "-" } else { "" };
-        let (whole, fraction) = (self.0.unsigned_abs() / 10_000, self.0.unsigned_abs() % 10_000);
+        let (whole, fraction) = (
+            self.0.unsigned_abs() / SCALE.unsigned_abs(),
+            self.0.unsigned_abs() % SCALE.unsigned_abs(),
+        );
         let digits = format!("{fraction:04}");
         let shown = digits.trim_end_matches('0');
         write!(f, "{sign}{whole}.{}", if shown.is_empty() { "0" } else { shown })

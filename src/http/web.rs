@@ -51,3 +51,12 @@ pub(super) async fn config(State(api): State<Api>) -> Response {
     let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-cache")];
     (headers, api.web().config.clone()).into_response()
 }
+
+/// Headers of a request in the tests below.
+#[cfg(test)]
+fn headers(pairs: &[(axum::http::HeaderName, &'static str)]) -> HeaderMap {
+    let pairs = pairs.iter().cloned();
+    pairs
+        .map(|(name, value)| (name, axum::http::HeaderValue::from_static(value)))
+        .collect()
+}

@@ -161,16 +161,8 @@ pub(super) fn named(name: &str, headers: &HeaderMap) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderName;
-
+    use super::super::headers;
     use super::*;
-
-    fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
-        let pairs = pairs.iter().cloned();
-        pairs
-            .map(|(name, value)| (name, HeaderValue::from_static(value)))
-            .collect()
-    }
 
     #[test]
     fn what_is_packed_is_what_the_client_takes() {

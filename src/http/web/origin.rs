@@ -67,14 +67,8 @@ fn is_of_this_machine(host: &str) -> bool {
 mod tests {
     use axum::http::HeaderValue;
 
+    use super::super::headers;
     use super::*;
-
-    fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
-        let pairs = pairs.iter().cloned();
-        pairs
-            .map(|(name, value)| (name, HeaderValue::from_static(value)))
-            .collect()
-    }
 
     #[test]
     fn only_our_own_page_and_programs_of_this_machine_are_given_tokens() {

@@ -39,6 +39,19 @@ impl Doors {
         Self::open_at(|_| (), more).await
     }
 
+    /// With a proxy between the door and its nats-server.
+    async fn open_behind_a_proxy() -> (Self, Proxy) {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let doors = Self::open_with(async |stack| {
+            let proxy = Proxy::start(&stack.nats.url()).await;
+            let url = stack.nats.users().unwrap().url(&proxy.url(), User::Door);
+            assert!(tell.send(proxy).is_ok());
+            vec![("EZOUT_NATS_DOOR_URL", url)]
+        })
+        .await;
+        (doors, told.await.unwrap())
+    }
+
     /// At another nats-server than usual.
     async fn open_at(
         adjust: impl FnOnce(&mut NatsOptions),
@@ -399,15 +412,7 @@ async fn a_browser_hears_its_shop_by_websocket_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_door_misses_while_it_is_cut_off_is_made_up_for() {
-    let (tell, told) = tokio::sync::oneshot::channel();
-    let doors = Doors::open_with(async |stack| {
-        let proxy = Proxy::start(&stack.nats.url()).await;
-        let url = stack.nats.users().unwrap().url(&proxy.url(), User::Door);
-        assert!(tell.send(proxy).is_ok());
-        vec![("EZOUT_NATS_DOOR_URL", url)]
-    })
-    .await;
-    let proxy = told.await.unwrap();
+    let (doors, proxy) = Doors::open_behind_a_proxy().await;
     let shop = shop();
     let mut revoked = doors.watcher(&doors.merchant("revoked", &[&shop])).await;
     let short = doors.token("short", "merchant", &[&shop], Duration::from_secs(4));
@@ -650,15 +655,7 @@ async fn tokens_of_keys_that_nobody_knows_keep_those_of_known_ones_from_nothing(
 async fn a_process_that_stops_sends_its_watchers_away_and_waits_for_none_that_it_cannot_reach() {
     const WATCHERS: usize = 20;
     for is_cut_off in [false, true] {
-        let (tell, told) = tokio::sync::oneshot::channel();
-        let mut doors = Doors::open_with(async |stack| {
-            let proxy = Proxy::start(&stack.nats.url()).await;
-            let url = stack.nats.users().unwrap().url(&proxy.url(), User::Door);
-            assert!(tell.send(proxy).is_ok());
-            vec![("EZOUT_NATS_DOOR_URL", url)]
-        })
-        .await;
-        let proxy = told.await.unwrap();
+        let (mut doors, proxy) = Doors::open_behind_a_proxy().await;
         let shop = shop();
         let mut watchers = Vec::new();
         for number in 0..WATCHERS {
