@@ -48,7 +48,9 @@ fuzz:
 chaos: servers
 	EZOUT_CHAOS_SECONDS=$(or $(SECONDS),600) EZOUT_EDIT_KILLS=$(or $(KILLS),50) EZOUT_QUIET_SECONDS=60 EZOUT_FAULTS=all cargo test --test it chaos -- --nocapture
 
+# Without Python the comparison with the original is left out.
 bench: servers
+	@servers/install --with-original || true
 	cargo bench --bench pipeline $(ARGS)
 
 bench-web:

@@ -13,6 +13,7 @@ mod document;
 mod documents;
 mod edit;
 mod edits;
+mod ended;
 mod figures;
 mod handled;
 mod handling;

@@ -9,6 +9,7 @@ mod page;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
+use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
@@ -25,6 +26,8 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; c
 pub static OPENAPI: LazyLock<Value> = LazyLock::new(|| bundled(include_str!("contracts/openapi.json")));
 /// The subjects of NATS and the live updates as AsyncAPI 3.0.
 pub static ASYNCAPI: LazyLock<Value> = LazyLock::new(|| bundled(include_str!("contracts/asyncapi.json")));
+static OPENAPI_TEXT: LazyLock<Bytes> = LazyLock::new(|| text(&OPENAPI));
+static ASYNCAPI_TEXT: LazyLock<Bytes> = LazyLock::new(|| text(&ASYNCAPI));
 static PAGE: LazyLock<String> = LazyLock::new(|| page::page(&OPENAPI, &ASYNCAPI));
 
 /// A document with the schemas that it uses.
@@ -51,21 +54,25 @@ fn bundled(source: &str) -> Value {
     document
 }
 
-fn json(document: &Value) -> Response {
-    let text = serde_json::to_string_pretty(document).expect("a document is JSON");
-    ([(CONTENT_TYPE, "application/json")], text).into_response()
+/// The document as all answers share it: those who do not read theirs must not each have one of their own.
+fn text(document: &Value) -> Bytes {
+    serde_json::to_vec_pretty(document).expect("a document is JSON").into()
+}
+
+fn json(text: &Bytes) -> Response {
+    ([(CONTENT_TYPE, "application/json")], text.clone()).into_response()
 }
 
 /// `GET /openapi.json`
 pub(super) async fn openapi(State(api): State<Api>) -> Response {
     let _timer = api.timer("other");
-    json(&OPENAPI)
+    json(&OPENAPI_TEXT)
 }
 
 /// `GET /asyncapi.json`
 pub(super) async fn asyncapi(State(api): State<Api>) -> Response {
     let _timer = api.timer("other");
-    json(&ASYNCAPI)
+    json(&ASYNCAPI_TEXT)
 }
 
 /// `GET /docs`

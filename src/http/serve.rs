@@ -46,6 +46,9 @@ const PATIENCE: Patience = Patience {
 /// Connections that may wait to be accepted. Beyond it the system turns them away, and each tries again a second later:
 /// after an outage all phones come at once.
 const BACKLOG: u32 = 4096;
+/// Bytes of an answer that the system keeps until the other end takes them; it counts as many again for its own needs.
+/// Without a limit it keeps megabytes for each who does not read, and when all memory for TCP is taken, nobody is served.
+const UNTAKEN_BYTES_MAX: u32 = 64 * 1024;
 /// Most headers of a request.
 const HEADERS_MAX: usize = 64;
 /// Most bytes of all headers of a request.
@@ -123,6 +126,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     };
     // A start right after a stop must not wait for the old connections to be forgotten.
     socket.set_reuseaddr(true)?;
+    // Those that are accepted have it as well.
+    socket.set_send_buffer_size(UNTAKEN_BYTES_MAX)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -316,6 +321,22 @@ mod tests {
         let mut buffer = vec![0; 4096];
         let length = stream.read(&mut buffer).await.unwrap();
         String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_system_keeps_little_for_who_does_not_read() {
+        let listener = listen(([127, 0, 0, 1], 0).into()).unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4 * 1024).unwrap();
+        let (reader, accepted) = tokio::join!(socket.connect(listener.local_addr().unwrap()), listener.accept());
+        let (_reader, (mut stream, _)) = (reader.unwrap(), accepted.unwrap());
+        let (bytes, mut kept) = (vec![0; 64 * 1024], 0);
+        let silence = Duration::from_millis(500);
+        while let Ok(written) = tokio::time::timeout(silence, stream.write(&bytes)).await {
+            kept += written.unwrap();
+        }
+        assert!(kept > 0);
+        assert!(kept <= 3 * UNTAKEN_BYTES_MAX as usize, "it keeps {kept} bytes");
     }
 
     #[tokio::test]

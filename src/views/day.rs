@@ -1,7 +1,7 @@
 //! A shop's day in intervals: events, visits, and what was paid.
 //!
 //! The baskets that had an event since the day began are found by the index for lists; of each only the
-//! times of its events are read, which the server takes out of the document, and counted here.
+//! times of its events and of its payment are read, which the server takes out of the document, and counted here.
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::document::{date, money};
+use super::ended::ended_at;
 use super::queries::BY_CHANGE;
 use super::{ViewError, Views, within};
 use crate::core::basket::Status;
@@ -35,7 +36,7 @@ pub struct DayPoint {
     pub events: u64,
     /// Visits of which it took the first event.
     pub visits: u64,
-    /// Baskets that are paid, by the time of their last event.
+    /// Baskets that are paid, by the time of the payment.
     pub paid_count: u64,
     /// What they cost.
     pub paid_total: Money,
@@ -45,7 +46,7 @@ pub struct DayPoint {
 struct StoredTimes {
     status: String,
     total: Decimal128,
-    updated_at: DateTime,
+    ended_at: DateTime,
     times: Vec<DateTime>,
 }
 
@@ -80,9 +81,9 @@ fn count(points: &mut [DayPoint], day: Day, basket: &StoredTimes) -> Result<(), 
     if let Some(point) = first.and_then(|number| points.get_mut(number)) {
         point.visits += 1;
     }
-    let last = day.interval_of(basket.updated_at);
+    let ended = day.interval_of(basket.ended_at);
     if basket.status == Status::Paid.word()
-        && let Some(point) = last.and_then(|number| points.get_mut(number))
+        && let Some(point) = ended.and_then(|number| points.get_mut(number))
     {
         point.paid_count += 1;
         point.paid_total += money(basket.total)?;
@@ -127,7 +128,7 @@ fn times_since(shop: ShopId, start: OffsetDateTime) -> Vec<Document> {
     let kinds = ["actions", "conflicts", "abandonments", "corrections"].map(times);
     vec![
         doc! { "$match": { "shop_id": shop.to_string(), "status": { "$in": all }, "updated_at": { "$gte": date(start) } } },
-        doc! { "$project": { "_id": 0, "status": 1, "total": 1, "updated_at": 1, "times": { "$concatArrays": kinds.to_vec() } } },
+        doc! { "$project": { "_id": 0, "status": 1, "total": 1, "ended_at": ended_at(), "times": { "$concatArrays": kinds.to_vec() } } },
     ]
 }
 
@@ -157,7 +158,7 @@ mod tests {
         let basket = |status: Status, times: &[i64]| StoredTimes {
             status: status.word().to_owned(),
             total: Decimal128::from_str("2.5").unwrap(),
-            updated_at: at(*times.last().unwrap()),
+            ended_at: at(*times.last().unwrap()),
             times: times.iter().map(|minute| at(*minute)).collect(),
         };
         for basket in [

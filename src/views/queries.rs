@@ -15,6 +15,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::document::{self, date, long, money, unsigned};
+use super::ended::ended_at;
 use super::{BasketView, OpenBaskets, ViewError, Views, within};
 use crate::core::basket::Status;
 use crate::core::event::rfc3339;
@@ -190,9 +191,9 @@ pub struct Summary {
     pub open: Totals,
     /// Baskets that were abandoned today.
     pub abandoned_today: Totals,
-    /// Baskets that are paid and had their last event today.
+    /// Baskets that were paid today.
     pub paid_today: Totals,
-    /// Baskets that are cancelled and had their last event today.
+    /// Baskets that were cancelled today.
     pub cancelled_today: Totals,
     /// Baskets of any status that had their last event today and whose totals differ.
     pub diverged_today: u64,
@@ -603,17 +604,21 @@ fn by_status(shop: ShopId, day_start: OffsetDateTime) -> Vec<Document> {
     let one_if = |condition: Bson| doc! { "$sum": { "$cond": [condition, 1, 0] } };
     let diverged = doc! { "$eq": ["$verdict", "diverged"] };
     let today = doc! { "$gte": ["$updated_at", day_start] };
+    // One that ended before and was corrected today has changed today, and that is all.
+    let counts = doc! { "$or": [{ "$eq": ["$status", Status::Open.word()] }, { "$gte": [ended_at(), day_start] }] };
+    let of_those = |what: Bson, none: Bson| doc! { "$sum": { "$cond": ["$counts", what, none] } };
     vec![
         doc! { "$match": { "$or": [
             { "shop_id": &shop, "status": Status::Open.word() },
             { "shop_id": &shop, "status": { "$in": ended }, "updated_at": { "$gte": day_start } },
         ] } },
+        doc! { "$set": { "counts": counts } },
         doc! { "$group": {
             "_id": "$status",
-            "baskets": { "$sum": 1 },
-            "items": { "$sum": "$item_count" },
-            "amount": { "$sum": "$total" },
-            "diverged": one_if(diverged.clone().into()),
+            "baskets": of_those(1.into(), 0.into()),
+            "items": of_those("$item_count".into(), 0_i64.into()),
+            "amount": of_those("$total".into(), document::decimal(Money::default()).into()),
+            "diverged": of_those(doc! { "$cond": [diverged.clone(), 1, 0] }.into(), 0.into()),
             "diverged_today": one_if(doc! { "$and": [diverged, today] }.into()),
         } },
     ]

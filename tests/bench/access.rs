@@ -10,8 +10,8 @@ use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
+use crate::apart::Apart;
 use crate::events::{ACTIONS, Action, fresh_sessions, shop};
 use crate::gateway::Browser;
 use crate::ingest::{ROUNDS, add, rate, watched};
@@ -20,6 +20,7 @@ use crate::load::{Load, Requests};
 use crate::meter::{Times, is_longer};
 use crate::processors::{Processors, Used};
 use crate::service::{Machine, Place, Service};
+use crate::slow::SLOW;
 use crate::table::{Goal, Row, Table};
 use crate::{Plan, fraction};
 
@@ -111,9 +112,8 @@ pub(crate) async fn tokens(machine: &Machine, plan: &Plan, table: &mut Table) {
     });
 }
 
-/// Honest senders beside many who send one byte of their request a second.
+/// Honest senders beside many who hold their connections for as long as they may.
 pub(crate) async fn slow_clients(machine: &Machine, plan: &Plan, table: &mut Table) {
-    const SLOW: usize = 2_000;
     let work = format!("500 events/s beside {SLOW} slow connections: POST to answer");
     if !plan.wants(&work) {
         return;
@@ -123,32 +123,20 @@ pub(crate) async fn slow_clients(machine: &Machine, plan: &Plan, table: &mut Tab
     let service = place.start("serve").await;
     send(service.http, plan.warm_up, &Sent::default()).await;
     let alone = send(service.http, time, &Sent::default()).await;
-    let mut slow = JoinSet::new();
-    for _ in 0..SLOW {
-        let address = service.http;
-        slow.spawn(async move {
-            // One that is cut off comes again.
-            loop {
-                let Ok(mut stream) = TcpStream::connect(address).await else {
-                    continue;
-                };
-                for byte in b"POST /send HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n"
-                    .iter()
-                    .cycle()
-                {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    if stream.write_all(&[*byte]).await.is_err() {
-                        break;
-                    }
-                }
-            }
-        });
-    }
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let processors = Processors::watch(watched(&place, &service));
+    let mut slow = Apart::behind("slow", service.http).await;
+    let mut processes = watched(&place, &service);
+    processes.push(("slow", vec![slow.id()]));
+    let processors = Processors::watch(processes);
     let beside = send(service.http, time, &Sent::default()).await;
     let used = processors.used();
-    slow.shutdown().await;
+    let open = service.series("ezout_http_connections").await;
+    assert!(slow.is_there(), "they went away");
+    drop(slow);
+    // Some are on their way back at any moment.
+    assert!(
+        open > u64::from(SLOW) * 3 / 4,
+        "only {open} connections were open: {used}"
+    );
     table.add(&Row {
         work,
         figure: beside.to_string(),

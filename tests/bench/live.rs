@@ -1,19 +1,17 @@
 //! Live updates: what a crowd of viewers sees, what it costs, and whether the phones notice.
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
 use crate::Plan;
+use crate::apart::{self, Apart};
 use crate::events::{ACTIONS, Action, fresh_sessions, shop};
 use crate::load::Connection;
 use crate::meter::{Times, as_float};
@@ -29,9 +27,6 @@ const SHOPS: u64 = 10;
 const RATE: u32 = 500;
 /// Connections that send them.
 const CONNECTIONS: u32 = 50;
-
-/// What a crowd says when it is up to date.
-const READY: &[u8; 6] = b"ready\n";
 
 /// When an event was sent, by its session and number.
 pub(crate) type Sent = Arc<Mutex<HashMap<(String, u64), Instant>>>;
@@ -58,7 +53,7 @@ pub(crate) async fn crowd(machine: &Machine, plan: &Plan, table: &mut Table) {
     let memory_before = resident_bytes(service.id(), false);
     let (sent, stop) = (Sent::default(), Arc::new(AtomicBool::new(false)));
     let mut viewers = JoinSet::new();
-    let mut crowd = Crowd::start(service.http).await;
+    let mut crowd = Apart::behind("crowd", service.http).await;
     for n in 0..SHOPS {
         let mut stream = watch(service.http, n).await;
         let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
@@ -133,37 +128,8 @@ pub(crate) async fn crowd(machine: &Machine, plan: &Plan, table: &mut Table) {
     });
 }
 
-/// All viewers but those that look at what they get: in a process of their own, which has the processors only
-/// when nobody else wants them. Elsewhere they would be on other machines.
-struct Crowd(Child);
-
-impl Crowd {
-    async fn start(address: SocketAddr) -> Self {
-        let program = std::env::current_exe().expect("the bench is a program");
-        let mut command = Command::new("chrt");
-        command
-            .args(["--idle", "0"])
-            .arg(program)
-            .args(["crowd", &address.to_string()]);
-        let mut crowd = command
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("chrt is there");
-        let mut said = [0; READY.len()];
-        let out = crowd.stdout.as_mut().expect("it is piped");
-        out.read_exact(&mut said).await.expect("the crowd is connected");
-        assert_eq!(said, *READY);
-        Self(crowd)
-    }
-
-    fn is_there(&mut self) -> bool {
-        self.0.try_wait().expect("it is a child").is_none()
-    }
-}
-
-/// What the process of a [`Crowd`] does until it is killed: it takes what it gets.
-pub(crate) async fn be_crowd(address: SocketAddr) {
+/// All viewers but those that look at what they get, in a process [`Apart`], until it is killed: they take what they get.
+pub(crate) async fn be_crowd(address: SocketAddr) -> ! {
     let mut viewers = JoinSet::new();
     for n in SHOPS..VIEWERS {
         let mut stream = watch(address, n % SHOPS).await;
@@ -172,9 +138,7 @@ pub(crate) async fn be_crowd(address: SocketAddr) {
             while stream.read(&mut buffer).await.expect("the stream goes on") > 0 {}
         });
     }
-    let mut out = std::io::stdout();
-    out.write_all(READY).expect("somebody waits");
-    out.flush().expect("somebody waits");
+    apart::say_ready();
     let ended = viewers.join_next().await;
     panic!("the service ended a stream: {ended:?}");
 }

@@ -11,6 +11,8 @@
 #![expect(clippy::print_stdout, reason = "the table is what this is for")]
 
 mod access;
+mod alternatives;
+mod apart;
 mod backup;
 mod events;
 mod gateway;
@@ -19,10 +21,12 @@ mod ingest;
 mod live;
 mod load;
 mod meter;
+mod plain;
 mod processors;
 mod projection;
 mod raw;
 mod service;
+mod slow;
 mod table;
 
 use std::time::Duration;
@@ -105,14 +109,25 @@ fn fraction(time: Duration, rounds: u32) -> Duration {
     time / rounds
 }
 
+/// Is for ever what [`apart`] has started with these words, if it has.
+async fn be_apart(words: &[String]) {
+    let address = |text: &str| text.parse().expect("it is the address of a socket");
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["crowd", service] => live::be_crowd(address(service)).await,
+        ["slow", service] => slow::be_slow(address(service)).await,
+        ["plain-api", http, nats_url] => plain::be_api(address(http), nats_url).await,
+        ["plain-project", nats_url, mongodb_uri, database] => {
+            plain::be_projector(nats_url, mongodb_uri, database).await
+        }
+        _ => {}
+    }
+}
+
 #[tokio::main]
 async fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    if let [word, address] = words.as_slice()
-        && word == "crowd"
-    {
-        return live::be_crowd(address.parse().expect("after `crowd` comes an address")).await;
-    }
+    be_apart(&words).await;
     let plan = Plan::from_words(&words);
     let machine = Machine::start().await;
     println!("{}", processors::machine());
@@ -126,6 +141,8 @@ async fn main() {
     access::revocations(&machine, &plan, &mut table).await;
     ingest::lines(&machine, &plan, &mut table).await;
     ingest::three_replicas(&machine, &plan, &mut table).await;
+    alternatives::original(&machine, &plan, &mut table).await;
+    alternatives::plainly(&machine, &plan, &mut table).await;
     projection::backlog(&machine, &plan, &mut table).await;
     projection::long_session(&machine, &plan, &mut table).await;
     projection::latency(&machine, &plan, &mut table).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ezout::core::basket::Basket;
-use ezout::core::event::{ActionIdMeaning, JournalEvent, Recorded};
+use ezout::core::event::{ActionIdMeaning, JournalEvent, Recorded, rfc3339};
 use ezout::core::id::{BasketId, SessionId, ShopId};
 use ezout::views::Views;
 use mongodb::Collection;
@@ -84,6 +84,51 @@ async fn corrections_of(service: &Service, shop: &str, visit: &str) -> Vec<Value
         .filter(|recorded| recorded["event"]["correction_id"].is_string())
         .cloned()
         .collect()
+}
+
+#[tokio::test]
+async fn what_was_paid_stays_at_its_time_when_it_is_corrected() {
+    let service = &system().await.service;
+    let (shop, by_shopper, by_hand) = (session(), session(), session());
+    add(service, &shop, &by_shopper, 1, 5, 1).await;
+    let base = add(service, &shop, &by_hand, 1, 5, 1).await;
+    let paid = event(&shop, &by_shopper, 2, "checkout", 5, 2.5, 2.5);
+    let paid = service.publish(&shop, &paid).await;
+    let paid: u64 = paid.headers()["ezout-sequence"].to_str().unwrap().parse().unwrap();
+    service.basket(&shop, &by_shopper, paid).await;
+    let correct = async |visit: &str, base: u64, mut asked: Value| {
+        asked["base_sequence"] = json!(base);
+        let filed = published(service, &shop, visit, &asked).await;
+        let sequence = filed["sequence"].as_u64().unwrap();
+        service.basket(&shop, visit, sequence).await;
+        sequence
+    };
+    let base = correct(&by_hand, base, json!({ "status": { "to": "paid" } })).await;
+    let moment = async || {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        rfc3339(OffsetDateTime::now_utc())
+    };
+    let (corrected, paid_until_here) = (json!({ "adjustment": { "by": -0.25 } }), moment().await);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    correct(&by_shopper, paid, corrected.clone()).await;
+    correct(&by_hand, base, corrected).await;
+
+    let since = async |start: &str| {
+        let get = async |what: &str| get(service, &format!("/v1/shops/{shop}/{what}?day_start={start}")).await;
+        (get("summary").await, get("day").await["points"][0].clone())
+    };
+    let (summary, day) = since(&paid_until_here).await;
+    assert_eq!(summary["paid_today"], json!({ "count": 0, "amount": 0.0 }), "{summary}");
+    assert_eq!(summary["diverged_today"], 1, "the one without a total of the app changed: {summary}");
+    assert_eq!((&day["events"], &day["paid_count"]), (&json!(2), &json!(0)), "{day}");
+    let long_ago = rfc3339(OffsetDateTime::now_utc() - Duration::from_mins(10));
+    let (summary, day) = since(&long_ago).await;
+    assert_eq!(summary["paid_today"], json!({ "count": 2, "amount": 4.5 }), "{summary}");
+    assert_eq!(
+        (&day["paid_count"], &day["paid_total"]),
+        (&json!(2), &json!(4.5)),
+        "{day}"
+    );
 }
 
 #[tokio::test]

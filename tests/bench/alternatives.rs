@@ -1,0 +1,177 @@
+//! What one would take instead, in the same run: the service that stood here before, and the plain way to build this.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use ezout::tools::servers::{NatsServer, free_port};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use crate::apart::Apart;
+use crate::events::{ACTIONS, Action, fresh_sessions};
+use crate::ingest::{ROUNDS, add, rate, watched};
+use crate::load::{Load, Requests};
+use crate::meter::as_float;
+use crate::plain;
+use crate::processors::{Used, Watched};
+use crate::service::{Machine, Place};
+use crate::table::{Goal, Row, Table};
+use crate::{Plan, fraction};
+
+/// Longest that something takes to start.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn free() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port().expect("a port is free")).into()
+}
+
+fn load(plan: &Plan, address: SocketAddr, connections: usize, watched: Watched) -> Load {
+    Load {
+        address,
+        connections,
+        requests: Requests::Singles {
+            from: fresh_sessions(1_000_000) * ACTIONS,
+        },
+        tokens: Vec::new(),
+        warm_up: plan.warm_up,
+        time: fraction(plan.time, ROUNDS),
+        watched,
+    }
+}
+
+/// The original service: FastAPI and nats-py, which store nothing.
+struct Original {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Original {
+    async fn start(nats: &NatsServer) -> Option<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let program = root.join(".servers/bin/uvicorn");
+        let address = free();
+        let process = Command::new(program)
+            .args(["service:app", "--app-dir"])
+            .arg(root.join("tests/original"))
+            .args(["--host", "127.0.0.1", "--port", &address.port().to_string()])
+            .args(["--log-level", "warning", "--no-access-log"])
+            .env("NATS_URL", nats.url())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .ok()?;
+        let begin = Instant::now();
+        while TcpStream::connect(address).await.is_err() {
+            assert!(begin.elapsed() < PATIENCE, "the original does not listen");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Some(Self { process, address })
+    }
+}
+
+/// Single events against the original service.
+pub(crate) async fn original(machine: &Machine, plan: &Plan, table: &mut Table) {
+    let work = |connections: usize| format!("ingest, {connections} in flight, and the original");
+    let wanted = [(64, Goal::None), (256, Goal::AtLeast(10.0))];
+    let wanted: Vec<_> = wanted.into_iter().filter(|(n, _)| plan.wants(&work(*n))).collect();
+    if wanted.is_empty() {
+        return;
+    }
+    let lazy = machine.nats(false).await;
+    let Some(original) = Original::start(&lazy).await else {
+        println!("NOT MEASURED: the original service; `servers/install --with-original` brings it\n");
+        return;
+    };
+    let place = machine.place().await;
+    let service = place.start("api").await;
+    for (connections, goal) in wanted {
+        let (mut limit, mut figure) = (None, None);
+        let mut used = Used::default();
+        for _ in 0..ROUNDS {
+            let id = original.process.id().expect("it runs");
+            let theirs = load(plan, original.address, connections, vec![("original", vec![id])]);
+            add(&mut limit, theirs.run().await.meter);
+            let done = load(plan, service.http, connections, watched(&place, &service))
+                .run()
+                .await;
+            add(&mut figure, done.meter);
+            used = done.used;
+        }
+        let (limit, figure) = (rate(limit.as_ref()), rate(figure.as_ref()));
+        table.add(&Row {
+            work: work(connections),
+            figure: figure.to_string(),
+            limit: format!("{limit} FastAPI, which stores nothing"),
+            ratio: figure.per_second / limit.per_second,
+            goal,
+            used,
+        });
+    }
+}
+
+/// Single events, and the way into baskets, against the plain way to build both.
+pub(crate) async fn plainly(machine: &Machine, plan: &Plan, table: &mut Table) {
+    const CONNECTIONS: usize = 256;
+    let ingest = format!("ingest, {CONNECTIONS} in flight, and the plain way");
+    let events = plan.backlog() / 5;
+    let projection = format!("projection, backlog of {events} events, and the plain way");
+    if plan.wants(&ingest) {
+        let (plainly, place) = (machine.nats(true).await, machine.place().await);
+        let address = free();
+        let api = Apart::beside("plain-api", &[&address.to_string(), &plainly.url()]).await;
+        let service = place.start("api").await;
+        let (mut limit, mut figure) = (None, None);
+        let mut used = Used::default();
+        for _ in 0..ROUNDS {
+            let theirs = load(plan, address, CONNECTIONS, vec![("plain", vec![api.id()])]);
+            add(&mut limit, theirs.run().await.meter);
+            let done = load(plan, service.http, CONNECTIONS, watched(&place, &service))
+                .run()
+                .await;
+            add(&mut figure, done.meter);
+            used = done.used;
+        }
+        let (limit, figure) = (rate(limit.as_ref()), rate(figure.as_ref()));
+        table.add(&Row {
+            work: ingest,
+            figure: figure.to_string(),
+            limit: format!("{limit} published one by one"),
+            ratio: figure.per_second / limit.per_second,
+            goal: Goal::None,
+            used,
+        });
+    }
+    if plan.wants(&projection) {
+        let place = machine.place().await;
+        let sessions = events / ACTIONS;
+        let first = fresh_sessions(sessions);
+        let all = || (0..events).map(|n| Action::of(first + n % sessions, n / sessions));
+        place.fill(all()).await;
+        let service = place.spawn("project");
+        let ours = service.projected(events).await;
+        drop(service);
+        let theirs = project_plainly(machine, &place, all()).await;
+        let a_second = |time: Duration| as_float(events) / time.as_secs_f64();
+        table.add(&Row {
+            work: projection,
+            figure: format!("{:>7.0} events/s", a_second(ours)),
+            limit: format!("{:>7.0} events/s upserted one by one", a_second(theirs)),
+            ratio: a_second(ours) / a_second(theirs),
+            goal: Goal::None,
+            used: Used::default(),
+        });
+    }
+}
+
+async fn project_plainly(machine: &Machine, place: &Place, all: impl Iterator<Item = Action>) -> Duration {
+    let nats = machine.nats(true).await;
+    let url = nats.url();
+    plain::fill(&url, all).await;
+    let views = place.views();
+    let begin = Instant::now();
+    let _projector = Apart::beside("plain-project", &[&url, &views.uri, &views.database]).await;
+    plain::all_consumed(&url).await;
+    begin.elapsed()
+}
