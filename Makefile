@@ -1,7 +1,7 @@
 # What there is to do here. Needs Rust and Python 3; servers/install gets the servers where PATH has none.
 # More arguments for a command go in ARGS: make run ARGS=--demo
 
-.PHONY: help run demo web test test-web fuzz chaos bench bench-web pictures servers try-image check
+.PHONY: help run demo web test test-web fuzz chaos soak bench size bench-web pictures servers try-image check
 
 help:
 	@echo "make run      start everything on this machine; Ctrl-C stops it"
@@ -11,7 +11,9 @@ help:
 	@echo "make test     all tests, against real servers of their own"
 	@echo "make fuzz     ask everything that /openapi.json allows and does not, EXAMPLES=100 for each operation"
 	@echo "make chaos    kill and pause servers under load, SECONDS=600, what follows edits by hand, KILLS=50, and the alerts of twelve faults"
+	@echo "make soak     steady load with a fault every minute for SECONDS=3600, and a picture of what grows"
 	@echo "make bench    measure against the engines themselves"
+	@echo "make size     measure what everything costs at a hundredth, a tenth and all of SESSIONS=1000000"
 	@echo "make bench-web  how fast the page is with 1,000 baskets and 100 changes a second, SECONDS=600"
 	@echo "make pictures take the pictures of the README in web/pictures, and of each screen below it"
 	@echo "make check    formatting, lints and documentation, as continuous integration does"
@@ -48,10 +50,17 @@ fuzz:
 chaos: servers
 	EZOUT_CHAOS_SECONDS=$(or $(SECONDS),600) EZOUT_EDIT_KILLS=$(or $(KILLS),50) EZOUT_QUIET_SECONDS=60 EZOUT_FAULTS=all cargo test --test it chaos -- --nocapture
 
+soak: servers
+	EZOUT_SOAK_SECONDS=$(or $(SECONDS),3600) cargo test --test it chaos::soak -- --nocapture
+
 # Without Python the comparison with the original is left out.
 bench: servers
 	@servers/install --with-original || true
 	cargo bench --bench pipeline $(ARGS)
+
+# A million sessions take an hour.
+size: servers
+	cargo bench --bench pipeline -- sessions $(or $(SESSIONS),1000000) only growth
 
 bench-web:
 	@servers/install --with-browser

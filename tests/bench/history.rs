@@ -176,7 +176,7 @@ fn each(bytes: u64, sessions: u64) -> f64 {
 }
 
 /// What so many sessions cost in memory and on the disks.
-async fn costs(place: &Place, name: &str, sessions: u64, nats: [u64; 3], table: &mut Table) {
+pub(crate) async fn costs(place: &Place, name: &str, sessions: u64, nats: [u64; 3], table: &mut Table) {
     let [before, filled, projected] = nats;
     let megabytes = |bytes: u64| as_float(bytes) / 1e6;
     let each = |bytes: u64| each(bytes, sessions);
@@ -273,7 +273,7 @@ pub(crate) async fn shop(machine: &Machine, plan: &Plan, table: &mut Table) {
     });
 }
 
-fn row(table: &mut Table, work: String, figure: String, limit: String) {
+pub(crate) fn row(table: &mut Table, work: String, figure: String, limit: String) {
     table.add(&Row {
         work,
         figure,

@@ -6,7 +6,7 @@
 //! says who used the processors, since what the load uses the service lacks.
 //!
 //! Words after `--` choose: `quick` measures for a shorter time, `long` lets the crowd of browsers go on for five minutes, `sessions NUMBER` looks back in a journal of so many
-//! sessions, and `only WORDS`, which comes last, measures the rows with these words.
+//! sessions, `times NUMBER` measures everything so often and gives the medians, and `only WORDS`, which comes last, measures the rows with these words.
 
 #![expect(clippy::print_stdout, reason = "the table is what this is for")]
 
@@ -16,6 +16,7 @@ mod apart;
 mod backup;
 mod events;
 mod gateway;
+mod growth;
 mod history;
 mod ingest;
 mod live;
@@ -41,6 +42,8 @@ struct Plan {
     only: Option<String>,
     /// Sessions of the journal in which is looked back.
     sessions: u64,
+    /// How often everything is measured.
+    times: u64,
     /// How long each side of a comparison is measured.
     time: Duration,
     /// How long a load runs before it counts.
@@ -51,13 +54,17 @@ impl Plan {
     fn from_words(words: &[String]) -> Self {
         let quick = words.iter().any(|word| word == "quick");
         let only = words.iter().position(|word| word == "only");
-        let sessions = words.iter().position(|word| word == "sessions");
-        let sessions = sessions.map(|place| words[place + 1].parse().expect("after `sessions` comes their number"));
+        let number = |named: &str| {
+            let place = words.iter().position(|word| word == named)?;
+            let number = words.get(place + 1).and_then(|word| word.parse().ok());
+            Some(number.unwrap_or_else(|| panic!("after `{named}` comes a number")))
+        };
         Self {
             quick,
             long: words.iter().any(|word| word == "long"),
             only: only.map(|place| words[place + 1..].join(" ")),
-            sessions: sessions.unwrap_or(if quick { 5_000 } else { 50_000 }),
+            sessions: number("sessions").unwrap_or(if quick { 5_000 } else { 50_000 }),
+            times: number("times").unwrap_or(1),
             time: if quick {
                 Duration::from_secs(1)
             } else {
@@ -133,25 +140,33 @@ async fn main() {
     println!("{}", processors::machine());
     println!("{}\n", machine.versions().await);
     let mut table = Table::default();
-    ingest::one_server(&machine, &plan, &mut table).await;
-    ingest::storm(&machine, &plan, &mut table).await;
-    access::tokens(&machine, &plan, &mut table).await;
-    access::slow_clients(&machine, &plan, &mut table).await;
-    access::denials(&machine, &plan, &mut table).await;
-    access::revocations(&machine, &plan, &mut table).await;
-    ingest::lines(&machine, &plan, &mut table).await;
-    ingest::three_replicas(&machine, &plan, &mut table).await;
-    alternatives::original(&machine, &plan, &mut table).await;
-    alternatives::plainly(&machine, &plan, &mut table).await;
-    projection::backlog(&machine, &plan, &mut table).await;
-    projection::long_session(&machine, &plan, &mut table).await;
-    projection::latency(&machine, &plan, &mut table).await;
-    projection::correction(&machine, &plan, &mut table).await;
-    projection::full_load(&machine, &plan, &mut table).await;
-    gateway::browsers(&machine, &plan, &mut table).await;
-    live::crowd(&machine, &plan, &mut table).await;
-    history::sessions(&machine, &plan, &mut table).await;
-    history::shop(&machine, &plan, &mut table).await;
-    backup::whole(&machine, &plan, &mut table).await;
+    for _ in 0..plan.times {
+        measure(&machine, &plan, &mut table).await;
+    }
     table.end();
+}
+
+async fn measure(machine: &Machine, plan: &Plan, table: &mut Table) {
+    ingest::one_server(machine, plan, table).await;
+    ingest::storm(machine, plan, table).await;
+    access::tokens(machine, plan, table).await;
+    access::slow_clients(machine, plan, table).await;
+    access::denials(machine, plan, table).await;
+    access::revocations(machine, plan, table).await;
+    ingest::lines(machine, plan, table).await;
+    ingest::three_replicas(machine, plan, table).await;
+    alternatives::original(machine, plan, table).await;
+    alternatives::plainly(machine, plan, table).await;
+    projection::backlog(machine, plan, table).await;
+    projection::projectors(machine, plan, table).await;
+    projection::long_session(machine, plan, table).await;
+    projection::latency(machine, plan, table).await;
+    projection::correction(machine, plan, table).await;
+    projection::full_load(machine, plan, table).await;
+    gateway::browsers(machine, plan, table).await;
+    live::crowd(machine, plan, table).await;
+    history::sessions(machine, plan, table).await;
+    history::shop(machine, plan, table).await;
+    growth::growth(machine, plan, table).await;
+    backup::whole(machine, plan, table).await;
 }

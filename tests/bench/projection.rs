@@ -13,7 +13,7 @@ use crate::load::{Connection, Load, Requests};
 use crate::meter::{Times, as_float};
 use crate::processors::{Processors, Used, Watched, resident_bytes};
 use crate::raw::{self, RawStream};
-use crate::service::{Machine, Place};
+use crate::service::{Machine, Place, Service};
 use crate::table::{Goal, Row, Table};
 
 /// Actions of the longest session: as many as a basket keeps.
@@ -61,6 +61,57 @@ pub(crate) async fn backlog(machine: &Machine, plan: &Plan, table: &mut Table) {
         goal: Goal::AtLeast(3.0),
         used: Used::default(),
     });
+}
+
+/// The same events while they come, by one process and by several that share the partitions.
+pub(crate) async fn projectors(machine: &Machine, plan: &Plan, table: &mut Table) {
+    /// As many as the journal has.
+    const PARTITIONS: u64 = 16;
+    let events = plan.backlog();
+    let work = |processes: u64| format!("projection while {events} events come, {processes} projectors");
+    let wanted: Vec<u64> = [1, 2, 4].into_iter().filter(|n| plan.wants(&work(*n))).collect();
+    let mut alone = None;
+    for processes in wanted {
+        let place = machine.place().await;
+        let services: Vec<_> = (0..processes).map(|_| place.spawn("project")).collect();
+        for service in &services {
+            service.ready().await;
+            while service.series("ezout_leases_held").await != PARTITIONS / processes {
+                pause().await;
+            }
+        }
+        let mut ids = watched(machine, &place, services[0].id());
+        ids[2].1 = services.iter().map(Service::id).collect();
+        let processors = Processors::watch(ids);
+        let sessions = events / ACTIONS;
+        let first = fresh_sessions(sessions);
+        let begin = Instant::now();
+        place
+            .fill((0..events).map(|n| Action::of(first + n % sessions, n / sessions)))
+            .await;
+        loop {
+            let mut counted = 0;
+            for service in &services {
+                counted += service
+                    .series("ezout_projected_events_total{outcome=\"counted\"}")
+                    .await;
+            }
+            if counted >= events {
+                break;
+            }
+            pause().await;
+        }
+        let rate = as_float(events) / begin.elapsed().as_secs_f64();
+        let alone = *alone.get_or_insert(rate);
+        table.add(&Row {
+            work: work(processes),
+            figure: format!("{rate:>7.0} events/s"),
+            limit: format!("{alone:>7.0} events/s by the fewest"),
+            ratio: rate / alone,
+            goal: Goal::None,
+            used: processors.used(),
+        });
+    }
 }
 
 /// One session of the greatest length, against short ones.

@@ -33,6 +33,17 @@ pub(crate) struct Row {
 pub(crate) struct Table {
     rows: usize,
     missed: Vec<String>,
+    /// What all rounds came to, by the work and what it is compared with.
+    rounds: Vec<(String, Vec<Round>)>,
+}
+
+/// A row of one round.
+#[derive(Debug)]
+struct Round {
+    ratio: f64,
+    figure: String,
+    limit: String,
+    goal: Goal,
 }
 
 impl Table {
@@ -59,12 +70,56 @@ impl Table {
             None => String::new(),
         };
         line(work, figure, limit, &ratio_text, &goal_text, &used.to_string());
+        let named: String = limit.chars().filter(|sign| sign.is_alphabetic() || *sign == ' ').collect();
+        let key = format!("{work} {named}");
+        let round = Round {
+            ratio: *ratio,
+            figure: figure.clone(),
+            limit: limit.clone(),
+            goal: *goal,
+        };
+        match self.rounds.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, rounds)) => rounds.push(round),
+            None => self.rounds.push((key, vec![round])),
+        }
         if goal.is_met(*ratio) == Some(false) {
             self.missed.push(work.clone());
         }
     }
 
-    pub(crate) fn end(&self) {
+    /// Of each row the round with the median ratio, with the least and the greatest ratio of all rounds.
+    fn medians(&mut self) {
+        println!("\nmedians of all rounds");
+        for (key, rounds) in &mut self.rounds {
+            rounds.retain(|round| round.ratio.is_finite());
+            rounds.sort_by(|one, other| one.ratio.total_cmp(&other.ratio));
+            let (Some(least), Some(most)) = (rounds.first(), rounds.last()) else {
+                continue;
+            };
+            let median = &rounds[rounds.len() / 2];
+            let met = match median.goal.is_met(median.ratio) {
+                Some(true) => "met",
+                Some(false) => "missed",
+                None => "",
+            };
+            println!(
+                "{:<60} {:<34} {:<37} {:.2} ({:.2} to {:.2}, {} rounds)  {} {met}",
+                key.split("  ").next().unwrap_or(key),
+                median.figure,
+                median.limit,
+                median.ratio,
+                least.ratio,
+                most.ratio,
+                rounds.len(),
+                median.goal,
+            );
+        }
+    }
+
+    pub(crate) fn end(&mut self) {
+        if self.rounds.iter().any(|(_, rounds)| rounds.len() > 1) {
+            self.medians();
+        }
         if self.missed.is_empty() {
             println!("\n{} rows; every goal is met.", self.rows);
         } else {

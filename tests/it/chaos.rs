@@ -14,6 +14,7 @@ mod oracle;
 mod phones;
 mod rolling;
 mod shuffled;
+mod soak;
 mod supervisor;
 
 use std::fmt::Write as _;

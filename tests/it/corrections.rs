@@ -119,7 +119,10 @@ async fn what_was_paid_stays_at_its_time_when_it_is_corrected() {
     };
     let (summary, day) = since(&paid_until_here).await;
     assert_eq!(summary["paid_today"], json!({ "count": 0, "amount": 0.0 }), "{summary}");
-    assert_eq!(summary["diverged_today"], 1, "the one without a total of the app changed: {summary}");
+    assert_eq!(
+        summary["diverged_today"], 1,
+        "the one without a total of the app changed: {summary}"
+    );
     assert_eq!((&day["events"], &day["paid_count"]), (&json!(2), &json!(0)), "{day}");
     let long_ago = rfc3339(OffsetDateTime::now_utc() - Duration::from_mins(10));
     let (summary, day) = since(&long_ago).await;

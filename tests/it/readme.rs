@@ -405,3 +405,32 @@ fn every_route_is_in_the_readme_with_a_curl_line() {
         assert!(shown.count() > 0, "README.md shows no curl line for {route}");
     }
 }
+
+/// Each promise ends with a command and the file that it runs; a test that is named is in that file.
+#[test]
+fn each_promise_names_what_shows_it() {
+    let readme = read("README.md");
+    let (_, rest) = readme.split_once("## What is promised").unwrap();
+    let (section, _) = rest.split_once("\n## ").unwrap();
+    let promises: Vec<&str> = section.lines().filter(|line| line.starts_with("- ")).collect();
+    assert!(promises.len() >= 10);
+    for promise in promises {
+        let (_, shown) = promise
+            .rsplit_once(" Shown by [`")
+            .unwrap_or_else(|| panic!("nothing shows this: {promise}"));
+        let (command, file) = shown.split_once("`](").unwrap();
+        let file = file.strip_suffix(").").unwrap();
+        let code = read(file);
+        if let Some(target) = command.strip_prefix("make ") {
+            let target = format!("\n{target}:");
+            assert!(read("Makefile").contains(&target), "there is no `{command}`");
+            continue;
+        }
+        let filter = command.strip_prefix("cargo test --test it ").unwrap();
+        let (part, name) = filter.split_once("::").unwrap();
+        assert!(file.contains(part), "{command} runs another file than {file}");
+        // The last word is the beginning of a test's name, or the file itself.
+        let is_there = code.contains(&format!("fn {name}")) || file.ends_with(&format!("/{part}/{name}.rs"));
+        assert!(is_there, "{command} runs nothing of {file}");
+    }
+}

@@ -319,7 +319,8 @@ async fn walk(name: &str, setting: Setting) {
         }
         child.wait().await.unwrap()
     };
-    let status = tokio::time::timeout(WALK_MAX, walking).await;
+    let asked_for = chosen("EZOUT_WEB_SECONDS").map_or(0, |seconds| seconds.parse().unwrap());
+    let status = tokio::time::timeout(WALK_MAX + Duration::from_secs(asked_for), walking).await;
     assert!(status.expect("the walk ends").success(), "the walk {name} failed");
     if let Some(resgate) = &mut ground.resgate {
         resgate.kill().await;

@@ -15,7 +15,7 @@ const API_POINTS: &[&str] = &["before_append", "after_append"];
 /// Where a projector can be made to die.
 const PROJECTOR_POINTS: &[&str] = &["after_baskets", "after_one_update", "after_updates", "after_checkpoint"];
 /// How long a shopper may do nothing.
-const ABANDON_AFTER: &str = "3s";
+pub const ABANDON_AFTER: &str = "3s";
 /// The same in milliseconds.
 pub const ABANDON_AFTER_MS: i64 = 3_000;
 /// How often processes are looked at.
