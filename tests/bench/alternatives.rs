@@ -41,7 +41,7 @@ fn load(plan: &Plan, address: SocketAddr, connections: usize, watched: Watched) 
     }
 }
 
-/// The original service: FastAPI and nats-py, which store nothing.
+/// The original service, by `FastAPI` and nats-py, which store nothing.
 struct Original {
     process: Child,
     address: SocketAddr,

@@ -227,7 +227,8 @@ async fn ask(place: &Place, address: SocketAddr, sessions: &Sessions, question: 
             Question::History => format!("{visit}/events"),
             Question::Past => {
                 let history: Value = read(&connection.get(&format!("{visit}/events")).await);
-                let middle = &history["events"][ACTIONS as usize / 2]["sequence"];
+                let events = history["events"].as_array().expect("it has events");
+                let middle = &events[events.len() / 2]["sequence"];
                 format!("{visit}/basket?sequence={middle}")
             }
             Question::Resume => format!("/v1/shops/{shop}/updates"),

@@ -125,7 +125,7 @@ async fn be_apart(words: &[String]) {
         ["slow", service] => slow::be_slow(address(service)).await,
         ["plain-api", http, nats_url] => plain::be_api(address(http), nats_url).await,
         ["plain-project", nats_url, mongodb_uri, database] => {
-            plain::be_projector(nats_url, mongodb_uri, database).await
+            plain::be_projector(nats_url, mongodb_uri, database).await;
         }
         _ => {}
     }

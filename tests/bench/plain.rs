@@ -24,7 +24,7 @@ const NAME: &str = "PLAIN";
 
 /// What is used of the twelve fields, and the others.
 #[derive(Deserialize, Serialize)]
-struct Action {
+struct Sent {
     session_id: String,
     action: String,
     product_id: Option<i64>,
@@ -64,7 +64,7 @@ pub(crate) async fn be_api(address: SocketAddr, nats_url: &str) -> ! {
 async fn publish(
     State(context): State<jetstream::Context>,
     Path(shop_id): Path<String>,
-    Json(action): Json<Action>,
+    Json(action): Json<Sent>,
 ) -> Result<Json<Value>, StatusCode> {
     let body = serde_json::to_vec(&action).map_err(|_| StatusCode::BAD_REQUEST)?;
     let sent = context.publish(format!("plain.{shop_id}"), body.into()).await;
@@ -101,7 +101,7 @@ pub(crate) async fn be_projector(nats_url: &str, mongodb_uri: &str, database: &s
     let mut messages = consumer.messages().await.expect("the consumer answers");
     while let Some(message) = messages.next().await {
         let message = message.expect("the consumer goes on");
-        let action: Action = serde_json::from_slice(&message.payload).expect("it was read before");
+        let action: Sent = serde_json::from_slice(&message.payload).expect("it was read before");
         let price = action.product_price.unwrap_or_default();
         let kept = bson::serialize_to_bson(&action).expect("JSON fits");
         let update = doc! {

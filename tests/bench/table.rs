@@ -70,7 +70,10 @@ impl Table {
             None => String::new(),
         };
         line(work, figure, limit, &ratio_text, &goal_text, &used.to_string());
-        let named: String = limit.chars().filter(|sign| sign.is_alphabetic() || *sign == ' ').collect();
+        let named: String = limit
+            .chars()
+            .filter(|sign| sign.is_alphabetic() || *sign == ' ')
+            .collect();
         let key = format!("{work} {named}");
         let round = Round {
             ratio: *ratio,
