@@ -37,6 +37,7 @@ const PATIENCE: Patience = Patience {
     head: Duration::from_secs(30),
     first_request: Duration::from_secs(5),
     idle: Duration::from_secs(30),
+    taking: Duration::from_mins(2),
     grace: Duration::from_secs(10),
     write: Limit {
         running: Duration::from_secs(20),
@@ -48,6 +49,7 @@ const PATIENCE: Patience = Patience {
 const BACKLOG: u32 = 4096;
 /// Bytes of an answer that the system keeps until the other end takes them; it counts as many again for its own needs.
 /// Without a limit it keeps megabytes for each who does not read, and when all memory for TCP is taken, nobody is served.
+/// It bounds what is on its way too: to one who is 100 ms away some 1 MB goes a second.
 const UNTAKEN_BYTES_MAX: u32 = 64 * 1024;
 /// Most headers of a request.
 const HEADERS_MAX: usize = 64;
@@ -111,6 +113,8 @@ struct Patience {
     first_request: Duration,
     /// For another request, when none is under way. The clients of HTTP/1 have only that for the head as well.
     idle: Duration,
+    /// For a part of an answer to be taken whole, the largest by the slowest phone.
+    taking: Duration,
     /// For requests under way when the process stops.
     grace: Duration,
     /// For taking anything at all of an answer, as a viewer does with every heartbeat.
@@ -238,6 +242,7 @@ async fn attend(
     let mut first_request = pin!(asked.nothing(patience.first_request));
     // And it has none for a silence on HTTP/2, where whoever answers pings could stay for ever.
     let mut idle = pin!(asked.idle(patience.idle));
+    let mut untaken = pin!(asked.untaken(patience.taking));
     let (mut is_new, mut is_ending) = (true, false);
     let ended = loop {
         tokio::select! {
@@ -248,6 +253,7 @@ async fn attend(
                 }
                 is_new = false;
             }
+            () = &mut untaken => return,
             () = stop.cancelled(), if !is_ending => {
                 is_ending = true;
                 connection.as_mut().graceful_shutdown();
@@ -529,6 +535,25 @@ mod tests {
             assert!(stream.read_buf(&mut heard).await.unwrap() > 0, "it ended before {part}");
         }
         heard
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_http_2_that_opens_no_window_is_ended() {
+        let patience = Patience {
+            taking: Duration::from_millis(100),
+            ..PATIENCE
+        };
+        let served = serving(Router::new().route("/", get(async || "here")), 10, patience);
+        let mut client = TcpStream::connect(served.address).await.unwrap();
+        // SETTINGS_INITIAL_WINDOW_SIZE is 0.
+        let settings = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+        let head = frame(1, 5, 1, &[0x82, 0x86, 0x84]);
+        let bytes = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), settings, head].concat();
+        client.write_all(&bytes).await.unwrap();
+        let mut heard = Vec::new();
+        // An end with a reset is an end, too.
+        let _ = client.read_to_end(&mut heard).await;
+        assert!(!heard.windows(4).any(|window| window == b"here"), "{heard:?}");
     }
 
     #[tokio::test]

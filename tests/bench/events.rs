@@ -27,6 +27,8 @@ pub(crate) struct Action {
     pub(crate) session: SessionId,
     /// Its number in the session, from 0.
     pub(crate) number: u64,
+    /// Whether it is the payment.
+    pub(crate) pays: bool,
 }
 
 impl Action {
@@ -41,19 +43,26 @@ impl Action {
             shop: shop(session % SHOPS),
             session: SessionId::from(id(2, session)),
             number,
+            pays: false,
         }
     }
 
     /// Appends the JSON as a phone sends it, some 350 bytes.
     pub(crate) fn write_json(&self, json: &mut Vec<u8>) {
-        let Self { shop, session, number } = self;
+        let Self {
+            shop,
+            session,
+            number,
+            pays,
+        } = self;
+        let word = if *pays { "CHECKOUT" } else { "ADD" };
         let (hours, minutes, seconds) = (number / 3_600, number / 60 % 60, number % 60);
         let product = number % PRODUCTS;
         let cents = CENTS * (number + 1);
         write!(
             json,
             "{{\"session_id\":\"{session}\",\"shop_id\":\"{shop}\",\"shopper_id\":\"ab29b2d3-7c8a-446e-a4e1-d8e2a51c0e94\",\
-             \"action_id\":{},\"create_time\":\"2023-12-18T{:02}:{minutes:02}:{seconds:02}.000Z\",\"action\":\"ADD\",\
+             \"action_id\":{},\"create_time\":\"2023-12-18T{:02}:{minutes:02}:{seconds:02}.000Z\",\"action\":\"{word}\",\
              \"product_name\":\"FUJI Apples\",\"product_id\":{},\"product_price\":{}.{:02},\"UPC\":\"042100005264\",\
              \"category_id\":\"fruit\",\"basket_total\":{}.{:02}}}",
             number + 1,

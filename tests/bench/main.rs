@@ -35,6 +35,10 @@ use std::time::Duration;
 use crate::service::Machine;
 use crate::table::Table;
 
+/// The one of the service, so that what it is compared with has it, too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What to measure, and for how long.
 struct Plan {
     quick: bool,
@@ -52,19 +56,21 @@ struct Plan {
 
 impl Plan {
     fn from_words(words: &[String]) -> Self {
-        let quick = words.iter().any(|word| word == "quick");
-        let only = words.iter().position(|word| word == "only");
         let number = |named: &str| {
             let place = words.iter().position(|word| word == named)?;
             let number = words.get(place + 1).and_then(|word| word.parse().ok());
             Some(number.unwrap_or_else(|| panic!("after `{named}` comes a number")))
         };
+        let times = number("times").unwrap_or(1);
+        assert!(times % 2 == 1, "`times` is odd, for there to be a median");
+        let quick = words.iter().any(|word| word == "quick");
+        let only = words.iter().position(|word| word == "only");
         Self {
             quick,
             long: words.iter().any(|word| word == "long"),
             only: only.map(|place| words[place + 1..].join(" ")),
             sessions: number("sessions").unwrap_or(if quick { 5_000 } else { 50_000 }),
-            times: number("times").unwrap_or(1),
+            times,
             time: if quick {
                 Duration::from_secs(1)
             } else {

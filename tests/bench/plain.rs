@@ -16,22 +16,28 @@ use mongodb::options::{Acknowledgment, CollectionOptions, WriteConcern};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::apart::say_ready;
+use crate::apart::{Apart, say_ready};
 use crate::events;
 
 /// The stream, and its consumer.
 const NAME: &str = "PLAIN";
 
-/// What is used of the twelve fields, and the others.
+/// The twelve fields.
 #[derive(Deserialize, Serialize)]
 struct Sent {
     session_id: String,
+    shop_id: String,
+    shopper_id: String,
+    action_id: i64,
+    create_time: String,
     action: String,
+    product_name: Option<String>,
     product_id: Option<i64>,
     product_price: Option<f64>,
+    #[serde(rename = "UPC")]
+    upc: Option<String>,
+    category_id: Option<String>,
     basket_total: f64,
-    #[serde(flatten)]
-    others: serde_json::Map<String, Value>,
 }
 
 /// The stream where it is kept; the server syncs as it is configured.
@@ -102,7 +108,11 @@ pub(crate) async fn be_projector(nats_url: &str, mongodb_uri: &str, database: &s
     while let Some(message) = messages.next().await {
         let message = message.expect("the consumer goes on");
         let action: Sent = serde_json::from_slice(&message.payload).expect("it was read before");
-        let price = action.product_price.unwrap_or_default();
+        let price = match action.action.as_str() {
+            "ADD" => action.product_price.unwrap_or_default(),
+            "REMOVE" => -action.product_price.unwrap_or_default(),
+            _ => 0.0,
+        };
         let kept = bson::serialize_to_bson(&action).expect("JSON fits");
         let update = doc! {
             "$push": { "actions": kept },
@@ -141,9 +151,10 @@ pub(crate) async fn fill(nats_url: &str, actions: impl Iterator<Item = events::A
 }
 
 /// Waits until the consumer has nothing left.
-pub(crate) async fn all_consumed(nats_url: &str) {
+pub(crate) async fn all_consumed(nats_url: &str, projector: &mut Apart) {
     let stream = stream(nats_url).await;
     loop {
+        assert!(projector.is_there(), "the plain projector died");
         if let Ok(info) = stream.consumer_info(NAME).await
             && info.num_pending == 0
             && info.num_ack_pending == 0

@@ -18,6 +18,8 @@ use crate::table::{Goal, Row, Table};
 
 /// Actions of the longest session: as many as a basket keeps.
 const LONGEST: u64 = 10_000;
+/// Longest that anything here takes.
+const LONGEST_WAIT: Duration = Duration::from_mins(2);
 /// Memory that the service may have at full load, in bytes.
 const RESIDENT_BYTES_MAX: f64 = 200e6;
 
@@ -76,7 +78,9 @@ pub(crate) async fn projectors(machine: &Machine, plan: &Plan, table: &mut Table
         let services: Vec<_> = (0..processes).map(|_| place.spawn("project")).collect();
         for service in &services {
             service.ready().await;
+            let begin = Instant::now();
             while service.series("ezout_leases_held").await != PARTITIONS / processes {
+                assert!(begin.elapsed() < LONGEST_WAIT, "the partitions are not shared evenly");
                 pause().await;
             }
         }
@@ -86,10 +90,11 @@ pub(crate) async fn projectors(machine: &Machine, plan: &Plan, table: &mut Table
         let sessions = events / ACTIONS;
         let first = fresh_sessions(sessions);
         let begin = Instant::now();
-        place
+        let filled = place
             .fill((0..events).map(|n| Action::of(first + n % sessions, n / sessions)))
             .await;
         loop {
+            assert!(begin.elapsed() < LONGEST_WAIT, "the events are not projected");
             let mut counted = 0;
             for service in &services {
                 counted += service
@@ -106,7 +111,10 @@ pub(crate) async fn projectors(machine: &Machine, plan: &Plan, table: &mut Table
         table.add(&Row {
             work: work(processes),
             figure: format!("{rate:>7.0} events/s"),
-            limit: format!("{alone:>7.0} events/s by the fewest"),
+            limit: format!(
+                "{alone:>7.0} events/s by the fewest, {:.0} events/s come",
+                as_float(events) / filled.as_secs_f64()
+            ),
             ratio: rate / alone,
             goal: Goal::None,
             used: processors.used(),

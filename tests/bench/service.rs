@@ -150,8 +150,9 @@ impl Place {
             .expect("nats-server listens")
     }
 
-    /// Appends events to the journal, in this order, before the service is there.
-    pub(crate) async fn fill(&self, actions: impl Iterator<Item = Action>) {
+    /// Appends events to the journal, in this order, before the service is there; answers how long that took once the
+    /// journal was open.
+    pub(crate) async fn fill(&self, actions: impl Iterator<Item = Action>) -> Duration {
         let config = Config {
             nats_url: self.nats[0].url(),
             monitor_urls: self.nats.iter().map(NatsServer::monitor_url).collect(),
@@ -169,6 +170,7 @@ impl Place {
             .await
             .expect("the journal opens")
             .expect("it is kept open");
+        let begin = Instant::now();
         stream::iter(actions)
             .map(|action| journal.append(action.entry()))
             .buffered(BACKLOG_IN_FLIGHT)
@@ -176,9 +178,11 @@ impl Place {
                 appended.expect("the event is appended");
             })
             .await;
+        let took = begin.elapsed();
         stop.cancel();
         tasks.close();
         tasks.wait().await;
+        took
     }
 
     /// Where its views are.

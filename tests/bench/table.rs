@@ -70,11 +70,11 @@ impl Table {
             None => String::new(),
         };
         line(work, figure, limit, &ratio_text, &goal_text, &used.to_string());
-        let named: String = limit
-            .chars()
-            .filter(|sign| sign.is_alphabetic() || *sign == ' ')
-            .collect();
-        let key = format!("{work} {named}");
+        // The same row in another round has other numbers.
+        let words = limit
+            .split_whitespace()
+            .filter(|word| word.starts_with(char::is_alphabetic));
+        let key = format!("{work}, {}", words.collect::<Vec<_>>().join(" "));
         let round = Round {
             ratio: *ratio,
             figure: figure.clone(),
@@ -90,7 +90,7 @@ impl Table {
         }
     }
 
-    /// Of each row the round with the median ratio, with the least and the greatest ratio of all rounds.
+    /// Of each row that has a ratio the round with the median one, with the least and the greatest of all rounds.
     fn medians(&mut self) {
         println!("\nmedians of all rounds");
         for (key, rounds) in &mut self.rounds {
@@ -106,8 +106,7 @@ impl Table {
                 None => "",
             };
             println!(
-                "{:<60} {:<34} {:<37} {:.2} ({:.2} to {:.2}, {} rounds)  {} {met}",
-                key.split("  ").next().unwrap_or(key),
+                "{key:<80} {:<34} {:<37} {:.2} ({:.2} to {:.2}, {} rounds)  {} {met}",
                 median.figure,
                 median.limit,
                 median.ratio,
@@ -122,6 +121,7 @@ impl Table {
     pub(crate) fn end(&mut self) {
         if self.rounds.iter().any(|(_, rounds)| rounds.len() > 1) {
             self.medians();
+            return;
         }
         if self.missed.is_empty() {
             println!("\n{} rows; every goal is met.", self.rows);

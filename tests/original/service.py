@@ -2,7 +2,7 @@
 
 It reads the twelve fields, publishes them on core NATS, and stores nothing: an event that nobody hears is gone.
 
-    NATS_URL=nats://127.0.0.1:4222 fastapi-service service:app --port 8000
+    NATS_URL=nats://127.0.0.1:4222 .servers/bin/uvicorn service:app --app-dir tests/original --port 8000
 """
 
 import os
