@@ -70,7 +70,7 @@ pub use parked::{Decision, ParkedAfter, ParkedEvent, ParkedState, Which};
 pub use queries::{Cursor, Filter, Idle, Listing, Places, Summary, Totals};
 pub use refolds::{AskedRefold, Refold, WaitingRefold};
 pub use reports::{RebuildReport, ReportReason};
-pub use rights::{Member, Revocation, Revoked, RevokedUntil, Rights, RightsChanges, parse_shops};
+pub use rights::{KeptRevocation, Member, Revocation, Revoked, RevokedUntil, Rights, RightsChanges, parse_shops};
 pub use save::{Saved, Stored, Write};
 pub use seal::{is_sealed, is_void};
 pub use shape::Lack;

@@ -86,9 +86,7 @@ fn begin(
 pub(super) async fn ended(api: &Api, identity: &Identity, verb: Verb, shop: ShopId, door: &str) -> Goodbye {
     let refusal = api.access().ended(identity, verb, Object::Shop(shop)).await;
     api.count_end(refusal.word(), door);
-    if refusal == Refusal::Revoked {
-        api.access().sent_away(identity, door, None);
-    }
+    api.access().sent_away(identity, door, &refusal);
     match refusal {
         Refusal::Token(_) | Refusal::NoToken => Goodbye::Expired,
         Refusal::Revoked => Goodbye::Revoked,

@@ -4,9 +4,13 @@ use anyhow::Context as _;
 
 use crate::views::{Deed, Views};
 
-/// Notes what is about to be done, by the number that the person has on this machine.
+/// Whoever gives a command, by the number that the person has on this machine.
+pub(super) fn who() -> String {
+    format!("command of user {}", rustix::process::getuid().as_raw())
+}
+
+/// Notes what is about to be done.
 pub(super) async fn note(views: &Views, deed: Deed) -> anyhow::Result<()> {
-    let who = format!("command of user {}", rustix::process::getuid().as_raw());
-    let noting = views.keep_deed(&deed.by(&who)).await;
+    let noting = views.keep_deed(&deed.by(&who())).await;
     noting.context("nothing was done, since it could not be noted in the audit")
 }

@@ -12,13 +12,13 @@ use crate::core::duration::parse_duration;
 use crate::core::event::rfc3339;
 use crate::core::policy::Verb;
 use crate::keys::{self, LIFE_MAX, SKEW_MAX, Unchecked};
-use crate::views::{self, Deed, Revocation, Revoked, RevokedUntil, Views};
+use crate::views::{self, Deed, KeptRevocation, Revocation, Revoked, RevokedUntil, Views};
 
 /// Options of `ezout revoke`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Whose tokens, by their subject: all of people who signed in before now. Who signs in again a minute later has new ones; where the issuer does not say when somebody signed in (`auth_time`), only once it is lifted or has ended.
-    #[arg(required_unless_present = "token")]
+    #[arg(required_unless_present_any = ["token", "list"])]
     pub subject: Option<String>,
     /// One token instead: its `jti`, or `-` to read the token itself from stdin, where no list of processes shows it.
     #[arg(long, value_name = "ID", conflicts_with = "subject")]
@@ -29,6 +29,9 @@ pub struct Args {
     /// Take a revocation back: what has not ended counts again.
     #[arg(long, conflicts_with = "lasts")]
     pub lift: bool,
+    /// List what is revoked instead, the newest first: since when, until when, and by whom.
+    #[arg(long, conflicts_with_all = ["subject", "token", "lasts", "lift"])]
+    pub list: bool,
     /// Where the revocations are.
     #[command(flatten)]
     pub views: views::Config,
@@ -46,8 +49,11 @@ struct Named {
     until: RevokedUntil,
 }
 
-/// Revokes, or takes it back; every door of every process knows it within a second.
+/// Revokes, or takes it back, which every door of every process knows within a second; or lists what is revoked.
 pub async fn run(args: Args) -> anyhow::Result<()> {
+    if args.list {
+        return list(&Views::to_look_at(&args.views).await?).await;
+    }
     let Named { revoked, what, until } = named(args.subject, args.token, args.lift)?;
     let views = Views::to_look_at(&args.views).await?;
     let note = async |what: &str| deed::note(&views, Deed::of_system(Verb::Operate, what.to_owned())).await;
@@ -76,7 +82,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let done = format!("{what} is revoked {}", end_of(until));
     note(&done).await?;
     ensure!(
-        views.revoke(&revoked, until).await?,
+        views.revoke(&revoked, until, &deed::who()).await?,
         "{what} was revoked for longer by somebody else meanwhile, which counts"
     );
     say(&done);
@@ -86,6 +92,32 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+async fn list(views: &Views) -> anyhow::Result<()> {
+    let now = OffsetDateTime::now_utc();
+    let mut kept = views.revocations().await?;
+    // MongoDB takes those away a moment later.
+    kept.retain(|kept| kept.revocation.ends_at.is_none_or(|end| now < end));
+    if kept.is_empty() {
+        say("nothing is revoked");
+    }
+    for kept in &kept {
+        say(&line(kept));
+    }
+    Ok(())
+}
+
+/// A revocation for people. Of a token there is its id, and never more.
+fn line(kept: &KeptRevocation) -> String {
+    let what = match &kept.revoked {
+        Revoked::Subject(subject) => format!("all of {subject}"),
+        Revoked::Token(id) => format!("token {id}"),
+    };
+    let Revocation { at, ends_at } = kept.revocation;
+    let end = end_of(ends_at.map_or(RevokedUntil::Lifted, RevokedUntil::At));
+    let by = kept.by.as_ref().map(|by| format!(", by {by}"));
+    format!("{}  {what}  {end}{}", rfc3339(at), by.unwrap_or_default())
 }
 
 /// The end of what stands, where that is later.

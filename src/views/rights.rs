@@ -82,6 +82,15 @@ pub struct Rights {
     pub members: HashMap<String, Member>,
     /// And for how long. One that has ended may still be there for a while.
     pub revoked: HashMap<Revoked, Revocation>,
+    /// When the last of them changed, by the server's clock, as far as that was heard.
+    pub changed_at: Option<OffsetDateTime>,
+}
+
+impl Rights {
+    /// Whether both give and take the same rights.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.members == other.members && self.revoked == other.revoked
+    }
 }
 
 /// Tells that rights have changed.
@@ -89,13 +98,26 @@ pub struct Rights {
 pub struct RightsChanges(ChangeStream<ChangeStreamEvent<Document>>);
 
 impl RightsChanges {
-    /// Returns whether anything changed within some seconds.
+    /// Returns when something changed, by the server's clock; nothing if it did not within some seconds.
     ///
     /// # Errors
     /// [`ViewError`]; then follow anew, and read everything again.
-    pub async fn next(&mut self) -> Result<bool, ViewError> {
-        Ok(next_change("follow rights", &mut self.0).await?.is_some())
+    pub async fn next(&mut self) -> Result<Option<OffsetDateTime>, ViewError> {
+        let change = next_change("follow rights", &mut self.0).await?;
+        let at = |change: ChangeStreamEvent<Document>| change.wall_time.and_then(time);
+        Ok(change.map(|change| at(change).unwrap_or_else(OffsetDateTime::now_utc)))
     }
+}
+
+/// A revocation, with who made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptRevocation {
+    /// What counts no more.
+    pub revoked: Revoked,
+    /// And for how long.
+    pub revocation: Revocation,
+    /// By whom; nothing where that was not noted.
+    pub by: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -122,6 +144,7 @@ struct StoredRevocation {
     id: String,
     at: DateTime,
     ends_at: Option<DateTime>,
+    by: Option<String>,
 }
 
 impl StoredRevocation {
@@ -132,6 +155,16 @@ impl StoredRevocation {
             ends_at: self.ends_at.and_then(time),
         };
         Some((Revoked::parse(&self.id)?, revocation))
+    }
+
+    fn kept(self) -> Option<KeptRevocation> {
+        let by = self.by.clone();
+        let (revoked, revocation) = self.revocation()?;
+        Some(KeptRevocation {
+            revoked,
+            revocation,
+            by,
+        })
     }
 }
 
@@ -174,25 +207,49 @@ impl Views {
             members.find(doc! {}).await?.try_collect().await
         })
         .await?;
-        let revocations: Collection<Document> = self.database.collection(REVOCATIONS);
-        let revocations: Vec<Document> = within("read the revocations", async {
-            revocations.find(doc! {}).await?.try_collect().await
-        })
-        .await?;
+        let revocations = self.stored_revocations().await?;
         // One that somebody spoiled by hand must not keep all others from counting.
         let member = |stored: Document| {
             let read: Option<StoredMember> = bson::deserialize_from_document(stored).ok();
             read.and_then(StoredMember::member).or_else(unread_in(MEMBERS))
         };
-        let revocation = |stored: Document| {
-            let read: Option<StoredRevocation> = bson::deserialize_from_document(stored).ok();
-            read.and_then(StoredRevocation::revocation)
-                .or_else(unread_in(REVOCATIONS))
-        };
         Ok(Rights {
             members: members.into_iter().filter_map(member).collect(),
-            revoked: revocations.into_iter().filter_map(revocation).collect(),
+            revoked: revocations
+                .into_iter()
+                .filter_map(StoredRevocation::revocation)
+                .collect(),
+            changed_at: None,
         })
+    }
+
+    /// All revocations, the newest first. One that has ended may still be there for a while.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub async fn revocations(&self) -> Result<Vec<KeptRevocation>, ViewError> {
+        let stored = self.stored_revocations().await?;
+        let mut kept: Vec<KeptRevocation> = stored.into_iter().filter_map(StoredRevocation::kept).collect();
+        kept.sort_by(|one, other| {
+            let newest_first = other.revocation.at.cmp(&one.revocation.at);
+            newest_first.then_with(|| one.revoked.cmp(&other.revoked))
+        });
+        Ok(kept)
+    }
+
+    async fn stored_revocations(&self) -> Result<Vec<StoredRevocation>, ViewError> {
+        let revocations: Collection<Document> = self.database.collection(REVOCATIONS);
+        let stored: Vec<Document> = within("read the revocations", async {
+            revocations.find(doc! {}).await?.try_collect().await
+        })
+        .await?;
+        let read = |stored: Document| {
+            let read: Option<StoredRevocation> = bson::deserialize_from_document(stored).ok();
+            // One without a time, or of which nobody can tell what it is about, counts as none.
+            read.filter(|read| time(read.at).is_some() && Revoked::parse(&read.id).is_some())
+                .or_else(unread_in(REVOCATIONS))
+        };
+        Ok(stored.into_iter().filter_map(read).collect())
     }
 
     /// Follows changes of rights from now on. What [`Views::rights`] answers afterwards has everything before.
@@ -235,12 +292,12 @@ impl Views {
         Ok(answer.get_i32("n").is_ok_and(|n| n > 0))
     }
 
-    /// Lets tokens count no more: from this moment on, by the server's clock. Soon after its end the server forgets it.
+    /// Lets tokens count no more: from this moment on, by the server's clock, as this one says. Soon after its end the server forgets it.
     /// One that is there already and would end later, or has no end, is left as it is; answers whether this one counts.
     ///
     /// # Errors
     /// [`ViewError`]; it may have been done, and to do it again is safe.
-    pub async fn revoke(&self, revoked: &Revoked, until: RevokedUntil) -> Result<bool, ViewError> {
+    pub async fn revoke(&self, revoked: &Revoked, until: RevokedUntil, by: &str) -> Result<bool, ViewError> {
         let mut of_this = doc! { "_id": revoked.id() };
         let ends_at: Bson = match until {
             RevokedUntil::Lifted => "$$REMOVE".into(),
@@ -250,7 +307,7 @@ impl Views {
                 date(time).into()
             }
         };
-        let set = doc! { "at": "$$NOW", "ends_at": ends_at };
+        let set = doc! { "at": "$$NOW", "ends_at": ends_at, "by": { "$literal": by } };
         let command = doc! {
             "update": REVOCATIONS,
             "updates": [ { "q": of_this, "u": [ { "$set": set } ], "upsert": true } ],

@@ -220,7 +220,7 @@ pub(crate) async fn revocations(machine: &Machine, plan: &Plan, table: &mut Tabl
     for (subject, mut stream) in streams(&place, &service).await {
         let begin = Instant::now();
         views
-            .revoke(&Revoked::Subject(subject), RevokedUntil::Lifted)
+            .revoke(&Revoked::Subject(subject), RevokedUntil::Lifted, "the benchmark")
             .await
             .expect("it is revoked");
         let (mut buffer, mut text) = (vec![0; 16 * 1024], String::new());
@@ -247,7 +247,7 @@ pub(crate) async fn revocations(machine: &Machine, plan: &Plan, table: &mut Tabl
         for (subject, list, mut browser) in browsers {
             let begin = Instant::now();
             views
-                .revoke(&Revoked::Subject(subject), RevokedUntil::Lifted)
+                .revoke(&Revoked::Subject(subject), RevokedUntil::Lifted, "the benchmark")
                 .await
                 .expect("it is revoked");
             browser.loses(&list).await;
@@ -271,7 +271,7 @@ pub(crate) async fn revocations(machine: &Machine, plan: &Plan, table: &mut Tabl
     for (subject, mut watcher) in watchers {
         let begin = Instant::now();
         views
-            .revoke(&Revoked::Subject(subject), RevokedUntil::Lifted)
+            .revoke(&Revoked::Subject(subject), RevokedUntil::Lifted, "the benchmark")
             .await
             .expect("it is revoked");
         watcher.lost.wait_for(|lost| *lost).await.expect("it is told");

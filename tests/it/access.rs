@@ -18,4 +18,5 @@ mod resources;
 mod revoked;
 mod sending;
 mod slow;
+mod strangers;
 mod streams;

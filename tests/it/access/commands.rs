@@ -97,6 +97,12 @@ const ROWS: &[Row] = &[
     row("shop set SHOP --name Fruit", Nats::Nobody, Mongodb::Service, "Fruit"),
     row("shop list", Nats::Nobody, Mongodb::Service, "SHOP"),
     row("revoke ada", Nats::Nobody, Mongodb::Operator, "is revoked"),
+    row(
+        "revoke --list",
+        Nats::Nobody,
+        Mongodb::Service,
+        "all of ada  until it is lifted, by command of user",
+    ),
     row("revoke --lift ada", Nats::Nobody, Mongodb::Operator, "may count again"),
     row("parked list", Nats::Nobody, Mongodb::Service, "no event is parked"),
     row("parked show 1", Nats::Nobody, Mongodb::Service, "no event 1 is parked").finds_none(),

@@ -198,7 +198,12 @@ impl RightsOf {
 
     /// Revokes until somebody lifts it.
     pub async fn revoke(&self, revoked: &Revoked) {
-        assert!(self.views.revoke(revoked, RevokedUntil::Lifted).await.unwrap());
+        assert!(
+            self.views
+                .revoke(revoked, RevokedUntil::Lifted, "a test")
+                .await
+                .unwrap()
+        );
     }
 
     pub async fn set_member(&self, subject: &str, role: Role, shops: &[&str]) {

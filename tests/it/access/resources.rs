@@ -387,3 +387,143 @@ async fn a_right_that_has_ended_is_counted_once_for_each_connection() {
     let measured = guarded.service.metric(REVOKED).await;
     assert_eq!((Some(ends), measured), (Some(3.0), Some(3.0)));
 }
+
+const MEASURED: &str = "ezout_revocation_seconds_count{door=\"resgate\"}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_long_it_took_is_measured_of_any_end_of_a_right() {
+    let guarded = Guarded::start().await;
+    let url = guarded.stack.nats.url();
+    let of = guarded.shop_with(&session(), "pears").await;
+    let rights = guarded.rights().await;
+    let measured = async || guarded.service.metric(MEASURED).await.unwrap();
+    let grows = async |from: f64| {
+        wait_for("the end to be measured", async || {
+            (measured().await > from).then_some(())
+        })
+        .await;
+    };
+
+    // Of a membership that is taken away, of each connection once.
+    let carol = session();
+    rights.set_member(&carol, Role::Merchant, &[&of.shop]).await;
+    let token = guarded.sign(&grant(&carol, None, &[]));
+    let summary = format!("/v1/shops/{}/summary", of.shop);
+    guarded.caller(Some(token.clone())).get_until(&summary).await;
+    let viewers = [Gateway::connect(&url).await, Gateway::connect(&url).await];
+    for viewer in &viewers {
+        viewer.say("jwt", json!({ "jwt": token })).await.unwrap();
+        for name in names(&of) {
+            viewer.get(&name).await.unwrap();
+        }
+    }
+    // Another role in the same shop ends nothing.
+    rights.set_member(&carol, Role::Support, &[&of.shop]).await;
+    let corrections = format!("/v1/shops/{}/sessions/{}/events", of.shop, of.session);
+    guarded.caller(Some(token)).get_until(&corrections).await;
+    let before = measured().await;
+    assert!(rights.views.remove_member(&carol).await.unwrap());
+    for viewer in &viewers {
+        loses_all(viewer, &of).await;
+    }
+    grows(before + 1.0).await;
+    assert_eq!(guarded.service.metric(MEASURED).await, Some(before + 2.0));
+
+    // Of a token that ends by itself.
+    let before = measured().await;
+    let late: Gateway = viewer(&guarded, &url, &session(), &of, SOON).await;
+    loses_all(&late, &of).await;
+    grows(before).await;
+}
+
+/// Whose access is asked about, and how often everybody's.
+struct Asked {
+    requests: async_nats::Subscriber,
+    resets: async_nats::Subscriber,
+    of: Vec<String>,
+    everybody: usize,
+}
+
+impl Asked {
+    async fn listen(nats: &async_nats::Client) -> Self {
+        let requests = nats.subscribe("access.>").await.unwrap();
+        let resets = nats.subscribe("system.reset").await.unwrap();
+        nats.flush().await.unwrap();
+        Self {
+            requests,
+            resets,
+            of: Vec::new(),
+            everybody: 0,
+        }
+    }
+
+    /// Waits until somebody is asked about that often.
+    async fn asks_about(&mut self, subject: &str, times: usize) {
+        while self.of.iter().filter(|of| *of == subject).count() < times {
+            tokio::select! {
+                request = self.requests.next() => {
+                    let request: Value = serde_json::from_slice(&request.unwrap().payload).unwrap();
+                    self.of.push(request["token"]["sub"].as_str().unwrap_or_default().to_owned());
+                }
+                reset = self.resets.next() => {
+                    let reset: Value = serde_json::from_slice(&reset.unwrap().payload).unwrap();
+                    self.everybody += usize::from(reset["access"] == json!(["ezout.>"]));
+                }
+                () = tokio::time::sleep(Duration::from_mins(1)) => panic!("{subject} is not asked about: {:?}", self.of),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_rights_has_gateways_ask_about_nobody_else() {
+    let guarded = Guarded::start().await;
+    let url = guarded.stack.nats.url();
+    let of = guarded.shop_with(&session(), "pears").await;
+    let (ada, bob, carol) = (session(), session(), session());
+    let hour = Duration::from_hours(1);
+    let adas: Gateway = viewer(&guarded, &url, &ada, &of, hour).await;
+    let bobs: Gateway = viewer(&guarded, &url, &bob, &of, hour).await;
+    let carols: Gateway = viewer(&guarded, &url, &carol, &of, hour).await;
+    let rights = guarded.rights().await;
+    let nats = guarded.stack.nats_client().await;
+    let begun = std::time::Instant::now();
+    let mut asked = Asked::listen(&nats).await;
+    let each = names(&of).len();
+
+    // She becomes a member, another one, none, and one more time one in a shop that nobody watches.
+    let shop = session();
+    for (times, role) in [
+        (1, Some(Role::Merchant)),
+        (2, Some(Role::Support)),
+        (3, None),
+        (4, Some(Role::Admin)),
+    ] {
+        match role {
+            Some(role) => rights.set_member(&ada, role, &[&shop]).await,
+            None => assert!(rights.views.remove_member(&ada).await.unwrap()),
+        }
+        asked.asks_about(&ada, times * each).await;
+    }
+    rights.revoke(&Revoked::Subject(carol.clone())).await;
+    loses_all(&carols, &of).await;
+    // What they ask for is told to all as before.
+    follows(&guarded, &bobs, &of, 2).await;
+    has_all(&adas, &of);
+    has_all(&bobs, &of);
+    // Everybody is asked about each minute, whatever happens.
+    let minutes = usize::try_from(begun.elapsed().as_secs() / 60).unwrap() + 1;
+    assert!(
+        asked.everybody <= minutes,
+        "{} times in {minutes} minutes",
+        asked.everybody
+    );
+    let bob_asked = asked.of.iter().filter(|subject| **subject == bob).count();
+    assert!(bob_asked <= asked.everybody * each, "{:?}", asked.of);
+
+    // Of a token nobody knows whose it is.
+    let before = asked.everybody;
+    rights.revoke(&Revoked::Token(session())).await;
+    asked.asks_about(&bob, bob_asked + each).await;
+    assert!(asked.everybody > before);
+}

@@ -105,6 +105,66 @@ async fn a_token_that_was_renewed_stays_revoked_unless_it_tells_of_a_new_sign_in
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_revoked_is_listed_from_the_newest_on() {
+    let stack = Stack::start().await;
+    printed(&stack.ezout(&["migrate"]).await);
+    let listed = async || printed(&stack.ezout(&["revoke", "--list"]).await);
+    assert_eq!(listed().await, "nothing is revoked\n");
+
+    printed(&stack.ezout(&["revoke", "ada"]).await);
+    printed(&stack.ezout(&["revoke", "--token", "t-1", "--for", "24h"]).await);
+    printed(&stack.ezout(&["revoke", "bob", "--for", "24h"]).await);
+    // One of before it was noted by whom, and one that has ended and is still there.
+    let revocations = stack.database().await.collection::<Document>("revocations");
+    let at = |seconds: i64| mongodb::bson::DateTime::from_millis(1_700_000_000_000 + 1_000 * seconds);
+    let stored = [
+        doc! { "_id": "subject:of before", "at": at(0) },
+        doc! { "_id": "subject:over", "at": at(0), "ends_at": at(1) },
+    ];
+    revocations.insert_many(stored).await.unwrap();
+
+    let lists = listed().await;
+    let lines: Vec<Vec<&str>> = lines_of(&lists);
+    let by = format!(", by command of user {}", rustix::process::getuid().as_raw());
+    let whats: Vec<&str> = lines.iter().map(|line| line[1]).collect();
+    assert_eq!(
+        whats,
+        ["all of bob", "token t-1", "all of ada", "all of of before"],
+        "{lists}"
+    );
+    assert!(
+        lines
+            .iter()
+            .all(|line| line[0].starts_with("20") && line[0].ends_with('Z')),
+        "{lists}"
+    );
+    assert!(
+        lines[0][2].starts_with("until 20") && lines[0][2].ends_with(&by),
+        "{lists}"
+    );
+    assert!(
+        lines[1][2].starts_with("until 20") && lines[1][2].ends_with(&by),
+        "{lists}"
+    );
+    assert_eq!(lines[2][2], format!("until it is lifted{by}"));
+    assert_eq!(
+        lines[3],
+        ["2023-11-14T22:13:20Z", "all of of before", "until it is lifted"]
+    );
+
+    for more in [&["ada"][..], &["--token", "t-1"], &["--lift"], &["--for", "1h"]] {
+        let said = crate::support::refused(&stack.ezout(&[&["revoke", "--list"], more].concat()).await);
+        assert!(said.contains("--list"), "{said}");
+    }
+    printed(&stack.ezout(&["revoke", "--lift", "bob"]).await);
+    assert!(!listed().await.contains("bob"));
+}
+
+fn lines_of(text: &str) -> Vec<Vec<&str>> {
+    text.lines().map(|line| line.split("  ").collect()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_that_has_ended_is_forgotten_by_mongodb_and_by_every_process() {
     let stack = Stack::start().await;
     forget_soon(&stack).await;
@@ -133,7 +193,7 @@ async fn a_revocation_that_has_ended_is_forgotten_by_mongodb_and_by_every_proces
     };
 
     let (ada, bob) = (Revoked::Subject("ada".to_owned()), Revoked::Token("bob".to_owned()));
-    let revoke = async |revoked: &Revoked, until| rights.views.revoke(revoked, until).await.unwrap();
+    let revoke = async |revoked: &Revoked, until| rights.views.revoke(revoked, until, "a test").await.unwrap();
     let after = |lasts: Duration| RevokedUntil::At(OffsetDateTime::now_utc() + lasts);
     assert!(revoke(&ada, after(Duration::from_hours(1))).await);
     assert!(revoke(&bob, RevokedUntil::Lifted).await);
