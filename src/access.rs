@@ -538,36 +538,17 @@ impl Access {
         self.0.rights.clone()
     }
 
-    /// Whether somebody could do that in a shop as this member, or as none, and cannot do it there any more.
-    pub fn has_lost(&self, identity: &Identity, before: Option<&Member>, verb: Verb, now: OffsetDateTime) -> bool {
-        let Identity::Known(known) = identity else {
-            return false;
-        };
-        let had = known.caller(before);
-        let left = self.shops(identity, verb, now).unwrap_or(Shops::NONE);
-        had.role.may(verb) && !had.shops.is_within(&left)
-    }
-
-    /// Measures how long after the end of their right somebody was sent away from a door, who is refused so by now.
-    pub fn sent_away(&self, identity: &Identity, door: &str, refusal: &Refusal) {
-        let ended_at = match refusal {
-            Refusal::Revoked => self.revoked_at(identity, OffsetDateTime::now_utc()),
-            Refusal::Token(Refused::Expired) => identity.expires_at(),
-            // It was theirs until rights have changed.
-            Refusal::Denied(_) => self.rights().and_then(|rights| rights.changed_at),
-            Refusal::NoToken | Refusal::Token(_) | Refusal::Unavailable => None,
-        };
-        if let Some(at) = ended_at {
-            self.ended_since(at, door);
+    /// Measures how long after their revocation somebody was sent away from a door; of one whose right ended otherwise, since `known`.
+    pub fn sent_away(&self, identity: &Identity, door: &str, known: Option<OffsetDateTime>) {
+        let now = OffsetDateTime::now_utc();
+        if let (Some(asking), Some(at)) = (&self.0.asking, self.revoked_at(identity, now).or(known)) {
+            let took = (now - at).as_seconds_f64().max(0.0);
+            asking
+                .metrics
+                .revocation_seconds
+                .with_label_values(&[door])
+                .observe(took);
         }
-    }
-
-    /// Measures how long ago a right has ended of which a door makes an end now.
-    pub fn ended_since(&self, at: OffsetDateTime, door: &str) {
-        let Some(asking) = &self.0.asking else { return };
-        let took = (OffsetDateTime::now_utc() - at).as_seconds_f64().max(0.0);
-        let series = asking.metrics.revocation_seconds.with_label_values(&[door]);
-        series.observe(took);
     }
 
     /// Whether a token still counts that was verified before.
@@ -641,31 +622,20 @@ async fn keep(
     told: &mut bool,
 ) -> Result<std::convert::Infallible, ViewError> {
     let mut changes = views.rights_changes().await?;
-    // What changed while nobody listened is heard of now.
-    let mut changed_at = OffsetDateTime::now_utc();
     loop {
-        let read = Rights {
-            changed_at: Some(changed_at),
-            ..views.rights().await?
-        };
-        let read_at = tokio::time::Instant::now();
+        let read = Arc::new(views.rights().await?);
+        let at = tokio::time::Instant::now();
         metrics.rights_read.set(OffsetDateTime::now_utc().unix_timestamp());
         backoff.reset();
         *told = false;
         rights.send_if_modified(|known| {
-            let is_other = known.as_ref().is_none_or(|known| !known.is_same(&read));
+            let is_other = known.as_ref() != Some(&read);
             if is_other {
-                *known = Some(Arc::new(read));
+                *known = Some(read);
             }
             is_other
         });
-        changed_at = loop {
-            match changes.next().await? {
-                Some(at) => break at,
-                None if read_at.elapsed() >= READ_AGAIN => break OffsetDateTime::now_utc(),
-                None => {}
-            }
-        };
+        while !changes.next().await? && at.elapsed() < READ_AGAIN {}
     }
 }
 

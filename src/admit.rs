@@ -20,10 +20,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, Identity, Refusal};
 use crate::core::places::{Place, Places};
-use crate::core::policy::{Denied, Object, Shops, Verb};
+use crate::core::policy::{Object, Shops, Verb};
 use crate::core::retry::Backoff;
 use crate::metrics::Metrics;
-use crate::nats::{Admission, Caller, Callout, Left, Seat};
+use crate::nats::{Admission, Caller, Callout, Seat};
 
 /// Longest stay. Who has a token that lasts longer comes again with it.
 const STAY_MAX: time::Duration = time::Duration::HOUR;
@@ -295,17 +295,11 @@ impl Door {
         let Ok(mut leaving) = self.parts.callout.leaving().await else {
             return;
         };
-        while let Some(Left { seat, has_expired }) = leaving.next().await {
-            let Some(watcher) = self.watchers().get(&seat).cloned() else {
-                continue;
-            };
-            self.remember(|watchers| {
-                watchers.remove(&seat);
-            });
-            // After an hour it ends as well, and the token goes on.
-            if has_expired && watcher.identity.expires_at() == Some(watcher.until) {
-                self.parts.access.ended_since(watcher.until, "nats");
-                self.parts.metrics.access_ends.with_label_values(&["nats"]).inc();
+        while let Some(seat) = leaving.next().await {
+            if self.watchers().contains_key(&seat) {
+                self.remember(|watchers| {
+                    watchers.remove(&seat);
+                });
             }
         }
     }
@@ -354,19 +348,18 @@ impl Door {
                 // The servers have ended these themselves, and may have told so while nobody listened.
                 watchers.retain(|_, watcher| watcher.until > now);
                 for (seat, watcher) in watchers.iter_mut().filter(|(_, watcher)| !watcher.is_ending) {
-                    let refusal = match self.parts.access.shops(&watcher.identity, Verb::Look, now) {
-                        Ok(left) if watcher.shops.is_within(&left) => continue,
-                        Ok(_) => Denied::Shop.into(),
-                        Err(refusal) => refusal,
-                    };
+                    let left = self.parts.access.shops(&watcher.identity, Verb::Look, now);
+                    if left.is_ok_and(|left| is_within(&watcher.shops, &left)) {
+                        continue;
+                    }
                     watcher.is_ending = true;
-                    ended.push((seat.clone(), watcher.clone(), refusal));
+                    ended.push((seat.clone(), watcher.clone()));
                 }
             });
-            for (seat, watcher, refusal) in ended {
+            for (seat, watcher) in ended {
                 let door = self.clone();
                 tasks.spawn(async move {
-                    let ending = door.end(&seat, &watcher, &refusal);
+                    let ending = door.end(&seat, &watcher, now);
                     door.stop.run_until_cancelled(ending).await
                 });
             }
@@ -374,9 +367,15 @@ impl Door {
     }
 
     /// Has a watcher's connection ended, however often that takes, as long as it would go on otherwise.
-    async fn end(&self, seat: &Seat, watcher: &Watcher, refusal: &Refusal) {
+    async fn end(&self, seat: &Seat, watcher: &Watcher, known: OffsetDateTime) {
+        let Parts {
+            callout,
+            access,
+            metrics,
+            ..
+        } = &self.parts;
         let mut backoff = Backoff::new(END_PAUSE_FIRST, END_PAUSE_MAX);
-        while !self.parts.callout.end(seat).await {
+        while !callout.end(seat).await {
             if !self.watchers().contains_key(seat) {
                 // It was over before its server could say so.
                 break;
@@ -390,8 +389,7 @@ impl Door {
         self.remember(|watchers| {
             watchers.remove(seat);
         });
-        let Parts { access, metrics, .. } = &self.parts;
-        access.sent_away(&watcher.identity, "nats", refusal);
+        access.sent_away(&watcher.identity, "nats", Some(known));
         metrics.access_ends.with_label_values(&["nats"]).inc();
     }
 }
@@ -401,5 +399,14 @@ fn subjects(shops: &Shops) -> BTreeSet<String> {
     match shops {
         Shops::All => BTreeSet::from(["updates.store.*".to_owned()]),
         Shops::Only(shops) => shops.iter().map(|shop| format!("updates.store.{shop}")).collect(),
+    }
+}
+
+/// Whether all of `had` is in `left`.
+fn is_within(had: &Shops, left: &Shops) -> bool {
+    match (had, left) {
+        (_, Shops::All) => true,
+        (Shops::All, Shops::Only(_)) => false,
+        (Shops::Only(had), Shops::Only(left)) => had.is_subset(left),
     }
 }

@@ -237,7 +237,7 @@ metrics! {
     repeated_updates: counter() "ezout_repeated_updates_total";
     /// Callers who were not let in, by reason: at a route, at a resource of Resgate, or while they were connected.
     refusals: counter_by("reason" = TOKEN_REFUSALS.into_iter().chain(["no_token", "revoked", "unavailable", "role", "shop", "shopper"])) "ezout_refusals_total";
-    /// Time from the end of a right to the end of what was open by it, by door: from a revocation and a change of members by MongoDB's clock, and from when a token ended. By Resgate it is over when gateways were told.
+    /// Time from a revocation, by MongoDB's clock, to the end of what it ended, by door; of watchers of NATS also from when this process knew that a right had ended.
     revocation_seconds: histogram_by(SECONDS, "door" = DOORS) "ezout_revocation_seconds";
     /// Requests that were refused since somebody asked more often than they may, by who it is; `connection` is one of Resgate that gave tokens.
     limited_requests: counter_by("who" = ["address", "caller", "connection", "shop"]) "ezout_limited_requests_total";

@@ -13,7 +13,7 @@ mod settings;
 mod users;
 
 pub use self::address::Address;
-pub use self::callout::{Admission, Caller, Callout, Issuer, Left, NoIssuer, Seat};
+pub use self::callout::{Admission, Caller, Callout, Issuer, NoIssuer, Seat};
 pub use self::link::{Connection, Link, LinkError, Status};
 pub use self::read::{Plan, ReadError, Reader, Start, StoredMessage, get, get_many};
 pub use self::restore::{Extent, Original, RestoreError, Restoring};

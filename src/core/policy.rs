@@ -136,15 +136,6 @@ impl Shops {
         }
     }
 
-    /// Whether all of these are among those.
-    pub fn is_within(&self, others: &Self) -> bool {
-        match (self, others) {
-            (_, Self::All) => true,
-            (Self::All, Self::Only(_)) => false,
-            (Self::Only(shops), Self::Only(others)) => shops.is_subset(others),
-        }
-    }
-
     /// These and those.
     #[must_use]
     pub fn and(self, others: Self) -> Self {
@@ -329,14 +320,5 @@ mod tests {
         assert_eq!(only(&[1]).and(only(&[2])), only(&[1, 2]));
         assert_eq!(only(&[1]).and(Shops::All), Shops::All);
         assert_eq!(Shops::NONE.and(Shops::NONE), Shops::NONE);
-        for (one, other, is_within) in [
-            (Shops::NONE, Shops::NONE, true),
-            (only(&[1]), only(&[1, 2]), true),
-            (only(&[1, 2]), only(&[1]), false),
-            (only(&[1]), Shops::All, true),
-            (Shops::All, only(&[1]), false),
-        ] {
-            assert_eq!(one.is_within(&other), is_within, "{one:?} {other:?}");
-        }
     }
 }

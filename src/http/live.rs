@@ -86,7 +86,9 @@ fn begin(
 pub(super) async fn ended(api: &Api, identity: &Identity, verb: Verb, shop: ShopId, door: &str) -> Goodbye {
     let refusal = api.access().ended(identity, verb, Object::Shop(shop)).await;
     api.count_end(refusal.word(), door);
-    api.access().sent_away(identity, door, &refusal);
+    if refusal == Refusal::Revoked {
+        api.access().sent_away(identity, door, None);
+    }
     match refusal {
         Refusal::Token(_) | Refusal::NoToken => Goodbye::Expired,
         Refusal::Revoked => Goodbye::Revoked,

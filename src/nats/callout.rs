@@ -26,8 +26,6 @@ const ASKED: &str = "$SYS.REQ.USER.AUTH";
 const CAME: &str = "$SYS.ACCOUNT.EDGE.CONNECT";
 /// Where it tells that a watcher has left.
 const LEFT: &str = "$SYS.ACCOUNT.EDGE.DISCONNECT";
-/// Why, where its time was over.
-const EXPIRED: &str = "Authentication Expired";
 /// Under which name processes share the questions.
 const QUEUE: &str = "ezout";
 /// For whom a question is.
@@ -55,15 +53,6 @@ impl Seat {
     pub fn server(&self) -> &str {
         &self.server
     }
-}
-
-/// A watcher that has left.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Left {
-    /// The connection that it had.
-    pub seat: Seat,
-    /// Its server has ended it since its time was over.
-    pub has_expired: bool,
 }
 
 /// Somebody who wants to come in.
@@ -229,25 +218,21 @@ impl Callout {
     /// # Errors
     /// [`LinkError`] after the connection was closed for good.
     pub async fn coming(&self) -> Result<impl Stream<Item = Seat> + Unpin + Send + use<>, LinkError> {
-        Ok(self.told(CAME).await?.map(Told::seat))
+        self.told(CAME).await
     }
 
     /// Every watcher that leaves, whichever process let it in.
     ///
     /// # Errors
     /// [`LinkError`] after the connection was closed for good.
-    pub async fn leaving(&self) -> Result<impl Stream<Item = Left> + Unpin + Send + use<>, LinkError> {
-        let left = |told: Told| Left {
-            has_expired: told.reason == EXPIRED,
-            seat: told.seat(),
-        };
-        Ok(self.told(LEFT).await?.map(left))
+    pub async fn leaving(&self) -> Result<impl Stream<Item = Seat> + Unpin + Send + use<>, LinkError> {
+        self.told(LEFT).await
     }
 
-    async fn told(&self, subject: &'static str) -> Result<impl Stream<Item = Told> + Unpin + Send + use<>, LinkError> {
+    async fn told(&self, subject: &'static str) -> Result<impl Stream<Item = Seat> + Unpin + Send + use<>, LinkError> {
         let told = self.connection.client().subscribe(subject).await;
         let told = told.map_err(|error| LinkError(error.into()))?;
-        Ok(told.filter_map(|message| std::future::ready(serde_json::from_slice(&message.payload).ok())))
+        Ok(told.filter_map(|message| std::future::ready(read_seat(&message.payload))))
     }
 
     /// Lets somebody in. Where the answer gets lost the server lets nobody in.
@@ -365,22 +350,17 @@ fn read_question(payload: &Bytes, reply: Subject) -> Option<Caller> {
     })
 }
 
-/// What a server tells of a connection that came or left.
-#[derive(Deserialize)]
-struct Told {
-    server: ServerId,
-    client: ClientId,
-    #[serde(default)]
-    reason: String,
-}
-
-impl Told {
-    fn seat(self) -> Seat {
-        Seat {
-            server: self.server.id,
-            number: self.client.id,
-        }
+fn read_seat(payload: &Bytes) -> Option<Seat> {
+    #[derive(Deserialize)]
+    struct Told {
+        server: ServerId,
+        client: ClientId,
     }
+    let told: Told = serde_json::from_slice(payload).ok()?;
+    Some(Seat {
+        server: told.server.id,
+        number: told.client.id,
+    })
 }
 
 #[cfg(test)]

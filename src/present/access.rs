@@ -1,10 +1,10 @@
 //! Who may see and do what: a client says who it is once, and the gateway keeps what that came to.
 //!
 //! What a connection is given is the claims of its token, never the token. A gateway knows nothing of their
-//! time, so it is told to ask again about shops when somebody's time is over there, about the connections of somebody
-//! who was revoked or is another member, and about everything now and then; and each call is looked at once more.
+//! time, so it is told to ask again about a connection when its time is over, when somebody was revoked, and
+//! now and then; and each call is looked at once more.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,7 +13,6 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
-use tokio::time::{Instant, MissedTickBehavior};
 
 use super::route::{Resource, Route, SERVICE};
 use crate::access::{Access, Identity, Refusal};
@@ -22,7 +21,7 @@ use crate::core::policy::{Denied, Object, Shops, Verb};
 use crate::keys::Refused;
 use crate::metrics::Metrics;
 use crate::resgate::{Answer, Body, Failure, Gateway, Request};
-use crate::views::{Member, Revoked, Rights};
+use crate::views::{Revoked, Rights};
 
 /// The token of a client where nobody is asked who he is.
 const ANYBODY: &str = "{\"role\":\"anybody\"}";
@@ -32,8 +31,6 @@ const COOKIE: &str = "ezout_token";
 const ASK_AGAIN: Duration = Duration::from_mins(1);
 /// Shops that a token may name to be asked about apart; with more it is all of them.
 const SHOPS_MAX: usize = 100;
-/// How long it is remembered who is another member: gateways ask about them within a moment.
-const CHANGED_KEPT: Duration = Duration::from_secs(10);
 /// Ends that are known ahead; beyond it [`ASK_AGAIN`] has to do.
 const ENDS_MAX: usize = 100_000;
 /// Connections that are remembered to have been sent away, so that each is counted once.
@@ -55,23 +52,11 @@ struct Inner {
     metrics: Arc<Metrics>,
     /// How often each connection has said lately who it is.
     says: DefaultKeyedRateLimiter<String>,
-    /// When tokens end, of which connections, and what they let them see.
-    ends: Mutex<BTreeSet<(OffsetDateTime, String, String)>>,
-    /// Who is another member since a moment ago.
-    changed: Mutex<HashMap<String, ChangedMember>>,
+    /// When tokens end, and what they let their bearers see.
+    ends: Mutex<BTreeSet<(OffsetDateTime, String)>>,
     sooner: Notify,
     /// Connections that were sent away, and when the token ends that they had.
     over: Mutex<BTreeSet<(OffsetDateTime, String)>>,
-}
-
-/// Somebody who is another member, or none any more.
-#[derive(Debug)]
-struct ChangedMember {
-    /// What they were before.
-    before: Option<Member>,
-    heard_at: Instant,
-    /// Their connections that have lost something by that, each of which counts once.
-    counted: BTreeSet<String>,
 }
 
 impl Guard {
@@ -82,7 +67,6 @@ impl Guard {
             metrics,
             says: RateLimiter::keyed(Quota::per_second(SAYS_A_SECOND).allow_burst(SAYS_AT_ONCE)),
             ends: Mutex::default(),
-            changed: Mutex::default(),
             sooner: Notify::new(),
             over: Mutex::default(),
         }))
@@ -113,27 +97,16 @@ impl Guard {
                 if let Ok(identity) = identity(&self.0.access, &body) {
                     let access = &self.0.access;
                     access.note_refused(&identity, Verb::Look, Object::Shop(shop), &refusal);
-                    // How long the end of a token took is measured where gateways are told of it.
-                    match &refusal {
-                        Refusal::Revoked => self.count_revoked(body.cid, &identity),
-                        Refusal::Token(Refused::Expired) if self.is_first(body.cid, &identity) => self.count_end(),
-                        _ => {}
+                    let is_over = matches!(refusal, Refusal::Revoked | Refusal::Token(Refused::Expired));
+                    if is_over && self.is_first(body.cid, &identity) {
+                        self.0.metrics.access_ends.with_label_values(&["resgate"]).inc();
+                        if refusal == Refusal::Revoked {
+                            access.sent_away(&identity, "resgate", None);
+                        }
                     }
                 }
                 Answer::Failure(self.failure(&refusal, false))
             }
-        }
-    }
-
-    fn count_end(&self) {
-        self.0.metrics.access_ends.with_label_values(&["resgate"]).inc();
-    }
-
-    /// Counts that a connection was sent away whose token was revoked.
-    fn count_revoked(&self, cid: Option<String>, identity: &Identity) {
-        if self.is_first(cid, identity) {
-            self.count_end();
-            self.0.access.sent_away(identity, "resgate", &Refusal::Revoked);
         }
     }
 
@@ -212,7 +185,7 @@ impl Guard {
         match self.0.access.identify(said.as_deref(), OffsetDateTime::now_utc()).await {
             Ok(identity) => {
                 if !body.is_http {
-                    self.note_end(cid, &identity);
+                    self.note_end(&identity);
                 }
                 self.give(cid, Some(&identity)).await
             }
@@ -232,48 +205,15 @@ impl Guard {
         }
     }
 
-    /// Looks whether what a connection was given still counts, and takes it away if not. Who is another member is given the
-    /// same once more, so that the gateway asks again about what this connection sees, and about no other one.
+    /// Looks whether what a connection was given still counts, and takes it away if not.
     async fn renew(&self, cid: &str, body: &Body<'_>) -> Answer {
-        let nothing = Answer::Result("null".to_owned());
-        let Ok(identity) = identity(&self.0.access, body) else {
-            return self.give(cid, None).await;
-        };
-        match self.0.access.check(&identity, OffsetDateTime::now_utc()) {
-            // It may be on its way to be replaced, and nothing is to be put over the new one.
-            Err(Refusal::Token(Refused::Expired)) => nothing,
-            Ok(()) => {
-                let Some(is_end) = self.changed(cid, &identity) else {
-                    return nothing;
-                };
-                let answer = self.give(cid, Some(&identity)).await;
-                if is_end {
-                    self.count_end();
-                    self.0.access.sent_away(&identity, "resgate", &Denied::Shop.into());
-                }
-                answer
-            }
-            Err(refusal) => {
-                let answer = self.give(cid, None).await;
-                if refusal == Refusal::Revoked {
-                    self.count_revoked(Some(cid.to_owned()), &identity);
-                }
-                answer
-            }
+        let now = OffsetDateTime::now_utc();
+        let found = identity(&self.0.access, body);
+        match found.and_then(|identity| self.0.access.check(&identity, now)) {
+            // One that has expired may be on its way to be replaced, and nothing is to be put over the new one.
+            Ok(()) | Err(Refusal::Token(Refused::Expired)) => Answer::Result("null".to_owned()),
+            Err(_) => self.give(cid, None).await,
         }
-    }
-
-    /// Of somebody who is another member since a moment ago: whether this connection has lost something by that, which was
-    /// not said of it before.
-    fn changed(&self, cid: &str, identity: &Identity) -> Option<bool> {
-        let mut changed = self.0.changed.lock().unwrap_or_else(PoisonError::into_inner);
-        let member = changed.get_mut(identity.subject()?)?;
-        let before = member.before.as_ref();
-        let has_lost = self
-            .0
-            .access
-            .has_lost(identity, before, Verb::Look, OffsetDateTime::now_utc());
-        Some(has_lost && member.counted.insert(cid.to_owned()))
     }
 
     /// Gives a connection what it is known to be, or nothing.
@@ -311,7 +251,7 @@ impl Guard {
         }
     }
 
-    fn note_end(&self, cid: &str, identity: &Identity) {
+    fn note_end(&self, identity: &Identity) {
         let Some(at) = identity.expires_at() else {
             return;
         };
@@ -325,24 +265,23 @@ impl Guard {
         };
         let mut ends = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
         if ends.len() < ENDS_MAX {
-            ends.extend(patterns.into_iter().map(|pattern| (at, cid.to_owned(), pattern)));
+            ends.extend(patterns.into_iter().map(|pattern| (at, pattern)));
             drop(ends);
             self.0.sooner.notify_one();
         }
     }
 
     /// What is to be asked about since somebody's time is over, and how long it is until the next.
-    fn ended(&self, now: OffsetDateTime) -> (Ended, Option<Duration>) {
+    fn ended(&self, now: OffsetDateTime) -> (BTreeSet<String>, Option<Duration>) {
         let mut ends = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ended = Ended::default();
-        while let Some((at, cid, pattern)) = ends.pop_first() {
+        let mut ended = BTreeSet::new();
+        while let Some((at, pattern)) = ends.pop_first() {
             if at > now {
                 let left = Duration::try_from(at - now).unwrap_or_default();
-                ends.insert((at, cid, pattern));
+                ends.insert((at, pattern));
                 return (ended, Some(left + Duration::from_millis(1)));
             }
-            ended.connections.insert((at, cid));
-            ended.patterns.insert(pattern);
+            ended.insert(pattern);
         }
         (ended, None)
     }
@@ -354,142 +293,56 @@ impl Guard {
             return std::future::pending().await;
         }
         let mut rights = self.0.access.changes();
-        // Who lost a right while nobody was here to tell is found at the first look.
-        let mut known: Option<Arc<Rights>> = None;
-        rights.mark_changed();
-        let all = BTreeSet::from([format!("{SERVICE}.>")]);
-        let mut again = tokio::time::interval_at(Instant::now() + ASK_AGAIN, ASK_AGAIN);
-        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut known = rights.borrow_and_update().clone();
+        let mut again = tokio::time::interval(ASK_AGAIN);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let (ended, left) = self.ended(OffsetDateTime::now_utc());
-            if !ended.patterns.is_empty() {
-                self.ask_about(&ended.patterns).await;
-                for (at, _) in ended.connections {
-                    self.0.access.ended_since(at, "resgate");
-                }
-                continue;
-            }
-            let next_end = async {
-                match left {
-                    Some(left) => tokio::time::sleep(left).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = next_end => {}
-                () = self.0.sooner.notified() => {}
-                changed = rights.changed() => {
-                    if changed.is_err() {
-                        return std::future::pending().await;
+            let (mut patterns, left) = self.ended(OffsetDateTime::now_utc());
+            let mut subjects = BTreeSet::new();
+            if patterns.is_empty() {
+                let next_end = async {
+                    match left {
+                        Some(left) => tokio::time::sleep(left).await,
+                        None => std::future::pending().await,
                     }
-                    let Some(now) = rights.borrow_and_update().clone() else {
-                        continue;
-                    };
-                    let others = Others::of(known.as_deref(), &now);
-                    known = Some(now);
-                    self.note_members(others.members);
-                    self.ask_about_connections_of(&others.subjects).await;
-                    if others.is_anybody {
-                        self.ask_about(&all).await;
+                };
+                tokio::select! {
+                    () = next_end => continue,
+                    () = self.0.sooner.notified() => continue,
+                    changed = rights.changed() => {
+                        if changed.is_err() {
+                            return std::future::pending().await;
+                        }
+                        let now = rights.borrow_and_update().clone();
+                        subjects = revoked_since(known.as_deref(), now.as_deref());
+                        known = now;
+                        patterns.insert(format!("{SERVICE}.>"));
+                    }
+                    _ = again.tick() => {
+                        self.0.says.retain_recent();
+                        self.0.says.shrink_to_fit();
+                        patterns.insert(format!("{SERVICE}.>"));
                     }
                 }
-                _ = again.tick() => {
-                    self.0.says.retain_recent();
-                    self.0.says.shrink_to_fit();
-                    self.ask_about(&all).await;
-                }
             }
+            self.tell(&subjects, &patterns).await;
         }
     }
 
-    /// Remembers for a moment who is another member.
-    fn note_members(&self, members: HashMap<String, Option<Member>>) {
-        let mut changed = self.0.changed.lock().unwrap_or_else(PoisonError::into_inner);
-        changed.retain(|_, member| member.heard_at.elapsed() < CHANGED_KEPT);
-        changed.extend(members.into_iter().map(|(subject, before)| {
-            let member = ChangedMember {
-                before,
-                heard_at: Instant::now(),
-                counted: BTreeSet::new(),
-            };
-            (subject, member)
-        }));
-    }
-
-    /// Has gateways ask about every connection of these.
-    async fn ask_about_connections_of(&self, subjects: &BTreeSet<String>) {
+    async fn tell(&self, subjects: &BTreeSet<String>, patterns: &BTreeSet<String>) {
+        let gateway = &self.0.gateway;
         let names: Vec<String> = subjects.iter().map(|subject| quoted(subject)).collect();
         for names in names.chunks(NAMES_MAX) {
-            let subject = format!("auth.{SERVICE}.auth.renew");
-            if let Err(error) = self.0.gateway.reset_tokens(names, &subject).await {
+            if let Err(error) = gateway.reset_tokens(names, &format!("auth.{SERVICE}.auth.renew")).await {
                 tracing::debug!("{error}");
             }
         }
-    }
-
-    /// Has gateways ask again who may see what matches.
-    async fn ask_about(&self, patterns: &BTreeSet<String>) {
         let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
         for patterns in patterns.chunks(NAMES_MAX) {
-            if let Err(error) = self.0.gateway.reset_access(patterns).await {
+            if let Err(error) = gateway.reset_access(patterns).await {
                 tracing::debug!("{error}");
             }
         }
-    }
-}
-
-/// Whose time is over.
-#[derive(Debug, Default)]
-struct Ended {
-    /// When, and of which connections.
-    connections: BTreeSet<(OffsetDateTime, String)>,
-    /// What they were let see.
-    patterns: BTreeSet<String>,
-}
-
-/// Whom gateways are to ask about since rights are others.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Others {
-    /// Whose connections.
-    subjects: BTreeSet<String>,
-    /// Who of these is another member, and what they were before.
-    members: HashMap<String, Option<Member>>,
-    /// It may be anybody.
-    is_anybody: bool,
-}
-
-impl Others {
-    /// What is otherwise now than before; without a before everything may be.
-    fn of(before: Option<&Rights>, now: &Rights) -> Self {
-        let mut others = Self {
-            is_anybody: before.is_none(),
-            ..Self::default()
-        };
-        let nothing = Rights::default();
-        let is_first = before.is_none();
-        let before = before.unwrap_or(&nothing);
-        // What was lifted, or has ended, gives nothing to a connection that was sent away.
-        let is_new = |revoked: &&Revoked| before.revoked.get(revoked) != now.revoked.get(revoked);
-        for revoked in now.revoked.keys().filter(is_new) {
-            match revoked {
-                Revoked::Subject(subject) => {
-                    others.subjects.insert(subject.clone());
-                }
-                // Whose it is is not known.
-                Revoked::Token(_) => others.is_anybody = true,
-            }
-        }
-        if is_first {
-            return others;
-        }
-        for subject in before.members.keys().chain(now.members.keys()) {
-            let was = before.members.get(subject);
-            if was != now.members.get(subject) {
-                others.subjects.insert(subject.clone());
-                others.members.insert(subject.clone(), was.cloned());
-            }
-        }
-        others
     }
 }
 
@@ -545,6 +398,23 @@ fn header<'a>(body: &'a Body<'_>, name: &str) -> Option<&'a [String]> {
     found.map(|(_, values)| values.as_slice())
 }
 
+/// Subjects of whom tokens were revoked in between.
+fn revoked_since(before: Option<&Rights>, now: Option<&Rights>) -> BTreeSet<String> {
+    let Some(now) = now else {
+        return BTreeSet::new();
+    };
+    let is_new =
+        |revoked: &Revoked| before.is_none_or(|before| before.revoked.get(revoked) != now.revoked.get(revoked));
+    let revoked = now.revoked.keys().filter(|revoked| is_new(revoked));
+    revoked
+        .filter_map(|revoked| match revoked {
+            Revoked::Subject(subject) => Some(subject.clone()),
+            // Whose it is is not known: every access is asked about.
+            Revoked::Token(_) => None,
+        })
+        .collect()
+}
+
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -571,56 +441,6 @@ mod tests {
         ] {
             assert!(!is_connection(other), "{other}");
         }
-    }
-
-    #[test]
-    fn whoever_has_other_rights_is_asked_about_and_everybody_where_that_may_be_anybody() {
-        use crate::core::policy::Role;
-        use crate::views::Revocation;
-        let revocation = |seconds| Revocation {
-            at: OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds),
-            ends_at: None,
-        };
-        let member = |role| Member {
-            role,
-            shops: Shops::NONE,
-        };
-        let (ada, bob) = (Revoked::Subject("ada".to_owned()), Revoked::Subject("bob".to_owned()));
-        let before = Rights {
-            members: HashMap::from([
-                ("carol".to_owned(), member(Role::Merchant)),
-                ("dave".to_owned(), member(Role::Merchant)),
-                ("erin".to_owned(), member(Role::Merchant)),
-            ]),
-            revoked: HashMap::from([(ada.clone(), revocation(1)), (bob.clone(), revocation(1))]),
-            changed_at: None,
-        };
-        assert_eq!(Others::of(Some(&before), &before), Others::default());
-        let now = Rights {
-            members: HashMap::from([
-                ("carol".to_owned(), member(Role::Merchant)),
-                ("dave".to_owned(), member(Role::Support)),
-                ("frank".to_owned(), member(Role::Merchant)),
-            ]),
-            // Ada's was lifted, and Bob's is a later one.
-            revoked: HashMap::from([(bob.clone(), revocation(2))]),
-            changed_at: None,
-        };
-        let others = Others::of(Some(&before), &now);
-        let subjects: Vec<&str> = others.subjects.iter().map(String::as_str).collect();
-        assert_eq!(subjects, ["bob", "dave", "erin", "frank"]);
-        assert_eq!(others.members["dave"], Some(member(Role::Merchant)));
-        assert_eq!((others.members["frank"].clone(), others.members.len()), (None, 3));
-        assert!(!others.is_anybody);
-
-        let token = HashMap::from([(Revoked::Token("t".to_owned()), revocation(1))]);
-        let of_token = Rights {
-            revoked: token,
-            ..Rights::default()
-        };
-        assert!(Others::of(Some(&Rights::default()), &of_token).is_anybody);
-        let first = Others::of(None, &now);
-        assert!(first.is_anybody && first.subjects.contains("bob"));
     }
 
     #[test]

@@ -82,15 +82,6 @@ pub struct Rights {
     pub members: HashMap<String, Member>,
     /// And for how long. One that has ended may still be there for a while.
     pub revoked: HashMap<Revoked, Revocation>,
-    /// When the last of them changed, by the server's clock, as far as that was heard.
-    pub changed_at: Option<OffsetDateTime>,
-}
-
-impl Rights {
-    /// Whether both give and take the same rights.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.members == other.members && self.revoked == other.revoked
-    }
 }
 
 /// Tells that rights have changed.
@@ -98,14 +89,12 @@ impl Rights {
 pub struct RightsChanges(ChangeStream<ChangeStreamEvent<Document>>);
 
 impl RightsChanges {
-    /// Returns when something changed, by the server's clock; nothing if it did not within some seconds.
+    /// Returns whether anything changed within some seconds.
     ///
     /// # Errors
     /// [`ViewError`]; then follow anew, and read everything again.
-    pub async fn next(&mut self) -> Result<Option<OffsetDateTime>, ViewError> {
-        let change = next_change("follow rights", &mut self.0).await?;
-        let at = |change: ChangeStreamEvent<Document>| change.wall_time.and_then(time);
-        Ok(change.map(|change| at(change).unwrap_or_else(OffsetDateTime::now_utc)))
+    pub async fn next(&mut self) -> Result<bool, ViewError> {
+        Ok(next_change("follow rights", &mut self.0).await?.is_some())
     }
 }
 
@@ -219,7 +208,6 @@ impl Views {
                 .into_iter()
                 .filter_map(StoredRevocation::revocation)
                 .collect(),
-            changed_at: None,
         })
     }
 
