@@ -241,8 +241,8 @@ metrics! {
     revocation_seconds: histogram_by(SECONDS, "door" = DOORS) "ezout_revocation_seconds";
     /// Requests that were refused since somebody asked more often than they may, by who it is; `connection` is one of Resgate that gave tokens.
     limited_requests: counter_by("who" = ["address", "caller", "connection", "shop"]) "ezout_limited_requests_total";
-    /// Connections that were closed, and live streams and watchers of NATS that were refused, since their address or their caller had as many as it may; requests about a `resource` of Resgate that were refused since as many waited to be let in, and those of a `shop` since as many shops are presented.
-    limited_places: counter_by("place" = ["connection", "viewer", "watcher", "resource", "shop"]) "ezout_limited_places_total";
+    /// Connections that were closed, and live streams and watchers of NATS that were refused, since their address or their caller had as many as it may.
+    limited_places: counter_by("place" = ["connection", "viewer", "watcher"]) "ezout_limited_places_total";
     /// When members and revocations were last read, in seconds since 1970; 0 if never, or if nobody is asked.
     rights_read: gauge() "ezout_rights_read_timestamp_seconds";
     /// Refusals that are not in the audit, since too many came at once.

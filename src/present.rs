@@ -6,9 +6,6 @@
 //! owner passes them on, and asks the gateway for time while there is no owner for a moment. Access and
 //! auth are answered by whoever gets them.
 //!
-//! A gateway asks what a resource is before it is known whether anybody may see it. So a shop gets its task when somebody
-//! is let in, which the owner is told by whoever decided it, and until then a request waits for a moment (`lobby.rs`).
-//!
 //! A shop has a task as long as gateways ask for it. Each is asked to ask again now and then by a
 //! reset, so who is not asked any more is not needed any more; and whoever becomes owner, or was cut
 //! off from NATS, heals every screen with a reset as well.
@@ -16,12 +13,11 @@
 mod access;
 mod correct;
 mod list;
-mod lobby;
 mod model;
 mod route;
 mod shop;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,16 +39,13 @@ use crate::metrics::Metrics;
 use crate::resgate::{Answer, Failure, Gateway, Kind, Request, Untaken};
 use crate::views::{State, Views};
 use access::Guard;
-use lobby::Lobby;
 use route::{Resource, Route, SERVICE, route};
 use shop::Asked;
 
 /// Requests that may wait for a shop's task.
 const MAILBOX: usize = 4_096;
-/// Shops of a partition that have a task at a time. Those that have one go on, and one more is refused.
+/// Shops of a partition that have a task at a time; more are asked for by somebody who makes names up.
 const SHOPS_MAX: usize = 10_000;
-/// Bytes of a request for what a resource is; a query has some hundred.
-const GET_BYTES_MAX: usize = 4 * 1024;
 /// Requests for which an owner is looked for at a time.
 const PASSING_MAX: usize = 10_000;
 /// How long a process that stops looks for another owner.
@@ -60,14 +53,8 @@ const STOP_WAIT: Duration = Duration::from_millis(700);
 /// How long the owner of a shop is looked for, and for how long a gateway is asked to wait for that.
 const OWNER_WAIT: Duration = Duration::from_secs(10);
 const OWNER_WAIT_TOLD: Duration = Duration::from_secs(15);
-/// How often it is looked who has waited in vain to be let in.
-const LOBBY_LOOK: Duration = Duration::from_millis(250);
-/// How long it is not told again to the owner of a shop that somebody may see it.
-const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// How long partitions that come one after the other are waited for, so that one reset is for all of them.
 const SETTLE: Duration = Duration::from_millis(200);
-/// How long after gateways were asked about accesses they are asked about resources: what nobody was let see is not answered.
-const LET_IN_FIRST: Duration = Duration::from_millis(500);
 /// When a reset is repeated after a take-over: an owner that did not know yet that it had lost its lease may have spoken last.
 const AGAIN_AFTER: Duration = Duration::from_secs(7);
 
@@ -121,19 +108,13 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
         parts,
         guard,
         partitions,
-        held: Mutex::new(Held {
-            owned: HashMap::new(),
-            lobby: Lobby::new(lobby::PLACES),
-        }),
-        told: Mutex::new((Instant::now(), HashSet::new())),
+        owned: Mutex::default(),
         passing: Arc::new(Semaphore::new(PASSING_MAX)),
         tasks: tasks.clone(),
         stop: stop.clone(),
     }));
     let owning = presenter.clone();
     tasks.spawn(async move { owning.own().await });
-    let turning = presenter.clone();
-    tasks.spawn(async move { turning.0.stop.run_until_cancelled(turning.turn_away()).await });
     let watching = presenter.clone();
     tasks.spawn(async move { watching.0.stop.run_until_cancelled(watching.0.guard.watch()).await });
     if presenter.0.parts.takes_requests {
@@ -154,19 +135,10 @@ struct Inner {
     parts: Parts,
     guard: Guard,
     partitions: u16,
-    held: Mutex<Held>,
-    /// Shops of which their owners were told lately that somebody may see them, and since when these are noted.
-    told: Mutex<(Instant, HashSet<ShopId>)>,
+    owned: Mutex<HashMap<u16, Owned>>,
     passing: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
-}
-
-/// The partitions that this process owns, and who waits to be let in there.
-#[derive(Debug)]
-struct Held {
-    owned: HashMap<u16, Owned>,
-    lobby: Lobby<Asked>,
 }
 
 /// A partition that this process owns.
@@ -176,23 +148,12 @@ struct Owned {
     shops: HashMap<ShopId, mpsc::Sender<Asked>>,
 }
 
-/// Where a request belongs.
-enum Place {
-    /// To the task of its shop.
-    At(mpsc::Sender<Asked>, Asked),
-    /// It waits until somebody is let in.
-    Lobby,
-    /// To another process, which is the owner, or to nobody.
-    NotHere(Asked),
-    /// There are as many of these as there may be.
-    Full(&'static str, Asked),
-}
-
-/// What gateways are to ask again about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Again {
-    Accesses,
-    Resources,
+/// Where a shop's task is.
+enum Task {
+    At(mpsc::Sender<Asked>),
+    /// Another process is the owner, or nobody.
+    NotHere,
+    TooMany,
 }
 
 /// The subject at which the owner of a partition takes what others pass on.
@@ -201,9 +162,9 @@ fn owner_subject(partition: u16) -> String {
 }
 
 impl Presenter {
-    fn held(&self) -> MutexGuard<'_, Held> {
-        // Every change of a map is one call, so a panic cannot leave half of one.
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn owned(&self) -> MutexGuard<'_, HashMap<u16, Owned>> {
+        // Every change of the map is one call, so a panic cannot leave half of one.
+        self.0.owned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the requests of gateways until the process stops.
@@ -233,14 +194,7 @@ impl Presenter {
         metrics.res_requests.with_label_values(&[request.kind().word()]).inc();
         let found = route(request.name());
         match (request.kind(), found) {
-            (Kind::Access, _) => {
-                let answer = self.0.guard.access(found, &request);
-                let is_let_in = matches!(answer, Answer::Access { .. });
-                self.answer(&request, answer).await;
-                if let Some(Route::Shop(shop, _)) = found.filter(|_| is_let_in) {
-                    self.let_in(shop).await;
-                }
-            }
+            (Kind::Access, _) => self.answer(&request, self.0.guard.access(found, &request)).await,
             (Kind::Auth, Some(Route::Auth)) => {
                 // A token may have to wait for its key, and no other request for that.
                 let presenter = self.clone();
@@ -253,15 +207,7 @@ impl Presenter {
                 Ok(()) => self.deliver(shop, resource, request).await,
                 Err(failure) => self.answer(&request, Answer::Failure(failure)).await,
             },
-            (Kind::Get, Some(Route::Shop(..))) if request.bytes() > GET_BYTES_MAX => {
-                let rule = format!("a query has less than {GET_BYTES_MAX} bytes");
-                self.answer(&request, Answer::Failure(Failure::invalid_query(rule)))
-                    .await;
-            }
-            (Kind::Get, Some(Route::Shop(shop, resource))) => {
-                let is_strange = self.0.parts.access.asks();
-                self.deliver(shop, resource, request.strange(is_strange)).await;
-            }
+            (Kind::Get, Some(Route::Shop(shop, resource))) => self.deliver(shop, resource, request).await,
             (Kind::Get | Kind::Call | Kind::Auth, _) => {
                 self.answer(&request, Answer::Failure(Failure::not_found())).await;
             }
@@ -291,21 +237,18 @@ impl Presenter {
         });
     }
 
-    /// Gives a request to the shop's task, or has it wait for somebody to be let in; gives it back if this process is not the
-    /// owner.
+    /// Gives a request to the shop's task, which is made if there is none; gives it back if this process is not the owner.
     async fn ask(&self, partition: u16, shop: ShopId, mut asked: Asked) -> Result<(), Asked> {
         loop {
-            let (task, placed) = match self.place(partition, shop, asked) {
-                Place::At(task, placed) => (task, placed),
-                Place::Lobby => return Ok(()),
-                Place::NotHere(back) => return Err(back),
-                Place::Full(what, back) => {
-                    self.0.parts.metrics.limited_places.with_label_values(&[what]).inc();
-                    self.answer(&back.request, Answer::Failure(unavailable())).await;
+            let task = match self.task(partition, shop) {
+                Task::At(task) => task,
+                Task::NotHere => return Err(asked),
+                Task::TooMany => {
+                    self.answer(&asked.request, Answer::Failure(unavailable())).await;
                     return Ok(());
                 }
             };
-            match task.try_send(placed) {
+            match task.try_send(asked) {
                 Ok(()) => return Ok(()),
                 Err(mpsc::error::TrySendError::Full(full)) => {
                     self.answer(&full.request, Answer::Failure(unavailable())).await;
@@ -320,33 +263,17 @@ impl Presenter {
         }
     }
 
-    /// Where a request of a shop belongs now.
-    fn place(&self, partition: u16, shop: ShopId, asked: Asked) -> Place {
-        let mut held = self.held();
-        let Held { owned, lobby } = &mut *held;
-        let Some(owned) = owned.get_mut(&partition).filter(|owned| !owned.stop.is_cancelled()) else {
-            return Place::NotHere(asked);
+    /// The task of a shop, which is made if there is none.
+    fn task(&self, partition: u16, shop: ShopId) -> Task {
+        let mut all = self.owned();
+        let Some(owned) = all.get_mut(&partition).filter(|owned| !owned.stop.is_cancelled()) else {
+            return Task::NotHere;
         };
-        if asked.request.is_strange() && !owned.shops.contains_key(&shop) {
-            return match lobby.enter(shop, asked, Instant::now()) {
-                Ok(()) => Place::Lobby,
-                Err(asked) => Place::Full("resource", asked),
-            };
-        }
-        match self.task(owned, partition, shop) {
-            // Somebody was let in, which has not to be found out again where it is passed on from there.
-            Some(task) => Place::At(task, asked.welcome()),
-            None => Place::Full("shop", asked),
-        }
-    }
-
-    /// The task of a shop, which is made if there is none; nothing where there are too many.
-    fn task(&self, owned: &mut Owned, partition: u16, shop: ShopId) -> Option<mpsc::Sender<Asked>> {
         if let Some(task) = owned.shops.get(&shop) {
-            return Some(task.clone());
+            return Task::At(task.clone());
         }
         if owned.shops.len() >= SHOPS_MAX {
-            return None;
+            return Task::TooMany;
         }
         let (task, mailbox) = mpsc::channel(MAILBOX);
         owned.shops.insert(shop, task.clone());
@@ -354,86 +281,7 @@ impl Presenter {
             .clone()
             .keep(partition, shop, task.clone(), mailbox, owned.stop.clone());
         self.0.tasks.spawn(keeping);
-        Some(task)
-    }
-
-    /// Takes it that somebody may see a shop: whoever waits for that is answered.
-    async fn let_in(&self, shop: ShopId) {
-        let partition = partition_of(shop, self.0.partitions);
-        if self.open(partition, shop).await || !self.is_news(shop) {
-            return;
-        }
-        // Where there is no room it is told when the access is asked about again.
-        let Ok(place) = Arc::clone(&self.0.passing).try_acquire_owned() else {
-            return;
-        };
-        let telling = self.clone().tell_owner(partition, shop);
-        self.0.tasks.spawn(async move {
-            telling.await;
-            drop(place);
-        });
-    }
-
-    /// Has a task for a shop that somebody may see; answers whether this process is the owner.
-    async fn open(&self, partition: u16, shop: ShopId) -> bool {
-        let waited = {
-            let mut held = self.held();
-            let Held { owned, lobby } = &mut *held;
-            let Some(owned) = owned.get_mut(&partition).filter(|owned| !owned.stop.is_cancelled()) else {
-                return false;
-            };
-            // Where there are too many, those who wait are told so below.
-            let _ = self.task(owned, partition, shop);
-            lobby.leave(shop)
-        };
-        for asked in waited {
-            let asked = asked.welcome();
-            self.deliver(shop, asked.resource, asked.request).await;
-        }
-        true
-    }
-
-    /// Tells the owner of a shop that somebody may see it, as soon as there is one.
-    fn tell_owner(self, partition: u16, shop: ShopId) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            let begun = Instant::now();
-            let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(250));
-            let told = Request::let_in(Resource::Feed.name(shop));
-            while begun.elapsed() < self.owner_wait() {
-                let gateway = &self.0.parts.gateway;
-                if gateway.pass_on(owner_subject(partition), &told).await.is_ok() {
-                    return;
-                }
-                tokio::time::sleep(backoff.next_pause()).await;
-                // It may be this process by now.
-                if self.open(partition, shop).await {
-                    return;
-                }
-            }
-        })
-    }
-
-    /// Whether the owner of a shop was not told a moment ago that somebody may see it.
-    fn is_news(&self, shop: ShopId) -> bool {
-        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.0.elapsed() >= TELL_AGAIN {
-            *told = (Instant::now(), HashSet::new());
-        }
-        told.1.insert(shop)
-    }
-
-    /// Answers those who waited in vain to be let in, for ever.
-    async fn turn_away(&self) {
-        let mut again = tokio::time::interval(LOBBY_LOOK);
-        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            again.tick().await;
-            let over = self.held().lobby.give_up(Instant::now());
-            for asked in over {
-                let failure = Failure::new("system.timeout", "nobody was let see this in time; ask again");
-                self.answer(&asked.request, Answer::Failure(failure)).await;
-            }
-        }
+        Task::At(task)
     }
 
     /// Runs a shop's task, and sees to what it leaves behind.
@@ -447,7 +295,7 @@ impl Presenter {
     ) {
         let metrics = &self.0.parts.metrics;
         metrics.res_shops.inc();
-        let mut left = shop::present(&self.0.parts, partition, shop, &mut mailbox, stop.clone()).await;
+        let mut left = shop::present(&self.0.parts, partition, shop, &mut mailbox, stop).await;
         metrics.res_shops.dec();
         self.forget(partition, shop, &task);
         mailbox.close();
@@ -457,16 +305,11 @@ impl Presenter {
         for asked in left {
             self.0.tasks.spawn(self.clone().deliver_again(shop, asked));
         }
-        // Of a process that stops nobody is the next owner in time.
-        if stop.is_cancelled() && !self.0.stop.is_cancelled() {
-            // Who is would have to find out again that somebody may see it.
-            self.0.tasks.spawn(self.clone().tell_owner(partition, shop));
-        }
     }
 
     /// Takes a shop's task out of the map, if it is that one.
     fn forget(&self, partition: u16, shop: ShopId, task: &mpsc::Sender<Asked>) {
-        if let Some(owned) = self.held().owned.get_mut(&partition)
+        if let Some(owned) = self.owned().get_mut(&partition)
             && owned.shops.get(&shop).is_some_and(|known| known.same_channel(task))
         {
             owned.shops.remove(&shop);
@@ -483,7 +326,15 @@ impl Presenter {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(250));
         let mut asked = Asked { resource, request };
         let mut told = false;
-        while begun.elapsed() < self.owner_wait() {
+        // A process that stops asks the others once more, and then says that it cannot be.
+        let wait = || {
+            if self.0.stop.is_cancelled() {
+                STOP_WAIT
+            } else {
+                OWNER_WAIT
+            }
+        };
+        while begun.elapsed() < wait() {
             let gateway = &self.0.parts.gateway;
             match gateway.pass_on(owner_subject(partition), &asked.request).await {
                 Ok(()) => {
@@ -505,40 +356,25 @@ impl Presenter {
         self.answer(&asked.request, Answer::Failure(unavailable())).await;
     }
 
-    /// How long an owner is looked for. A process that stops asks the others once more, and then says that it cannot be.
-    fn owner_wait(&self) -> Duration {
-        if self.0.stop.is_cancelled() {
-            STOP_WAIT
-        } else {
-            OWNER_WAIT
-        }
-    }
-
     /// Follows which partitions are this process's.
     async fn own(&self) {
         let mut projects = self.0.parts.projects.clone();
-        let mut resets: Vec<(Instant, Again)> = Vec::new();
+        let mut resets: Vec<Instant> = Vec::new();
         loop {
             let wanted = projects.borrow_and_update().clone();
             if self.take_over(&wanted).await {
                 let now = Instant::now();
-                resets = vec![
-                    (now + SETTLE, Again::Accesses),
-                    (now + SETTLE + LET_IN_FIRST, Again::Resources),
-                    (now + AGAIN_AFTER, Again::Resources),
-                    (now + LOST_AGAIN, Again::Resources),
-                ];
+                resets = vec![now + SETTLE, now + AGAIN_AFTER, now + LOST_AGAIN];
             }
             let next = resets.first().copied();
             tokio::select! {
                 () = self.0.stop.cancelled() => break,
                 changed = projects.changed() => if changed.is_err() { break },
-                () = sleep_until(next.map(|(at, _)| at)) => {
-                    let Some((_, what)) = next else { continue };
-                    if self.reset_all(what).await {
+                () = sleep_until(next) => {
+                    if self.reset_all().await {
                         resets.remove(0);
                     } else {
-                        resets[0].0 = Instant::now() + SETTLE;
+                        resets[0] = Instant::now() + SETTLE;
                     }
                 }
             }
@@ -549,10 +385,8 @@ impl Presenter {
     /// Lets go of partitions and takes others; answers whether it took any.
     async fn take_over(&self, wanted: &BTreeSet<u16>) -> bool {
         let mut new = Vec::new();
-        let mut strangers = Vec::new();
         {
-            let mut held = self.held();
-            let Held { owned, lobby } = &mut *held;
+            let mut owned = self.owned();
             owned.retain(|partition, owned| {
                 let keep = wanted.contains(partition);
                 if !keep {
@@ -570,14 +404,6 @@ impl Presenter {
                     }
                 });
             }
-            let is_elsewhere = |shop: &ShopId| !owned.contains_key(&partition_of(*shop, self.0.partitions));
-            let elsewhere: Vec<ShopId> = lobby.shops().filter(is_elsewhere).collect();
-            for shop in elsewhere {
-                strangers.extend(lobby.leave(shop).into_iter().map(|asked| (shop, asked)));
-            }
-        }
-        for (shop, asked) in strangers {
-            self.0.tasks.spawn(self.clone().deliver_again(shop, asked));
         }
         for (partition, stop) in &new {
             self.listen(*partition, stop.clone()).await;
@@ -597,32 +423,21 @@ impl Presenter {
         let presenter = self.clone();
         self.0.tasks.spawn(async move {
             while let Some(Some(request)) = stop.run_until_cancelled(passed.next()).await {
-                match (request.kind(), route(request.name())) {
-                    (Kind::Access, Some(Route::Shop(shop, _))) => presenter.let_in(shop).await,
-                    (_, Some(Route::Shop(shop, resource))) => presenter.deliver(shop, resource, request).await,
-                    (_, Some(Route::Auth) | None) => {}
+                if let Some(Route::Shop(shop, resource)) = route(request.name()) {
+                    presenter.deliver(shop, resource, request).await;
                 }
             }
         });
     }
 
-    /// Has all gateways ask again about everything, as soon as they are answered; answers whether they were told.
-    async fn reset_all(&self, what: Again) -> bool {
+    /// Has all gateways ask again for everything, as soon as they are answered; answers whether they were told.
+    async fn reset_all(&self) -> bool {
         let parts = &self.0.parts;
-        let knows_who_may = parts.access.changes().borrow().is_some();
-        if !parts.gateway.is_up() || *parts.views.state().borrow() != State::Open || !knows_who_may {
+        if !parts.gateway.is_up() || *parts.views.state().borrow() != State::Open {
             return false;
         }
-        let all = format!("{SERVICE}.>");
-        match what {
-            // Everybody may, and nobody has to be let in.
-            Again::Accesses if parts.takes_requests && !parts.access.asks() => true,
-            Again::Accesses => parts.gateway.reset_access(&[&all]).await.is_ok(),
-            Again::Resources => {
-                parts.metrics.res_resets.inc();
-                parts.gateway.reset(&all).await.is_ok()
-            }
-        }
+        parts.metrics.res_resets.inc();
+        parts.gateway.reset(&format!("{SERVICE}.>")).await.is_ok()
     }
 }
 

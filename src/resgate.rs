@@ -25,8 +25,6 @@ const QUEUE: &str = "ezout";
 const PASSED_SUBJECT: &str = "Ezout-Subject";
 /// And where it is to be answered.
 const PASSED_REPLY: &str = "Ezout-Reply";
-/// And that it is not known yet whether anybody may have the answer, where that is so.
-const PASSED_STRANGE: &str = "Ezout-Strange";
 /// How long one to whom a request is passed on may take to say that it has it.
 const PASS_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -174,9 +172,7 @@ impl Gateway {
                 let headers = message.headers.as_ref()?;
                 let header = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
                 let (subject, reply) = (header(PASSED_SUBJECT)?, header(PASSED_REPLY)?);
-                let is_strange = headers.get(PASSED_STRANGE).is_some();
-                let request = Request::read(&subject, Subject::from(reply), message.payload)?;
-                Some(request.strange(is_strange))
+                Request::read(&subject, Subject::from(reply), message.payload)
             }
         });
         Ok(Box::pin(taken))
@@ -190,9 +186,6 @@ impl Gateway {
         let mut headers = HeaderMap::new();
         headers.insert(PASSED_SUBJECT, request.subject());
         headers.insert(PASSED_REPLY, request.reply().as_str());
-        if request.is_strange() {
-            headers.insert(PASSED_STRANGE, "yes");
-        }
         let passed = async_nats::Request::new()
             .headers(headers)
             .payload(request.payload().clone())

@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -59,10 +59,6 @@ const END_WAIT: Duration = Duration::from_secs(3);
 const PENDING_MAX: usize = 4_096;
 /// How long after a refusal gateways are asked to ask again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
-/// Baskets and pages that are read at a time for those who ask; also for whoever makes names up.
-const READS_AT_ONCE: usize = 16;
-/// How long after somebody was let in gateways are asked to ask, if they do not by themselves: what they have may be old.
-const UNASKED: Duration = Duration::from_secs(2);
 /// Baskets that are not open any more and that are kept, since a gateway may have them.
 const CLOSED_MAX: usize = 10_000;
 
@@ -71,16 +67,6 @@ const CLOSED_MAX: usize = 10_000;
 pub(super) struct Asked {
     pub(super) resource: Resource,
     pub(super) request: Request,
-}
-
-impl Asked {
-    /// The same, of which it is known that somebody may have the answer.
-    pub(super) fn welcome(self) -> Self {
-        Self {
-            request: self.request.strange(false),
-            ..self
-        }
-    }
 }
 
 /// Presents a shop until `stop`, or until nobody is left who would see it; answers which requests it left unanswered.
@@ -177,8 +163,6 @@ struct Presented {
     due: Flags,
     summed_at: Instant,
     asked: LastAsked,
-    made_at: Instant,
-    reads_left: Arc<Semaphore>,
     reset_at: Instant,
     /// Gateways may have missed something: they are to ask again for everything.
     is_unsure: bool,
@@ -219,9 +203,7 @@ impl Presented {
             due: Flags::default(),
             summed_at: now,
             asked: LastAsked::default(),
-            made_at: now,
-            reads_left: Arc::new(Semaphore::new(READS_AT_ONCE)),
-            reset_at: now + UNASKED,
+            reset_at: now + jittered(RESET_INTERVAL),
             is_unsure: false,
             lost_answers: false,
             feed: None,
@@ -258,8 +240,7 @@ impl Presented {
                 _ = slow.tick() => {
                     self.feed_left = FEED_RATE;
                     self.look().await;
-                    let asked_at = self.asked.anything.or(Some(self.made_at));
-                    if !LastAsked::is_wanted(asked_at) && self.waiting.is_empty() {
+                    if !LastAsked::is_wanted(self.asked.anything) && self.waiting.is_empty() {
                         return;
                     }
                 }
@@ -358,9 +339,7 @@ impl Presented {
 
     async fn take(&mut self, asked: Asked) {
         let now = Instant::now();
-        if self.asked.anything.replace(now).is_none() {
-            self.reset_at = now + jittered(RESET_INTERVAL);
-        }
+        self.asked.anything = Some(now);
         if asked.request.kind() == Kind::Call {
             return self.call(asked).await;
         }

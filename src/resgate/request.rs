@@ -8,9 +8,6 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-/// Where answers go that nobody waits for.
-const NOBODY: &str = "_INBOX.nobody";
-
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -47,8 +44,6 @@ pub struct Request {
     path: String,
     reply: Subject,
     payload: Bytes,
-    /// Whether it is not known yet that anybody may have the answer.
-    is_strange: bool,
 }
 
 /// What may be in a request; each kind has some of it.
@@ -86,19 +81,7 @@ impl Request {
             path: path.to_owned(),
             reply,
             payload,
-            is_strange: false,
         })
-    }
-
-    /// Tells whoever it is passed on to that somebody may have a resource. Nobody waits for an answer.
-    pub fn let_in(name: String) -> Self {
-        Self {
-            kind: Kind::Access,
-            path: name,
-            reply: NOBODY.into(),
-            payload: Bytes::new(),
-            is_strange: false,
-        }
     }
 
     /// A request for what a query resource is now, at the inbox that an event named.
@@ -108,20 +91,7 @@ impl Request {
             path: String::new(),
             reply: message.reply?,
             payload: message.payload,
-            is_strange: false,
         })
-    }
-
-    /// Notes whether it is not known yet that anybody may have the answer, which goes with it when it is passed on.
-    #[must_use]
-    pub fn strange(mut self, is_strange: bool) -> Self {
-        self.is_strange = is_strange;
-        self
-    }
-
-    /// Whether it is not known yet that anybody may have the answer.
-    pub fn is_strange(&self) -> bool {
-        self.is_strange
     }
 
     /// What is asked.
@@ -153,11 +123,6 @@ impl Request {
     /// An id that this request has however often it is passed on, and no other one has.
     pub fn id(&self) -> Uuid {
         Uuid::new_v5(&Uuid::NAMESPACE_OID, self.reply.as_bytes())
-    }
-
-    /// How many bytes its body has.
-    pub fn bytes(&self) -> usize {
-        self.payload.len()
     }
 
     pub(super) fn subject(&self) -> String {

@@ -133,7 +133,8 @@ struct StoredRevocation {
     id: String,
     at: DateTime,
     ends_at: Option<DateTime>,
-    by: Option<String>,
+    /// A text; anything else is somebody's edit, which must not let the revocation count no more.
+    by: Option<Bson>,
 }
 
 impl StoredRevocation {
@@ -147,7 +148,7 @@ impl StoredRevocation {
     }
 
     fn kept(self) -> Option<KeptRevocation> {
-        let by = self.by.clone();
+        let by = self.by.as_ref().and_then(Bson::as_str).map(str::to_owned);
         let (revoked, revocation) = self.revocation()?;
         Some(KeptRevocation {
             revoked,

@@ -18,5 +18,4 @@ mod resources;
 mod revoked;
 mod sending;
 mod slow;
-mod strangers;
 mod streams;

@@ -1,7 +1,5 @@
 //! What is read from MongoDB beside the task, and what the task does when it is there.
 
-use std::sync::Arc;
-
 use time::{OffsetDateTime, Time};
 use tokio::time::Instant;
 
@@ -84,9 +82,7 @@ impl Presented {
             return;
         }
         let (views, partition, id) = (self.parts.views.clone(), self.partition, self.basket_id(session));
-        let left = Arc::clone(&self.reads_left);
         self.reads.push(Box::pin(async move {
-            let _place = left.acquire().await;
             Read::Basket(session, one(&views, partition, id).await)
         }));
     }
@@ -112,9 +108,7 @@ impl Presented {
     pub(super) fn read_page(&mut self, request: Request, listing: Listing) {
         let (views, partition, shop) = (self.parts.views.clone(), self.partition, self.shop);
         let queried = self.queried_count;
-        let left = Arc::clone(&self.reads_left);
         self.answers.push(Box::pin(async move {
-            let _place = left.acquire().await;
             let found = page(&views, partition, shop, listing).await;
             Read::Page(request, listing, queried, found)
         }));

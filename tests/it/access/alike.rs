@@ -21,7 +21,7 @@ use crate::support::{heard, session, wait_for};
 const PROFILE_BYTES: i64 = 256 * 1024 * 1024;
 
 /// Has MongoDB note each thing that it is asked from now on.
-pub(super) async fn note_all(database: &Database) {
+async fn note_all(database: &Database) {
     for command in [
         doc! { "create": "system.profile", "capped": true, "size": PROFILE_BYTES },
         doc! { "profile": 2 },
@@ -44,7 +44,7 @@ impl Stocked {
     }
 
     /// A shop that there is not.
-    pub(super) fn nowhere() -> Self {
+    fn nowhere() -> Self {
         Self {
             shop: session(),
             session: session(),
@@ -56,7 +56,7 @@ impl Stocked {
 }
 
 /// What MongoDB was asked that names this, and how often, but for what was noted in the audit. It notes each thing before it answers.
-pub(super) async fn asked_of_mongodb(database: &Database, of: &Stocked) -> BTreeMap<String, usize> {
+async fn asked_of_mongodb(database: &Database, of: &Stocked) -> BTreeMap<String, usize> {
     let profile = database.collection::<Document>("system.profile");
     let all: Vec<Document> = profile.find(doc! {}).await.unwrap().try_collect().await.unwrap();
     let mut asked = BTreeMap::new();
