@@ -293,7 +293,9 @@ fn is_test(name: &str) -> bool {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines.windows(2).any(|pair| {
-        let declared = pair[1].trim_start_matches("async ").starts_with(&format!("fn {function}()"));
+        let declared = pair[1]
+            .trim_start_matches("async ")
+            .starts_with(&format!("fn {function}()"));
         declared && (pair[0].starts_with("#[test]") || pair[0].starts_with("#[tokio::test"))
     })
 }
@@ -301,7 +303,10 @@ fn is_test(name: &str) -> bool {
 #[test]
 fn every_mutation_applies_and_names_the_test_that_sees_it() {
     let folder = root().join("tests/mutations");
-    let mut patches: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut patches: Vec<PathBuf> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     patches.retain(|path| path.extension().is_some_and(|extension| extension == "patch"));
     patches.sort();
     assert!(patches.len() >= 10, "{patches:?}");

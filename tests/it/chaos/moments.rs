@@ -99,9 +99,15 @@ async fn another_journal_that_has_grown_as_long_is_not_gone_on_with() {
     let projector = stack.launch("project", &[]);
     let checkpoints = database.collection::<Document>("checkpoints");
     wait_for("the projector to halt", async || {
-        let beyond = checkpoints.find_one(doc! { "sequence": { "$gt": 3_i64 } }).await.unwrap();
+        let beyond = checkpoints
+            .find_one(doc! { "sequence": { "$gt": 3_i64 } })
+            .await
+            .unwrap();
         let place = beyond.map(|checkpoint| checkpoint.get_i64("sequence").unwrap());
-        assert_eq!(place, None, "the projector went on to event {place:?} of another journal");
+        assert_eq!(
+            place, None,
+            "the projector went on to event {place:?} of another journal"
+        );
         let said = projector.readiness().await?.to_string();
         said.contains("the journal is another one").then_some(())
     })
@@ -131,9 +137,7 @@ async fn what_was_told_is_in_its_basket_though_whoever_told_it_died() {
     for (seed, point) in (300..).zip(["after_one_update", "after_one_update:3", "after_updates"]) {
         let mut armed = stack.launch("project", &[("EZOUT_FAIL_POINT", point)]);
         let mut rng = fastrand::Rng::with_seed(seed);
-        network
-            .visit(&mut rng, ShopId::from(uuid::Uuid::new_v4()), 0..15)
-            .await;
+        network.visit(&mut rng, ShopId::from(uuid::Uuid::new_v4()), 0..15).await;
         dies(&mut armed, point).await;
         let told = told(&stack).await;
         assert!(!told.is_empty(), "{point}");

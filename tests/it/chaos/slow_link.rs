@@ -98,13 +98,18 @@ async fn there(
     while let Ok(count @ 1..) = near.read(&mut bytes).await {
         let bytes = &bytes[..count];
         let keeps = stage.send_if_modified(|stage| {
-            let is_it = matches!(stage, Stage::Waiting(wanted) if bytes.windows(wanted.len()).any(|part| part == wanted));
+            let is_it =
+                matches!(stage, Stage::Waiting(wanted) if bytes.windows(wanted.len()).any(|part| part == wanted));
             if is_it {
                 *stage = Stage::Keeping;
             }
             is_it
         });
-        let passes = stage.subscribe().wait_for(|stage| *stage != Stage::Keeping).await.is_ok();
+        let passes = stage
+            .subscribe()
+            .wait_for(|stage| *stage != Stage::Keeping)
+            .await
+            .is_ok();
         answers.mark_unchanged();
         if !passes || far.write_all(bytes).await.is_err() {
             return;
