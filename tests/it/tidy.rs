@@ -312,7 +312,7 @@ fn every_mutation_applies_and_names_the_test_that_sees_it() {
     assert!(patches.len() >= 10, "{patches:?}");
     for (number, path) in (1..).zip(&patches) {
         let name = path.file_name().unwrap().to_str().unwrap();
-        assert!(name.starts_with(&format!("{number:02}-")), "{name} is the {number}th");
+        assert!(name.starts_with(&format!("{number:02}-")), "{name} is number {number}");
         let mutation = fs::read_to_string(path).unwrap();
         for what in ["Breaks", "Caught by", "Says"] {
             assert!(says(&mutation, what).is_some(), "{name} does not say {what:?}");
