@@ -1,7 +1,7 @@
 # What there is to do here. Needs Rust and Python 3; servers/install gets the servers where PATH has none.
 # More arguments for a command go in ARGS: make run ARGS=--demo
 
-.PHONY: help run demo web test test-web fuzz chaos soak bench size bench-web pictures servers try-image check
+.PHONY: help run demo web test test-web fuzz chaos chaos-selftest soak bench size bench-web pictures servers try-image check
 
 help:
 	@echo "make run      start everything on this machine; Ctrl-C stops it"
@@ -11,6 +11,7 @@ help:
 	@echo "make test     all tests, against real servers of their own"
 	@echo "make fuzz     ask everything that /openapi.json allows and does not, EXAMPLES=100 for each operation"
 	@echo "make chaos    kill and pause servers under load, SECONDS=600, what follows edits by hand, KILLS=50, and the alerts of twelve faults"
+	@echo "make chaos-selftest  break the code on purpose, patch by patch of tests/mutations, and show that a test sees each; ARGS=07 for one"
 	@echo "make soak     steady load with a fault every minute for SECONDS=3600, and a picture of what grows"
 	@echo "make bench    measure against the engines themselves"
 	@echo "make size     measure what everything costs at a hundredth, a tenth and all of SESSIONS=1000000"
@@ -52,6 +53,9 @@ chaos: servers
 
 soak: servers
 	EZOUT_SOAK_SECONDS=$(or $(SECONDS),3600) cargo test --test it chaos::soak -- --nocapture
+
+chaos-selftest: servers
+	tests/mutations/run $(ARGS)
 
 # Without Python the comparison with the original is left out.
 bench: servers

@@ -221,7 +221,7 @@ async fn update_count(stack: &Stack) -> u64 {
 }
 
 /// Waits until a checkpoint has reached this place.
-async fn caught_up(database: &mongodb::Database, sequence: u64) {
+pub async fn caught_up(database: &mongodb::Database, sequence: u64) {
     let query = doc! { "sequence": { "$gte": i64::try_from(sequence).unwrap() } };
     wait_for("the checkpoint", async || {
         database

@@ -30,18 +30,22 @@ use tokio::sync::OnceCell;
 use crate::contracts::check;
 
 /// How long a condition may take to come true. Far beyond what it takes, so that a slow machine fails no test.
-const PATIENCE: Duration = Duration::from_mins(5);
+/// `EZOUT_TEST_PATIENCE` says otherwise, in seconds, where a failure is expected.
+fn patience() -> Duration {
+    let seconds = chosen("EZOUT_TEST_PATIENCE").map(|text| text.parse().expect("a number of seconds"));
+    seconds.map_or(Duration::from_mins(5), Duration::from_secs)
+}
 
 /// Waits until `condition` gives a value, asking again every few milliseconds.
 pub async fn wait_for<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
+    let (begun, patience) = (Instant::now(), patience());
     loop {
         if let Some(value) = condition().await {
             return value;
         }
         assert!(
-            begun.elapsed() < PATIENCE,
-            "{what} did not come true within {PATIENCE:?}"
+            begun.elapsed() < patience,
+            "{what} did not come true within {patience:?}"
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -49,8 +53,9 @@ pub async fn wait_for<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<
 
 /// The next message of a subscription, which is sure to come.
 pub async fn heard(messages: &mut async_nats::Subscriber) -> async_nats::Message {
-    let next = tokio::time::timeout(PATIENCE, messages.next()).await;
-    next.unwrap_or_else(|_| panic!("nothing was heard for {PATIENCE:?}"))
+    let patience = patience();
+    let next = tokio::time::timeout(patience, messages.next()).await;
+    next.unwrap_or_else(|_| panic!("nothing was heard for {patience:?}"))
         .expect("the subscription lasts")
 }
 

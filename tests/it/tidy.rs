@@ -278,3 +278,59 @@ fn files_open_with_what_they_are() {
         }
     }
 }
+
+/// What the head of a mutation says under a name.
+fn says<'a>(mutation: &'a str, name: &str) -> Option<&'a str> {
+    let head = mutation.lines().take_while(|line| !line.starts_with("--- "));
+    let mut found = head.filter_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    found.next().map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// Whether there is a test of this name, as `cargo test` lists it.
+fn is_test(name: &str) -> bool {
+    let (module, function) = name.rsplit_once("::").unwrap_or(("main", name));
+    let path = root().join("tests/it").join(module.replace("::", "/") + ".rs");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines.windows(2).any(|pair| {
+        let declared = pair[1]
+            .trim_start_matches("async ")
+            .starts_with(&format!("fn {function}()"));
+        declared && (pair[0].starts_with("#[test]") || pair[0].starts_with("#[tokio::test"))
+    })
+}
+
+#[test]
+fn every_mutation_applies_and_names_the_test_that_sees_it() {
+    let folder = root().join("tests/mutations");
+    let mut patches: Vec<PathBuf> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    patches.retain(|path| path.extension().is_some_and(|extension| extension == "patch"));
+    patches.sort();
+    assert!(patches.len() >= 10, "{patches:?}");
+    for (number, path) in (1..).zip(&patches) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with(&format!("{number:02}-")), "{name} is number {number}");
+        let mutation = fs::read_to_string(path).unwrap();
+        for what in ["Breaks", "Caught by", "Says"] {
+            assert!(says(&mutation, what).is_some(), "{name} does not say {what:?}");
+        }
+        let test = says(&mutation, "Caught by").unwrap();
+        assert!(is_test(test), "{name} names {test}, which is no test");
+        let changed = mutation.lines().filter_map(|line| line.strip_prefix("+++ "));
+        assert!(changed.clone().all(|file| file.starts_with("b/src/")), "{name}");
+        assert!(changed.count() > 0, "{name} changes nothing");
+        let checked = std::process::Command::new("git")
+            .args(["apply", "--check"])
+            .arg(path)
+            // Within the work tree of another project its paths would be those of that one.
+            .env("GIT_CEILING_DIRECTORIES", root().parent().unwrap())
+            .current_dir(root())
+            .output()
+            .expect("git");
+        let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert!(checked.status.success(), "{name} no longer applies: {said}");
+    }
+}

@@ -75,16 +75,7 @@ impl Cells {
 
     /// Writes into the journal past the API.
     async fn plant(&mut self, shop: ShopId, session: &str, kind: &str, body: String) -> u64 {
-        let mut headers = HeaderMap::new();
-        headers.insert("ce-subject", session);
-        headers.insert("ce-type", kind);
-        let subject = format!("checkout.{}.{shop}", partition_of(shop, PARTITIONS));
-        let context = self.stack.jetstream().await;
-        let stored = context
-            .publish_with_headers(subject, headers, body.into())
-            .await
-            .unwrap();
-        let sequence = stored.await.unwrap().sequence;
+        let sequence = plant(&self.stack, shop, session, kind, body).await;
         self.planted.insert(sequence);
         sequence
     }
@@ -100,7 +91,22 @@ impl Cells {
     }
 }
 
-async fn dies(service: &mut Service, cell: &str) {
+/// Writes an event of a session, which may be none, into the journal past the API, and answers its place.
+pub async fn plant(stack: &Stack, shop: ShopId, session: &str, kind: &str, body: String) -> u64 {
+    let mut headers = HeaderMap::new();
+    headers.insert("ce-subject", session);
+    headers.insert("ce-type", kind);
+    let subject = format!("checkout.{}.{shop}", partition_of(shop, PARTITIONS));
+    let context = stack.jetstream().await;
+    let stored = context
+        .publish_with_headers(subject, headers, body.into())
+        .await
+        .unwrap();
+    stored.await.unwrap().sequence
+}
+
+/// Waits until a process dies at the fail-point that was armed.
+pub async fn dies(service: &mut Service, cell: &str) {
     let died = tokio::time::timeout(Duration::from_secs(30), service.exited()).await;
     let status = died.unwrap_or_else(|_| panic!("{cell} was never passed"));
     assert!(!status.success(), "{cell}");
