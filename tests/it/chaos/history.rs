@@ -60,6 +60,8 @@ pub struct Phones {
     pub surprises: Vec<String>,
     pub conflicts: u64,
     pub unanswered: u64,
+    /// How often each status was answered to single events, 0 for none.
+    pub answers: BTreeMap<u16, u64>,
     /// When receipts came.
     pub acknowledged_at: Vec<Instant>,
 }
@@ -131,6 +133,8 @@ pub struct Evidence {
     pub dropped: BTreeSet<u64>,
     /// Whether the server forgets what it has soon, so that a copy may be recorded; it does not count then.
     pub forgets: bool,
+    /// Whether three servers keep the streams.
+    pub replicated: bool,
     /// What was seen to go wrong while it ran, such as a fence that fell.
     pub seen: Vec<(Promise, String)>,
     /// What viewers of live updates were told.

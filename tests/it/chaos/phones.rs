@@ -203,7 +203,10 @@ impl Network {
             format!("{api}/v1/shops/{}/events", event.shop)
         };
         let request = self.http.post(url).header("content-type", "application/json");
-        let Ok(answer) = request.body(event.canonical_json()).send().await else {
+        let answer = request.body(event.canonical_json()).send().await;
+        let status = answer.as_ref().map_or(0, |answer| answer.status().as_u16());
+        *self.phones.lock().unwrap().answers.entry(status).or_default() += 1;
+        let Ok(answer) = answer else {
             return Answer::Later;
         };
         let status = answer.status();

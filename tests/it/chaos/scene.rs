@@ -341,11 +341,17 @@ impl Scene {
         self.network.phones.lock().unwrap().clone()
     }
 
-    /// The longest time without a receipt, and without an update, since the beginning.
-    pub fn longest_pauses(&self) -> (Duration, Duration) {
-        let longest = |at: &[Instant]| at.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+    /// The longest time without a receipt, and without an update, since this moment; until another one, where that matters.
+    pub fn longest_pauses(&self, since: Instant, until: Option<Instant>) -> String {
+        let longest = |at: &[Instant]| {
+            let at = at.iter().copied().filter(|at| *at >= since).chain(until);
+            let at: Vec<Instant> = at.collect();
+            let pauses = at.windows(2).map(|pair| pair[1] - pair[0]);
+            pauses.max().unwrap_or_default().as_secs_f64()
+        };
         let receipts = longest(&self.network.phones.lock().unwrap().acknowledged_at);
-        (receipts, longest(&self.watch.heard_at()))
+        let updates = longest(&self.watch.heard_at());
+        format!("longest pause of publishing {receipts:.1} s, of updates {updates:.1} s")
     }
 
     /// How long it takes from now on until events are told at once again.
@@ -398,15 +404,14 @@ impl Scene {
         evidence.most.clone_from(&self.most.lock().unwrap());
         evidence.alarmed = self.alarmed;
         evidence.forgets = self.forgets;
+        evidence.replicated = places.nats.contains(',');
         let (logs, panics) = super::panics(self.ground.stack.folder());
         evidence.logs_read = logs;
         evidence.seen.extend(panics);
-        let (publishing, updates) = self.longest_pauses();
         let longest = format!(
-            "events told at once {:.1} s after the last fault; longest pause of publishing {:.1} s, of updates {:.1} s",
+            "events told at once {:.1} s after the last fault; {}",
             recovered.as_secs_f64(),
-            publishing.as_secs_f64(),
-            updates.as_secs_f64()
+            self.longest_pauses(self.begun, None)
         );
         self.notes.push(longest);
         self.notes.push(most(&evidence.most));

@@ -7,9 +7,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::Order;
+use crate::chaos::promise::Promise;
 use crate::chaos::scene::{Ground, Outcome, Scene};
-use crate::support::{self, Service, Stack, wait_for};
+use crate::support::{self, Stack, wait_for};
 
+/// Place of the API among the scene's members.
+const API: usize = 0;
 /// What is left of a disk for events, in bytes.
 const LEFT: u64 = 512 * 1024;
 /// What a disk has at first and in the end: nats-server takes no stream that may become larger than its disk.
@@ -70,13 +73,46 @@ impl Drop for Disk {
     }
 }
 
-/// Waits until a process says that it is not ready, and answers what it says.
-async fn complaint(service: &Service) -> String {
-    wait_for("a complaint", async || {
-        let told = service.readiness().await?;
-        (told["ready"] != true).then(|| told["reasons"].to_string())
-    })
-    .await
+/// How long it may take until somebody says that there is no room.
+const NOTICED_WITHIN: Duration = Duration::from_secs(30);
+/// What the alerts of a full journal and of events that are told to come again count. A server that has no room for a message may not
+/// answer at all.
+const REFUSED: [&str; 3] = [
+    "ezout_journal_appends_total{outcome=\"full\"}",
+    "ezout_received_events_total{outcome=\"unavailable\"}",
+    "ezout_received_events_total{outcome=\"unknown\"}",
+];
+
+async fn refused(scene: &Scene) -> f64 {
+    let mut refused = 0.0;
+    for series in REFUSED {
+        refused += scene.members[API].service.metric(series).await.unwrap_or(0.0);
+    }
+    refused
+}
+
+/// Waits until the API counts that it could not take events, and then for a while.
+async fn noticed(scene: &mut Scene) -> bool {
+    let before = refused(scene).await;
+    let answers = scene.phones().answers;
+    let saying = async {
+        loop {
+            if refused(scene).await > before {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let said = tokio::time::timeout(NOTICED_WITHIN, saying).await.is_ok();
+    scene.pause(3_000..6_000).await;
+    let mut since = scene.phones().answers;
+    for (status, times) in answers {
+        *since.entry(status).or_default() -= times;
+    }
+    scene
+        .notes
+        .push(format!("without room phones were answered {since:?}, noticed: {said}"));
+    said
 }
 
 pub async fn nats(order: Order) -> Option<Outcome> {
@@ -88,14 +124,15 @@ pub async fn nats(order: Order) -> Option<Outcome> {
     disk.fill();
     scene.did("disk of nats-server filled");
     wait_for("the disk to be full", async || (disk.free() < LEFT / 8).then_some(())).await;
-    let said = complaint(&scene.members[0].service).await;
-    scene.notes.push(format!("with a full disk: {said}"));
-    scene.pause(4_000..8_000).await;
+    let noticed = noticed(&mut scene).await;
     disk.grow();
     scene.stack().nats.kill().await;
     scene.stack().nats.restart().await.unwrap();
-    let outcome = scene.finish().await;
+    let mut outcome = scene.finish().await;
     drop(disk);
+    outcome
+        .report
+        .expect(Promise::I12, noticed, || "nobody said that the disk is full".to_owned());
     Some(outcome)
 }
 
@@ -137,16 +174,18 @@ async fn allow(scene: &Scene, bytes: i64) {
 
 pub async fn journal(order: Order) -> Option<Outcome> {
     let mut scene = Scene::open(Ground::from(Stack::start().await), order.seed).await;
+    let mut all_noticed = true;
     for _ in 0..if order.brief { 1 } else { 3 } {
         scene.pause(2_000..4_000).await;
         let context = async_nats::jetstream::new(scene.places().client().await);
         let bytes = context.get_stream("CHECKOUT").await.unwrap().cached_info().state.bytes;
         allow(&scene, i64::try_from(bytes + 32 * 1024).unwrap()).await;
         scene.did("journal full");
-        let said = complaint(&scene.members[0].service).await;
-        scene.notes.push(format!("with a full journal: {said}"));
-        scene.pause(3_000..6_000).await;
+        all_noticed &= noticed(&mut scene).await;
         allow(&scene, -1).await;
     }
-    Some(scene.finish().await)
+    let mut outcome = scene.finish().await;
+    let otherwise = || "nobody said that the journal is full".to_owned();
+    outcome.report.expect(Promise::I12, all_noticed, otherwise);
+    Some(outcome)
 }

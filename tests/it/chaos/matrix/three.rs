@@ -1,6 +1,6 @@
 //! Three servers of a kind: one is lost, whichever leads, and everything goes on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -9,8 +9,8 @@ use super::tampered::{block, flip};
 use crate::chaos::collect::Places;
 use crate::chaos::scene::{Ground, Outcome, ROLES, Scene};
 use crate::chaos::trio::{Cluster, Trio};
-use crate::support::Stack;
 use crate::support::proxy::Weather;
+use crate::support::{Stack, event, session, wait_for};
 
 /// How long a server is away.
 const AWAY: Duration = Duration::from_secs(15);
@@ -53,12 +53,18 @@ pub async fn leader_lost(order: Order) -> Option<Outcome> {
         scene.pause(3_000..6_000).await;
         let leader = cluster.leader().await;
         scene.did(format!("leader {way}"));
+        let begun = Instant::now();
         match way {
             "killed" => cluster.servers[leader].kill().await,
             "frozen" => cluster.servers[leader].pause(),
             _ => cluster.around(leader, Weather::Silent),
         }
-        tokio::time::sleep(AWAY).await;
+        // A server that is cut off serves its clients on, for ever if nobody minds.
+        tokio::time::sleep(if way == "cut off" { AWAY * 2 } else { AWAY }).await;
+        scene.notes.push(format!(
+            "leader {way}: {}",
+            scene.longest_pauses(begun, Some(Instant::now()))
+        ));
         match way {
             "killed" => cluster.servers[leader].restart().await.unwrap(),
             "frozen" => cluster.servers[leader].resume(),
@@ -142,12 +148,17 @@ pub async fn primary_lost(order: Order) -> Option<Outcome> {
         scene.pause(3_000..6_000).await;
         let primary = trio.primary().await;
         scene.did(format!("primary {way}"));
+        let begun = Instant::now();
         match way {
             "steps down" => trio.step_down(primary).await,
             "is killed" => trio.kill(primary).await,
             _ => trio.signal(primary, Signal::STOP),
         }
         tokio::time::sleep(AWAY).await;
+        scene.notes.push(format!(
+            "primary {way}: {}",
+            scene.longest_pauses(begun, Some(Instant::now()))
+        ));
         match way {
             "steps down" => {}
             "is killed" => trio.restart(primary),
@@ -156,4 +167,38 @@ pub async fn primary_lost(order: Order) -> Option<Outcome> {
         trio.whole().await;
     }
     Some(scene.finish().await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_leaves_a_server_that_is_cut_off_from_the_others() {
+    let (ground, cluster, _) = ground(false).await;
+    let mut environment: Vec<_> = ground
+        .environment
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    // It is told of the others by the first one.
+    let first = cluster.servers[0].url();
+    environment.push(("EZOUT_NATS_URL", &first));
+    let api = ground.stack.service_with("api", &environment).await;
+    // It stays cut off for good, and the part has no other connection.
+    cluster.around(0, Weather::Silent);
+    let (shop, visit) = (session(), session());
+    let mut number = 0;
+    let begun = Instant::now();
+    // A leader that is alone acknowledges nothing, and takes a while to find that out.
+    while begun.elapsed() < AWAY {
+        number += 1;
+        let _ = api
+            .publish(&shop, &event(&shop, &visit, number, "ADD", 1, 1.0, 1.0))
+            .await;
+    }
+    wait_for("an event to be taken by the two others", async || {
+        number += 1;
+        let answer = api
+            .publish(&shop, &event(&shop, &visit, number, "ADD", 1, 1.0, 1.0))
+            .await;
+        answer.status().is_success().then_some(())
+    })
+    .await;
 }
