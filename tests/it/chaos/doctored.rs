@@ -378,6 +378,14 @@ fn every_fault_that_a_viewer_sees_is_caught() {
         };
     };
     caught(unknown, "was told of 9");
+    // A snapshot that is ahead of its place is followed by what it has already, on the next connection.
+    let mut evidence = sound();
+    sights(&mut evidence)[4] = Sight::Snapshot {
+        baskets: vec![(SESSION.into(), 3)],
+        up_to: Some(2),
+    };
+    let report = check(&evidence);
+    assert!(report.violations.is_empty(), "{:#?}", report.violations);
     // What is left out may be so where it was said.
     let mut evidence = sound();
     sights(&mut evidence).splice(2..6, [Sight::Coalesced]);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -123,6 +124,8 @@ pub struct Scene {
     pub forgets: bool,
     ground: Ground,
     viewers: Vec<Viewer>,
+    /// Has slow viewers read as fast as they can.
+    hurry: Arc<AtomicBool>,
     strangers: Arc<Mutex<Vec<(String, u16)>>>,
     most: Arc<Mutex<BTreeMap<String, Most>>>,
     processes: Arc<Mutex<BTreeMap<u32, &'static str>>>,
@@ -188,6 +191,7 @@ impl Scene {
             forgets: false,
             ground,
             viewers: Vec::new(),
+            hurry: Arc::default(),
             strangers: Arc::default(),
             most,
             processes,
@@ -258,7 +262,7 @@ impl Scene {
     }
 
     /// A token of a merchant of this shop.
-    fn merchant(&self, shop: ShopId) -> String {
+    pub fn merchant(&self, shop: ShopId) -> String {
         let grant = Grant {
             subject: session(),
             role: Some(Role::Merchant.word().to_owned()),
@@ -278,6 +282,7 @@ impl Scene {
             shop: shop.to_string(),
             token: self.merchant(shop),
             slowness,
+            hurry: Arc::clone(&self.hurry),
         };
         self.viewers.push(Viewer::start(seat, self.rng.u64(..)));
     }
@@ -446,6 +451,7 @@ impl Scene {
 
     /// Waits until each viewer has the last event of its shop; one that never has it is found by the checker.
     async fn viewers_end(&self, evidence: &Evidence) {
+        self.hurry.store(true, Ordering::Relaxed);
         let waiting = async {
             for viewer in &self.viewers {
                 let shop = viewer.viewed().shop;

@@ -1,6 +1,7 @@
 //! Viewers of live updates that are cut off again and again, come back with the last place that they had, and write down what
 //! they are told; and merchants of one shop who ask for another.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,8 +21,9 @@ pub struct Seat {
     pub api: Arc<Mutex<String>>,
     pub shop: String,
     pub token: String,
-    /// How long it takes for each piece that it reads, where it is slow.
+    /// How long it takes for each piece that it reads, where it is slow, until it is told to hurry.
     pub slowness: Option<Duration>,
+    pub hurry: Arc<AtomicBool>,
 }
 
 /// One viewer.
@@ -97,7 +99,7 @@ async fn connection(
             let block: String = text.drain(..end + 2).collect();
             read(&block, place, &mut viewed.lock().unwrap());
         }
-        if let Some(pause) = seat.slowness {
+        if let Some(pause) = seat.slowness.filter(|_| !seat.hurry.load(Ordering::Relaxed)) {
             tokio::time::sleep(pause).await;
         }
         let piece = tokio::time::timeout(SILENCE_MAX, answer.chunk()).await;

@@ -18,6 +18,10 @@ struct Screen<'a> {
     /// Place in `told` of what must come next; nothing where that is not known.
     next: Option<usize>,
     coalescing: bool,
+    /// What the last snapshot had, from the next connection on: only the one that gave it leaves out what it had beyond its place.
+    had: BTreeMap<String, u64>,
+    /// What it had, until then.
+    snapshot: BTreeMap<String, u64>,
     /// Pages of a snapshot that has not ended.
     pages: Option<BTreeMap<String, u64>>,
 }
@@ -36,6 +40,8 @@ pub fn check(evidence: &Evidence, viewer: &Viewed, report: &mut Report) {
         shown: BTreeMap::new(),
         next: None,
         coalescing: false,
+        had: BTreeMap::new(),
+        snapshot: BTreeMap::new(),
         pages: None,
     };
     for sight in &viewer.sights {
@@ -54,8 +60,11 @@ impl Screen<'_> {
                 report.expect(I7, !recovered || self.next.is_some(), || {
                     format!("a viewer of shop {shop} was told that nothing is missing, and had no place")
                 });
-                if !recovered {
+                if *recovered {
+                    self.had.extend(std::mem::take(&mut self.snapshot));
+                } else {
                     self.next = None;
+                    self.had.clear();
                     self.pages = Some(BTreeMap::new());
                 }
             }
@@ -81,13 +90,16 @@ impl Screen<'_> {
         pages.extend(baskets.iter().cloned());
         let Some(up_to) = up_to else { return };
         self.shown = self.pages.take().unwrap_or_default();
+        self.snapshot = self.shown.clone();
         self.next = Some(self.told.partition_point(|(sequence, ..)| *sequence <= up_to));
     }
 
     fn update(&mut self, sequence: u64, session: &str, version: u64, report: &mut Report) {
         let shop = &self.viewer.shop;
         let had = self.shown.get(session).copied().unwrap_or(0);
-        report.expect(I7, version > had, || {
+        // A client knows by its version that it has this one.
+        let again = self.had.get(session).is_some_and(|had| version <= *had);
+        report.expect(I7, version > had || again, || {
             format!("a viewer of shop {shop} had {session} in version {had} and was told of {version}")
         });
         let place = self.told.iter().position(|(told, ..)| *told == sequence);
@@ -107,7 +119,7 @@ impl Screen<'_> {
             format!("a viewer of shop {shop} was told of {sequence} after all before {next:?}, without {missing:?}")
         });
         self.next = Some(place + 1);
-        self.shown.insert(session.to_owned(), version);
+        self.shown.insert(session.to_owned(), version.max(had));
     }
 
     /// Ends with what is so: each basket that is shown in its last version, and none missing that is open.

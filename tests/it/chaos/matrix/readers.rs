@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use ezout::tools::simulate::visit::shop_of;
 use mongodb::bson::Bson;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::Order;
 use crate::chaos::promise::Promise;
 use crate::chaos::scene::{Outcome, Scene};
+use crate::support::Stack;
 use crate::support::res_client::ResClient;
 use crate::support::resgate::Resgate;
-use crate::support::{Stack, wait_for};
 
 /// Subscriptions of the subscriber that does not read, so that soon much waits for it.
 const SUBSCRIPTIONS: usize = 200;
@@ -72,10 +73,14 @@ pub async fn resgate_frozen(order: Order) -> Option<Outcome> {
     // Requests that ran into the freeze.
     gateway.tolerate("timeout");
     let mut scene = Scene::open(stack, order.seed).await;
-    let shop = ezout::tools::simulate::visit::shop_of(1).to_string();
+    let shop = shop_of(1).to_string();
     let list = format!("ezout.shop.{shop}.baskets");
     let client = ResClient::connect(&gateway.url()).await;
-    wait_for("the list of a shop", async || client.subscribe(&list).await.ok()).await;
+    // The API answers for the access of clients of Resgate as well.
+    let token = scene.merchant(shop_of(1));
+    client.auth("ezout.auth", "jwt", json!({ "jwt": token })).await.unwrap();
+    let subscribed = tokio::time::timeout(Duration::from_secs(20), client.subscribe(&list)).await;
+    subscribed.expect("Resgate answers").expect("the list of a shop");
     for _ in 0..if order.brief { 1 } else { 3 } {
         scene.pause(2_000..4_000).await;
         gateway.server.pause();
