@@ -253,7 +253,7 @@ async fn checkpoints(database: &mongodb::Database) -> BTreeMap<i32, u64> {
 }
 
 /// The journal, once every partition's checkpoint is at its last event.
-async fn settled(places: &Places) -> Vec<JournalEvent> {
+pub async fn settled(places: &Places) -> Vec<JournalEvent> {
     let database = places.database().await;
     let messages = read_stream(places, "CHECKOUT").await;
     let journal: Vec<JournalEvent> = messages.iter().map(journal_event).collect();

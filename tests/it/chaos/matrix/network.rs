@@ -25,12 +25,17 @@ const WEATHERS: [(Weather, &str, std::ops::Range<u64>); 8] = [
 ];
 /// Weathers where there is little time.
 const SOME: usize = 2;
+/// How many milliseconds each lasts then.
+const BRIEFLY: std::ops::Range<u64> = 4_000..6_000;
 
 /// All weathers in some order; some of them where there is little time.
 fn weathers(rng: &mut fastrand::Rng, brief: bool) -> Vec<(Weather, &'static str, std::ops::Range<u64>)> {
     let mut weathers = WEATHERS.to_vec();
     rng.shuffle(&mut weathers);
-    weathers.truncate(if brief { SOME } else { weathers.len() });
+    if brief {
+        weathers.truncate(SOME);
+        weathers.iter_mut().for_each(|(.., lasts)| *lasts = BRIEFLY);
+    }
     weathers
 }
 

@@ -108,10 +108,11 @@ pub async fn resgate_frozen(order: Order) -> Option<Outcome> {
         }
     };
     let _ = tokio::time::timeout(Duration::from_secs(30), agrees).await;
-    let mut outcome = scene.tell(&evidence);
-    outcome.report.expect(Promise::I7, sees().as_ref() == Some(&open), || {
-        format!("a client of Resgate sees {:?} instead of {open:?}", sees())
-    });
+    let seen = sees();
     drop((client, gateway));
+    let mut outcome = scene.tell(&evidence);
+    outcome.report.expect(Promise::I7, seen.as_ref() == Some(&open), || {
+        format!("a client of Resgate sees {seen:?} instead of {open:?}")
+    });
     Some(outcome)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Order;
-use crate::chaos::collect::read_stream;
+use crate::chaos::collect::{read_stream, settled};
 use crate::chaos::promise::Promise;
 use crate::chaos::scene::{Outcome, Scene};
 use crate::support::{Stack, event, session};
@@ -152,6 +152,8 @@ pub async fn journal(order: Order) -> Option<Outcome> {
         scene.stack().nats.restart().await.unwrap();
         scene.pause(2_000..4_000).await;
         scene.close().await;
+        // What is put back later must lack no update that is told meanwhile.
+        settled(&scene.places()).await;
         let before = events(&scene).await;
 
         scene.stack().nats.kill().await;
