@@ -1,8 +1,9 @@
 //! Crashes at every moment, and what must hold all the same.
 //!
 //! `chaos` kills and freezes processes and servers under load, by a seed that it prints; the tests in
-//! [`cells`] cut the power at one place each; the [`checker`] then compares what phones were told, the
-//! journal, the baskets and the updates. `EZOUT_CHAOS_SECONDS` and `EZOUT_CHAOS_SEED` choose the run.
+//! [`cells`] cut the power at one place each; the [`matrix`] has all faults, each with what shows that it is borne.
+//! The [`checker`] then compares what phones were told, the journal, the baskets and the updates, promise by promise.
+//! `EZOUT_CHAOS_SECONDS` and `EZOUT_CHAOS_SEED` choose the run.
 
 mod cells;
 mod checker;

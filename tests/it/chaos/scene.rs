@@ -158,6 +158,7 @@ impl Scene {
         let mut ground = ground.into();
         // It is needed where the cell comes to no end.
         ground.stack.keep_folder();
+        super::say(&format!("  logs are in {}", ground.stack.folder().display()));
         let begun = Instant::now();
         let keys = ground.stack.folder().join("keys");
         let places = ground.places.clone().unwrap_or_else(|| Places::from(&ground.stack));

@@ -34,13 +34,19 @@ fn weathers(rng: &mut fastrand::Rng, brief: bool) -> Vec<(Weather, &'static str,
     rng.shuffle(&mut weathers);
     if brief {
         weathers.truncate(SOME);
-        weathers.iter_mut().for_each(|(.., lasts)| *lasts = BRIEFLY);
+        for (.., lasts) in &mut weathers {
+            *lasts = BRIEFLY;
+        }
     }
     weathers
 }
 
 pub async fn api_nats(order: Order) -> Option<Outcome> {
     storm(order, |ways| &ways.api_nats).await
+}
+
+pub async fn api_mongodb(order: Order) -> Option<Outcome> {
+    storm(order, |ways| &ways.api_mongodb).await
 }
 
 pub async fn project_nats(order: Order) -> Option<Outcome> {

@@ -101,7 +101,7 @@ pub async fn repeats_forgotten(order: Order) -> Option<Outcome> {
     scene.close().await;
     remembers(&scene, Duration::from_mins(5)).await;
     let evidence = scene.settle().await;
-    let copies = evidence.journal.len() - evidence.updates.len();
+    let copies = evidence.journal.len() - evidence.updates.len() - evidence.planted.len();
     scene.notes.push(format!("{copies} events of the journal do not count"));
     Some(scene.tell(&evidence))
 }
