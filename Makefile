@@ -10,7 +10,7 @@ help:
 	@echo "make test-web test its parts"
 	@echo "make test     all tests, against real servers of their own"
 	@echo "make fuzz     ask everything that /openapi.json allows and does not, EXAMPLES=100 for each operation"
-	@echo "make chaos    kill and pause servers under load, SECONDS=600, what follows edits by hand, KILLS=50, and the alerts of twelve faults"
+	@echo "make chaos    every cell of the fault matrix, kills and pauses by chance, SECONDS=600, what follows edits by hand, KILLS=50, and the alerts of twelve faults; as root also full disks"
 	@echo "make chaos-selftest  break the code on purpose, patch by patch of tests/mutations, and show that a test sees each; ARGS=07 for one"
 	@echo "make soak     steady load with a fault every minute for SECONDS=3600, and a picture of what grows"
 	@echo "make bench    measure against the engines themselves"
@@ -49,7 +49,7 @@ fuzz:
 	EZOUT_TEST_REQUIRE=schemathesis EZOUT_FUZZ_EXAMPLES=$(or $(EXAMPLES),100) cargo test --test it fuzz -- --nocapture
 
 chaos: servers
-	EZOUT_CHAOS_SECONDS=$(or $(SECONDS),600) EZOUT_EDIT_KILLS=$(or $(KILLS),50) EZOUT_QUIET_SECONDS=60 EZOUT_FAULTS=all cargo test --test it chaos -- --nocapture
+	EZOUT_CHAOS_MATRIX=all EZOUT_CHAOS_SECONDS=$(or $(SECONDS),600) EZOUT_EDIT_KILLS=$(or $(KILLS),50) EZOUT_QUIET_SECONDS=60 EZOUT_FAULTS=all cargo test --test it chaos -- --nocapture
 
 soak: servers
 	EZOUT_SOAK_SECONDS=$(or $(SECONDS),3600) cargo test --test it chaos::soak -- --nocapture

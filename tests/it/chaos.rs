@@ -1,8 +1,9 @@
 //! Crashes at every moment, and what must hold all the same.
 //!
 //! `chaos` kills and freezes processes and servers under load, by a seed that it prints; the tests in
-//! [`cells`] cut the power at one place each, and those in [`moments`] make what chance seldom does; the
-//! [`checker`] then compares what phones were told, the journal, the baskets and the updates.
+//! [`cells`] cut the power at one place each, and those in [`moments`] make what chance seldom does; the [`matrix`]
+//! has all faults, each with what shows that it is borne. The [`checker`] then compares what phones were told, the
+//! journal, the baskets and the updates, promise by promise.
 //! `EZOUT_CHAOS_SECONDS` and `EZOUT_CHAOS_SEED` choose the run.
 
 mod cells;
@@ -11,14 +12,20 @@ mod collect;
 mod doctored;
 mod handover;
 mod history;
+mod matrix;
 mod moments;
 mod oracle;
 mod phones;
+mod promise;
 mod rolling;
+mod scene;
 mod shuffled;
 mod slow_link;
 mod soak;
 mod supervisor;
+mod trio;
+mod viewers;
+mod watched;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -31,6 +38,7 @@ use checker::Report;
 use collect::Watch;
 use history::Evidence;
 use phones::Network;
+use promise::Promise;
 use supervisor::Supervisor;
 
 /// How long a run is where nobody says.
@@ -96,7 +104,9 @@ async fn whatever_is_killed_nothing_is_lost_or_doubled() {
     watch.all_abandoned(stack).await;
     let mut evidence = watch.gather(stack, phones).await;
     evidence.abandon_after_ms = supervisor::ABANDON_AFTER_MS;
-    evidence.seen.extend(panics(&folder));
+    let (logs, panics) = panics(&folder);
+    evidence.logs_read = logs;
+    evidence.seen.extend(panics);
     let report = checker::check(&evidence);
     say(&summary(&evidence, &report, supervisor.deeds()));
     if report.violations.is_empty() {
@@ -108,18 +118,18 @@ async fn whatever_is_killed_nothing_is_lost_or_doubled() {
     panic!("EZOUT_CHAOS_SEED={seed}, see {}\n{}", folder.display(), broken(&report));
 }
 
-/// Lines of the service's logs that tell of a panic.
-fn panics(folder: &std::path::Path) -> Vec<String> {
+/// How many logs of the service there are, and their lines that tell of a panic.
+fn panics(folder: &std::path::Path) -> (u64, Vec<(Promise, String)>) {
     let logs = std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
-    logs.filter(|path| path.extension().is_some_and(|extension| extension == "log"))
-        .flat_map(|path| {
-            let text = std::fs::read(&path).unwrap();
-            let text = String::from_utf8_lossy(&text).into_owned();
-            let said = text.lines().filter(|line| line.contains("panicked"));
-            said.map(|line| format!("{}: {line}", path.display()))
-                .collect::<Vec<_>>()
-        })
-        .collect()
+    let (mut count, mut panics) = (0, Vec::new());
+    for path in logs.filter(|path| path.extension().is_some_and(|extension| extension == "log")) {
+        count += 1;
+        let text = std::fs::read(&path).unwrap();
+        let text = String::from_utf8_lossy(&text);
+        let said = text.lines().filter(|line| line.contains("panicked"));
+        panics.extend(said.map(|line| (Promise::I13, format!("{}: {line}", path.display()))));
+    }
+    (count, panics)
 }
 
 fn summary(evidence: &Evidence, report: &Report, deeds: &std::collections::BTreeMap<String, u64>) -> String {
@@ -138,7 +148,7 @@ fn summary(evidence: &Evidence, report: &Report, deeds: &std::collections::BTree
         evidence.journal.len(),
         evidence.baskets.len(),
         evidence.updates.len(),
-        report.checks,
+        report.total(),
         report.violations.len(),
     );
     for (deed, times) in deeds {
@@ -147,8 +157,10 @@ fn summary(evidence: &Evidence, report: &Report, deeds: &std::collections::BTree
     text
 }
 
+/// As many broken promises as are shown.
+const SHOWN: usize = 25;
+
 fn broken(report: &Report) -> String {
-    const SHOWN: usize = 25;
     let mut text = format!("{} promises were broken:\n", report.violations.len());
     for violation in report.violations.iter().take(SHOWN) {
         let _ = writeln!(text, "- {violation}");

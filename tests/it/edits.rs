@@ -1,12 +1,12 @@
 //! Edits of baskets by hand in MongoDB: each is one correction or one rejection, and the basket is healed.
 
 mod chaos;
-mod editor;
+pub mod editor;
 mod healing;
 mod lost;
 mod many;
-mod proof;
-mod shoppers;
+pub mod proof;
+pub mod shoppers;
 
 use mongodb::Collection;
 use mongodb::bson::{Bson, Decimal128, Document, doc};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::support::{Service, Stack, document, event, session, wait_for};
 
 /// Waits until somebody follows the edits.
-async fn followed(stack: &Stack) {
+pub async fn followed(stack: &Stack) {
     let feeds = stack.database().await.collection::<Document>("feeds");
     wait_for("edits to be followed", async || {
         feeds

@@ -88,7 +88,8 @@ impl Stack {
         Self::start_as(|_| {}, with_users).await
     }
 
-    async fn start_as(adjust: impl FnOnce(&mut MongodOptions), adjust_nats: impl FnOnce(&mut NatsOptions)) -> Self {
+    /// Starts both, with another mongod and another nats-server than usual.
+    pub async fn start_as(adjust: impl FnOnce(&mut MongodOptions), adjust_nats: impl FnOnce(&mut NatsOptions)) -> Self {
         let data = tempfile::Builder::new()
             .prefix("ezout-it-")
             .tempdir()

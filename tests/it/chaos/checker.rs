@@ -1,28 +1,63 @@
 //! The checker: compares what phones were told, the journal, the baskets and the updates with each other.
 //!
-//! It shares no code with the product. Every broken promise is one line of its report.
+//! It shares no code with the product. Every check is of one promise, and every broken one is a line of its report.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use mongodb::bson::{Bson, Document};
 use serde_json::Value;
 
 use super::history::{Evidence, Identity, JournalEvent};
 use super::oracle::{Action, Expected, Idle, Line, expected, money};
+use super::promise::Promise::{self, I1, I2, I3, I4, I5, I6, I7, I9, I10, I11, I12, I13, I14, I15};
+use super::watched;
 
 /// What the checker found.
 #[derive(Debug, Default)]
 pub struct Report {
-    pub checks: u64,
-    pub violations: Vec<String>,
+    /// How often each promise was checked.
+    pub checks: BTreeMap<Promise, u64>,
+    pub violations: Vec<Violation>,
+}
+
+/// A promise that was broken, and how.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Violation {
+    pub promise: Promise,
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.promise, self.what)
+    }
+}
+
+impl fmt::Debug for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl Report {
-    fn expect(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
-        self.checks += 1;
+    /// Notes that a promise was checked, and how it was broken if it was.
+    pub fn expect(&mut self, promise: Promise, holds: bool, otherwise: impl FnOnce() -> String) {
+        self.kept(promise, 1);
         if !holds {
-            self.violations.push(otherwise());
+            let what = otherwise();
+            self.violations.push(Violation { promise, what });
         }
+    }
+
+    /// Notes that a promise was found to be kept so many times.
+    pub fn kept(&mut self, promise: Promise, times: u64) {
+        *self.checks.entry(promise).or_default() += times;
+    }
+
+    /// Checks of all promises.
+    pub fn total(&self) -> u64 {
+        self.checks.values().sum()
     }
 }
 
@@ -47,16 +82,28 @@ pub fn check(evidence: &Evidence) -> Report {
     check_phones(evidence, &mut report);
     check_journal(evidence, &mut report);
     check_baskets(evidence, &wanted, &mut report);
+    check_money(evidence, &wanted, &mut report);
     check_updates(evidence, &wanted, &mut report);
     check_heard(evidence, &wanted, &mut report);
     check_checkpoints(evidence, &mut report);
     let parked: Vec<u64> = wanted.parked.iter().copied().collect();
-    report.expect(evidence.parked == parked, || {
+    report.expect(I9, evidence.parked == parked, || {
         format!("parked are {:?} instead of {parked:?}", evidence.parked)
     });
-    report
-        .violations
-        .extend(evidence.phones.surprises.iter().chain(&evidence.seen).cloned());
+    check_rebuilt(evidence, &mut report);
+    check_strangers(evidence, &mut report);
+    check_processes(evidence, &mut report);
+    check_recovery(evidence, &mut report);
+    check_ends(evidence, &mut report);
+    for viewer in &evidence.viewers {
+        watched::check(evidence, viewer, &mut report);
+    }
+    for surprise in &evidence.phones.surprises {
+        report.expect(I12, false, || surprise.clone());
+    }
+    for (promise, seen) in &evidence.seen {
+        report.expect(*promise, false, || seen.clone());
+    }
     report
 }
 
@@ -119,7 +166,7 @@ fn identity(event: &JournalEvent) -> Option<(Identity, Value)> {
     Some((Identity::of(&body)?, body))
 }
 
-/// Acknowledged once means recorded once, at the place of the receipt; unacknowledged, at most once.
+/// Acknowledged once means recorded once, at the place of the receipt; with a try that was not, still at most once.
 fn check_phones(evidence: &Evidence, report: &mut Report) {
     let mut places: BTreeMap<Identity, Vec<(u64, Value)>> = BTreeMap::new();
     for event in &evidence.journal {
@@ -130,11 +177,16 @@ fn check_phones(evidence: &Evidence, report: &mut Report) {
     for (identity, told) in &evidence.phones.events {
         let found = places.get(identity).map_or(&[][..], Vec::as_slice);
         let at: Vec<u64> = found.iter().map(|(sequence, _)| *sequence).collect();
-        report.expect(found.len() <= 1, || {
+        let recorded = if told.tries > told.receipts.len() as u64 {
+            I2
+        } else {
+            I1
+        };
+        report.expect(recorded, found.len() <= 1 || evidence.forgets, || {
             format!("{identity:?} is in the journal more than once, at {at:?}")
         });
         let firsts = told.receipts.iter().filter(|receipt| !receipt.duplicate).count();
-        report.expect(firsts <= 1, || {
+        report.expect(I1, firsts <= 1 || evidence.forgets, || {
             format!(
                 "{identity:?} was acknowledged as new {firsts} times: {:?}",
                 told.receipts
@@ -142,10 +194,11 @@ fn check_phones(evidence: &Evidence, report: &mut Report) {
         });
         for receipt in &told.receipts {
             let stored = found.iter().find(|(sequence, _)| *sequence == receipt.sequence);
-            report.expect(stored.is_some(), || {
+            report.expect(I12, stored.is_some(), || {
                 format!("{identity:?} was acknowledged at {} and is at {at:?}", receipt.sequence)
             });
             report.expect(
+                I12,
                 stored.is_none_or(|(_, body)| *body == told.bodies[receipt.body]),
                 || {
                     format!(
@@ -157,7 +210,7 @@ fn check_phones(evidence: &Evidence, report: &mut Report) {
         }
     }
     for (session, order) in &evidence.phones.order {
-        report.expect(order.is_sorted_by(|one, next| one < next), || {
+        report.expect(I6, order.is_sorted_by(|one, next| one < next), || {
             format!("session {session} sent one after the other and was recorded as {order:?}")
         });
     }
@@ -167,7 +220,7 @@ fn check_phones(evidence: &Evidence, report: &mut Report) {
 fn check_journal(evidence: &Evidence, report: &mut Report) {
     let mut idles = BTreeSet::new();
     for (place, event) in (1..).zip(&evidence.journal) {
-        report.expect(event.sequence == place, || {
+        report.expect(I15, event.sequence == place, || {
             format!("the journal has {} where {place} should be", event.sequence)
         });
         if evidence.planted.contains(&event.sequence) {
@@ -175,7 +228,7 @@ fn check_journal(evidence: &Evidence, report: &mut Report) {
         }
         if event.is_abandonment {
             check_idle(evidence, event, report);
-            report.expect(idles.insert(&event.body), || {
+            report.expect(I3, idles.insert(&event.body), || {
                 format!("event {} says again that a basket is abandoned", event.sequence)
             });
             continue;
@@ -185,7 +238,7 @@ fn check_journal(evidence: &Evidence, report: &mut Report) {
             let subject = format!("checkout.{}.{}", partition(&identity.shop), identity.shop);
             event.subject == subject && told.is_some_and(|told| told.bodies.contains(&body))
         });
-        report.expect(sent, || {
+        report.expect(I3, sent, || {
             let body = String::from_utf8_lossy(&event.body);
             format!(
                 "nobody sent event {} of the journal, on {}: {body}",
@@ -207,7 +260,7 @@ fn check_idle(evidence: &Evidence, event: &JournalEvent, report: &mut Report) {
         .filter(|last| same(last))
         .map(|last| event.recorded_ms - last.recorded_ms);
     let due = silence.is_some_and(|silence| evidence.abandon_after_ms > 0 && silence >= evidence.abandon_after_ms);
-    report.expect(due, || {
+    report.expect(I3, due, || {
         let body = String::from_utf8_lossy(&event.body);
         format!(
             "event {} says after {silence:?} ms that a basket is abandoned: {body}",
@@ -228,19 +281,25 @@ fn partition(shop: &str) -> u64 {
 fn check_baskets(evidence: &Evidence, wanted: &Wanted, report: &mut Report) {
     for (id, actions) in &wanted.actions {
         let Some(basket) = evidence.baskets.get(id) else {
-            report.expect(false, || format!("there is no basket {id}"));
+            report.expect(I4, false, || format!("there is no basket {id}"));
             continue;
         };
         let sequences: Vec<i128> = documents(basket, "actions")
             .map(|action| number(action.get("sequence")))
             .collect();
         let in_journal: Vec<i128> = actions.iter().map(|action| i128::from(action.sequence)).collect();
-        report.expect(sequences == in_journal, || {
+        report.expect(I4, sequences == in_journal, || {
             format!("basket {id} has the events {sequences:?} and the journal {in_journal:?}")
         });
         let (is, should) = (stored(basket), expected(actions, wanted.idles_of(id)));
-        report.expect(is.as_ref() == Some(&should), || {
+        report.expect(I4, is.as_ref() == Some(&should), || {
             format!("basket {id} is {is:?} and should be {should:?}")
+        });
+        let last = actions.iter().map(|action| action.sequence);
+        let last = last.chain(wanted.idles_of(id).iter().map(|idle| idle.sequence)).max();
+        let at = number(basket.get("sequence"));
+        report.expect(I5, last.map(i128::from) == Some(at), || {
+            format!("basket {id} is as of {at} and its last event is {last:?}")
         });
         let idles: Vec<i128> = documents(basket, "abandonments")
             .map(|idle| number(idle.get("sequence")))
@@ -250,19 +309,47 @@ fn check_baskets(evidence: &Evidence, wanted: &Wanted, report: &mut Report) {
             .iter()
             .map(|idle| i128::from(idle.sequence))
             .collect();
-        report.expect(idles == in_journal, || {
+        report.expect(I4, idles == in_journal, || {
             format!("basket {id} was abandoned at {idles:?} and in the journal at {in_journal:?}")
         });
         let since = wanted.parked_since.get(id).map(|since| i128::from(*since));
         let marked = basket.get("parked_since").filter(|since| **since != Bson::Null);
-        report.expect(marked.map(|marked| number(Some(marked))) == since, || {
+        report.expect(I9, marked.map(|marked| number(Some(marked))) == since, || {
             format!("basket {id} is parked since {marked:?} and should be since {since:?}")
         });
     }
     for id in evidence.baskets.keys() {
         let known = wanted.actions.contains_key(id) || wanted.parked_since.contains_key(id);
-        report.expect(known, || format!("basket {id} has no event in the journal"));
+        report.expect(I4, known, || format!("basket {id} has no event in the journal"));
     }
+}
+
+/// What each update says that its event moved adds up to what is in the baskets.
+fn check_money(evidence: &Evidence, wanted: &Wanted, report: &mut Report) {
+    let mut basket_of: BTreeMap<u64, &str> = BTreeMap::new();
+    for (id, actions) in &wanted.actions {
+        basket_of.extend(actions.iter().map(|action| (action.sequence, id.as_str())));
+    }
+    for (id, idles) in &wanted.idles {
+        basket_of.extend(idles.iter().map(|idle| (idle.sequence, id.as_str())));
+    }
+    let mut totals: BTreeMap<&str, i128> = BTreeMap::new();
+    let mut moved = 0;
+    for update in &evidence.updates {
+        let shown = shown(&update.body);
+        let (Some(basket), Some(shown)) = (basket_of.get(&update.sequence), shown) else {
+            continue;
+        };
+        moved += shown.total - totals.insert(basket, shown.total).unwrap_or(0);
+    }
+    let stored = evidence
+        .baskets
+        .values()
+        .filter_map(|basket| amount(basket.get("total")));
+    let stored: i128 = stored.sum();
+    report.expect(I4, stored == moved, || {
+        format!("the totals of all baskets are {stored} together, and the updates moved {moved}")
+    });
 }
 
 fn documents<'a>(document: &'a Document, field: &str) -> impl Iterator<Item = &'a Document> {
@@ -324,12 +411,12 @@ fn check_updates(evidence: &Evidence, wanted: &Wanted, report: &mut Report) {
     let mut last: BTreeMap<&str, u64> = BTreeMap::new();
     for update in &evidence.updates {
         let sequence = update.sequence;
-        report.expect(told.insert(sequence), || {
+        report.expect(I7, told.insert(sequence), || {
             format!("UPDATES tells of event {sequence} again, on {}", update.subject)
         });
         if !evidence.late.contains(&sequence) {
             let before = last.insert(&update.subject, sequence).unwrap_or(0);
-            report.expect(before < sequence, || {
+            report.expect(I7, before < sequence, || {
                 format!(
                     "UPDATES tells of event {sequence} after {before}, on {}",
                     update.subject
@@ -338,7 +425,7 @@ fn check_updates(evidence: &Evidence, wanted: &Wanted, report: &mut Report) {
         }
         let (is, should) = (shown(&update.body), wanted.after.get(&sequence));
         let same = should.is_some_and(|should| is == Some(without_lines(should)));
-        report.expect(same, || {
+        report.expect(I7, same, || {
             format!(
                 "the update of event {sequence} shows {} and should show {should:?}",
                 update.body
@@ -346,7 +433,7 @@ fn check_updates(evidence: &Evidence, wanted: &Wanted, report: &mut Report) {
         });
     }
     let missing: Vec<u64> = wanted.after.keys().copied().filter(|one| !told.contains(one)).collect();
-    report.expect(missing.is_empty(), || {
+    report.expect(I7, missing.is_empty(), || {
         format!("UPDATES never tells of {} events: {missing:?}", missing.len())
     });
 }
@@ -375,21 +462,24 @@ fn shown(body: &Value) -> Option<Expected> {
     })
 }
 
-/// A subscriber hears nothing twice, nothing backwards, and nothing that is not so.
+/// A subscriber hears nothing twice, nothing backwards, and nothing that is not so. Where three servers keep the stream of updates and
+/// one of them is lost, the next leader may give out again what the last one has; then the first of each counts.
 fn check_heard(evidence: &Evidence, wanted: &Wanted, report: &mut Report) {
     for (shop, heard) in &evidence.heard {
+        let mut before = BTreeSet::new();
         let in_turn: Vec<u64> = heard
             .iter()
             .copied()
             .filter(|one| !evidence.late.contains(one))
+            .filter(|one| before.insert(*one) || !evidence.replicated)
             .collect();
         for pair in in_turn.windows(2) {
-            report.expect(pair[0] < pair[1], || {
+            report.expect(I7, pair[0] < pair[1], || {
                 format!("a subscriber of shop {shop} heard {} after {}", pair[1], pair[0])
             });
         }
         let unknown: Vec<_> = heard.iter().filter(|one| !wanted.after.contains_key(one)).collect();
-        report.expect(unknown.is_empty(), || {
+        report.expect(I7, unknown.is_empty(), || {
             format!("a subscriber of shop {shop} heard of {unknown:?}, which do not count")
         });
     }
@@ -402,10 +492,82 @@ fn check_checkpoints(evidence: &Evidence, report: &mut Report) {
         let partition = event.subject.split('.').nth(1).and_then(|number| number.parse().ok());
         ends.insert(partition.unwrap_or(-1), event.sequence);
     }
-    report.expect(ends == evidence.checkpoints, || {
+    report.expect(I5, ends == evidence.checkpoints, || {
         format!(
             "checkpoints are {:?} and the journal ends at {ends:?}",
             evidence.checkpoints
         )
     });
+}
+
+/// Fields that a write of a basket has beside what the basket is.
+const OF_THE_WRITE: [&str; 2] = ["seal", "fence"];
+
+/// A second fold of the journal by the product itself makes the same documents.
+fn check_rebuilt(evidence: &Evidence, report: &mut Report) {
+    let Some(rebuilt) = &evidence.rebuilt else { return };
+    let bare = |basket: &Document| {
+        let mut basket = basket.clone();
+        for field in OF_THE_WRITE {
+            basket.remove(field);
+        }
+        basket
+    };
+    for (id, basket) in &evidence.baskets {
+        let again = rebuilt.get(id);
+        report.expect(I11, again.map(bare) == Some(bare(basket)), || {
+            format!("basket {id} is {basket} and was rebuilt as {again:?}")
+        });
+    }
+    for id in rebuilt.keys().filter(|id| !evidence.baskets.contains_key(*id)) {
+        report.expect(I11, false, || format!("there is no basket {id}, and it was rebuilt"));
+    }
+}
+
+/// Whoever is of another shop is refused.
+fn check_strangers(evidence: &Evidence, report: &mut Report) {
+    for (asked, status) in &evidence.strangers {
+        report.expect(I10, !(200..300).contains(status), || {
+            format!("a merchant of another shop was answered {status} to {asked}")
+        });
+    }
+}
+
+/// Bytes of memory that no process of the service or of its servers may have in a run.
+const MEMORY_MAX: u64 = 1 << 30;
+/// Descriptors that none of them may have in a run.
+const DESCRIPTORS_MAX: usize = 1_000;
+
+fn check_processes(evidence: &Evidence, report: &mut Report) {
+    for (process, most) in &evidence.most {
+        report.expect(I13, most.memory <= MEMORY_MAX, || {
+            format!("{process} had {} bytes of memory", most.memory)
+        });
+        report.expect(I13, most.descriptors <= DESCRIPTORS_MAX, || {
+            format!("{process} had {} descriptors", most.descriptors)
+        });
+    }
+    report.kept(I13, evidence.logs_read);
+}
+
+/// How long it may take after a fault until events are told at once again.
+const RECOVERED_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
+
+fn check_recovery(evidence: &Evidence, report: &mut Report) {
+    if let Some(recovered) = evidence.recovered {
+        report.expect(I14, recovered <= RECOVERED_WITHIN, || {
+            format!("events were told within a second again only {recovered:.1?} after the fault")
+        });
+    }
+}
+
+/// A journal that falls back or becomes another one has stopped whoever reads it.
+fn check_ends(evidence: &Evidence, report: &mut Report) {
+    for pair in evidence.ends.windows(2) {
+        let (before, after) = (&pair[0], &pair[1]);
+        let fell = before.epoch != after.epoch || after.last < before.last;
+        report.expect(I15, !fell || evidence.alarmed, || {
+            format!("the journal went from {before:?} to {after:?}, and nobody said so")
+        });
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, consumer::pull::OrderedConfig};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -11,47 +11,109 @@ use mongodb::options::{ReadConcern, SelectionCriteria};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::history::{Evidence, JournalEvent, Phones, StoredUpdate};
+use super::history::{End, Evidence, JournalEvent, Phones, StoredUpdate};
+use super::promise::Promise;
 use crate::support::{Stack, wait_for};
 
-/// How often leases are looked at while a run goes on.
+/// How often leases and the journal's end are looked at while a run goes on.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-type Heard = Arc<Mutex<BTreeMap<String, Vec<u64>>>>;
-type Seen = Arc<Mutex<Vec<String>>>;
+type Seen = Arc<Mutex<Vec<(Promise, String)>>>;
+
+/// What a subscriber heard.
+#[derive(Default)]
+struct Heard {
+    /// By shop, the sequences as they came.
+    shops: BTreeMap<String, Vec<u64>>,
+    at: Vec<Instant>,
+}
+
+/// Where the servers of a run are.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// Addresses of NATS, separated by commas.
+    pub nats: String,
+    pub mongodb: String,
+}
+
+impl From<&Stack> for Places {
+    fn from(stack: &Stack) -> Self {
+        Self {
+            nats: stack.nats.url(),
+            mongodb: stack.mongod.uri(),
+        }
+    }
+}
+
+impl Places {
+    /// A connection to NATS that stays, or comes back.
+    pub async fn client(&self) -> async_nats::Client {
+        let servers: Vec<String> = self.nats.split(',').map(str::to_owned).collect();
+        async_nats::ConnectOptions::new()
+            .retry_on_initial_connect()
+            .connection_timeout(Duration::from_secs(2))
+            .ping_interval(Duration::from_secs(3))
+            .reconnect_delay_callback(|_| Duration::from_millis(50))
+            .connect(&servers[..])
+            .await
+            .unwrap()
+    }
+
+    /// The views' database.
+    pub async fn database(&self) -> mongodb::Database {
+        let client = mongodb::Client::with_uri_str(&self.mongodb).await;
+        client.unwrap().database("ezout")
+    }
+}
 
 /// Those who watch during a run.
 pub struct Watch {
-    heard: Heard,
+    heard: Arc<Mutex<Heard>>,
     seen: Seen,
+    ends: Arc<Mutex<Vec<End>>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Watch {
-    /// Starts to listen to the updates of all shops, and to look at the fences.
-    pub async fn start(stack: &Stack) -> Self {
-        let (heard, seen) = (Heard::default(), Seen::default());
-        let client = async_nats::ConnectOptions::new()
-            .retry_on_initial_connect()
-            .reconnect_delay_callback(|_| Duration::from_millis(50))
-            .connect(stack.nats.url())
-            .await
-            .unwrap();
+    /// Starts to listen to the updates of all shops, and to look at the fences and at the journal's end.
+    pub async fn start(places: impl Into<Places>) -> Self {
+        let places = places.into();
+        let (heard, seen) = (Arc::<Mutex<Heard>>::default(), Seen::default());
+        let ends = Arc::<Mutex<Vec<End>>>::default();
+        let client = places.client().await;
         let subscriber = client.subscribe("updates.store.*").await.unwrap();
         client.flush().await.unwrap();
         let tasks = vec![
             tokio::spawn(listen(subscriber, Arc::clone(&heard))),
-            tokio::spawn(look_at_fences(stack.database().await, Arc::clone(&seen))),
+            tokio::spawn(look_at_fences(places.database().await, Arc::clone(&seen))),
+            tokio::spawn(look_at_end(jetstream::new(client), Arc::clone(&ends))),
         ];
-        Self { heard, seen, tasks }
+        Self {
+            heard,
+            seen,
+            ends,
+            tasks,
+        }
+    }
+
+    /// When updates were heard.
+    pub fn heard_at(&self) -> Vec<Instant> {
+        self.heard.lock().unwrap().at.clone()
+    }
+
+    /// Whether a subscriber has heard of this event of a shop.
+    pub fn has_heard(&self, shop: &str, sequence: u64) -> bool {
+        let heard = self.heard.lock().unwrap();
+        heard.shops.get(shop).is_some_and(|heard| heard.contains(&sequence))
     }
 
     /// Waits until every visit that nobody ended is abandoned, so that the journal grows no more.
-    pub async fn all_abandoned(&self, stack: &Stack) {
-        let database = stack.database().await;
+    pub async fn all_abandoned(&self, places: impl Into<Places>) {
+        let places = places.into();
+        let database = places.database().await;
         let open = doc! { "status": "open", "parked_since": null };
         wait_for("the last open baskets to be abandoned", async || {
-            settled(stack).await;
+            settled(&places).await;
             let open = read(&database, "baskets", open.clone()).await.ok()?;
             open.is_empty().then_some(())
         })
@@ -59,11 +121,11 @@ impl Watch {
     }
 
     /// Gathers everything, once the views are as far as the journal.
-    pub async fn gather(&self, stack: &Stack, phones: Phones) -> Evidence {
-        let journal = settled(stack).await;
-        let database = stack.database().await;
-        let updates = read_stream(stack, "UPDATES").await;
-        let baskets = all(&database, "baskets", doc! {}).await;
+    pub async fn gather(&self, places: impl Into<Places>, phones: Phones) -> Evidence {
+        let places = places.into();
+        let journal = settled(&places).await;
+        let database = places.database().await;
+        let updates = read_stream(&places, "UPDATES").await;
         let parked = all(&database, "parked_events", doc! { "state": "parked" }).await;
         let mut parked: Vec<u64> = parked.iter().map(|event| unsigned(event, "sequence")).collect();
         parked.sort_unstable();
@@ -71,14 +133,12 @@ impl Watch {
             phones,
             journal,
             updates: updates.iter().map(stored_update).collect(),
-            baskets: baskets
-                .into_iter()
-                .map(|basket| (basket.get_str("_id").unwrap().to_owned(), basket))
-                .collect(),
+            baskets: baskets(&database, "baskets").await,
             checkpoints: checkpoints(&database).await,
             parked,
-            heard: self.heard.lock().unwrap().clone(),
+            heard: self.heard.lock().unwrap().shops.clone(),
             seen: self.seen.lock().unwrap().clone(),
+            ends: self.ends.lock().unwrap().clone(),
             ..Evidence::default()
         }
     }
@@ -92,12 +152,38 @@ impl Drop for Watch {
     }
 }
 
-async fn listen(mut subscriber: async_nats::Subscriber, heard: Heard) {
+async fn listen(mut subscriber: async_nats::Subscriber, heard: Arc<Mutex<Heard>>) {
     while let Some(message) = subscriber.next().await {
         let shop = message.subject.rsplit('.').next().unwrap_or_default().to_owned();
         let body: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
         let sequence = body["sequence"].as_u64().unwrap_or(0);
-        heard.lock().unwrap().entry(shop).or_default().push(sequence);
+        let mut heard = heard.lock().unwrap();
+        heard.shops.entry(shop).or_default().push(sequence);
+        heard.at.push(Instant::now());
+    }
+}
+
+/// Notes each end of the journal that is another one than before. One that is lower counts when it stays for a while: a server
+/// that has just become the leader of three may not have applied yet what it has.
+async fn look_at_end(context: jetstream::Context, ends: Arc<Mutex<Vec<End>>>) {
+    const LOOKS: u32 = 10;
+    let mut lower = 0;
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let Ok(stream) = context.get_stream("CHECKOUT").await else {
+            continue;
+        };
+        let info = stream.cached_info();
+        let end = End {
+            epoch: info.config.metadata.get("ezout_epoch").cloned().unwrap_or_default(),
+            last: info.state.last_sequence,
+        };
+        let mut ends = ends.lock().unwrap();
+        let falls = ends.last().is_some_and(|before| end.last < before.last);
+        lower = if falls { lower + 1 } else { 0 };
+        if ends.last() != Some(&end) && (lower == 0 || lower >= LOOKS) {
+            ends.push(end);
+        }
     }
 }
 
@@ -113,7 +199,7 @@ async fn look_at_fences(database: mongodb::Database, seen: Seen) {
             let before = fences.insert(partition, fence).unwrap_or(0);
             if fence < before {
                 let fell = format!("the fence of partition {partition} fell from {before} to {fence}");
-                seen.lock().unwrap().push(fell);
+                seen.lock().unwrap().push((Promise::I5, fell));
             }
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
@@ -143,6 +229,15 @@ async fn all(database: &mongodb::Database, name: &str, query: Document) -> Vec<D
     .await
 }
 
+/// All baskets of a version, by their `_id`.
+pub async fn baskets(database: &mongodb::Database, version: &str) -> BTreeMap<String, Document> {
+    let baskets = all(database, version, doc! {}).await;
+    let named = baskets
+        .into_iter()
+        .map(|basket| (basket.get_str("_id").unwrap().to_owned(), basket));
+    named.collect()
+}
+
 fn unsigned(document: &Document, field: &str) -> u64 {
     document
         .get_i64(field)
@@ -158,9 +253,9 @@ async fn checkpoints(database: &mongodb::Database) -> BTreeMap<i32, u64> {
 }
 
 /// The journal, once every partition's checkpoint is at its last event.
-async fn settled(stack: &Stack) -> Vec<JournalEvent> {
-    let database = stack.database().await;
-    let messages = read_stream(stack, "CHECKOUT").await;
+pub async fn settled(places: &Places) -> Vec<JournalEvent> {
+    let database = places.database().await;
+    let messages = read_stream(places, "CHECKOUT").await;
     let journal: Vec<JournalEvent> = messages.iter().map(journal_event).collect();
     let mut ends: BTreeMap<i32, u64> = BTreeMap::new();
     for event in &journal {
@@ -181,20 +276,20 @@ async fn settled(stack: &Stack) -> Vec<JournalEvent> {
 }
 
 /// Every message of a stream, in its order.
-async fn read_stream(stack: &Stack, name: &str) -> Vec<jetstream::Message> {
-    let context = stack.jetstream().await;
-    let stream = context.get_stream(name).await.unwrap();
-    let last = stream.get_info().await.unwrap().state.messages;
-    let consumer = stream.create_consumer(OrderedConfig::default()).await.unwrap();
-    let count = usize::try_from(last).unwrap();
-    consumer
-        .messages()
-        .await
-        .unwrap()
-        .take(count)
-        .try_collect()
-        .await
-        .unwrap()
+pub async fn read_stream(places: &Places, name: &str) -> Vec<jetstream::Message> {
+    let context = jetstream::new(places.client().await);
+    wait_for(&format!("all of the stream {name}"), async || {
+        let reading = tokio::time::timeout(Duration::from_secs(30), read_once(&context, name));
+        reading.await.ok()?.ok()
+    })
+    .await
+}
+
+async fn read_once(context: &jetstream::Context, name: &str) -> Result<Vec<jetstream::Message>, async_nats::Error> {
+    let stream = context.get_stream(name).await?;
+    let count = usize::try_from(stream.cached_info().state.messages)?;
+    let consumer = stream.create_consumer(OrderedConfig::default()).await?;
+    Ok(consumer.messages().await?.take(count).try_collect().await?)
 }
 
 fn journal_event(message: &jetstream::Message) -> JournalEvent {

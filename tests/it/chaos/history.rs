@@ -2,8 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::time::{Duration, Instant};
+
 use mongodb::bson::Document;
 use serde_json::Value;
+
+use super::promise::Promise;
 
 /// What makes two events the same one: shop, session, number, time as it was sent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +60,10 @@ pub struct Phones {
     pub surprises: Vec<String>,
     pub conflicts: u64,
     pub unanswered: u64,
+    /// How often each status was answered to single events, 0 for none.
+    pub answers: BTreeMap<u16, u64>,
+    /// When receipts came.
+    pub acknowledged_at: Vec<Instant>,
 }
 
 impl Phones {
@@ -74,6 +82,7 @@ impl Phones {
     pub fn acknowledged(&mut self, identity: &Identity, receipt: Receipt) {
         let told = self.events.get_mut(identity).expect("it was sent");
         told.receipts.push(receipt);
+        self.acknowledged_at.push(Instant::now());
     }
 }
 
@@ -122,6 +131,68 @@ pub struct Evidence {
     pub late: BTreeSet<u64>,
     /// Places of parked events that were decided never to count.
     pub dropped: BTreeSet<u64>,
+    /// Whether the server forgets what it has soon, so that a copy may be recorded; it does not count then.
+    pub forgets: bool,
+    /// Whether three servers keep the streams.
+    pub replicated: bool,
     /// What was seen to go wrong while it ran, such as a fence that fell.
-    pub seen: Vec<String>,
+    pub seen: Vec<(Promise, String)>,
+    /// What viewers of live updates were told.
+    pub viewers: Vec<Viewed>,
+    /// The baskets of a version that was folded anew beside the one that is read; nothing where none was.
+    pub rebuilt: Option<BTreeMap<String, Document>>,
+    /// What merchants of other shops asked for, and the status that they were answered.
+    pub strangers: Vec<(String, u16)>,
+    /// By process, the most that it had at any time.
+    pub most: BTreeMap<String, Most>,
+    /// Logs that were read for panics.
+    pub logs_read: u64,
+    /// How long after the last fault events were told at once again; nothing where no fault was done.
+    pub recovered: Option<Duration>,
+    /// Where the journal ended, as it was seen while it ran.
+    pub ends: Vec<End>,
+    /// Whether somebody said that the journal is not what it was.
+    pub alarmed: bool,
+}
+
+/// The end of the journal at some moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    pub epoch: String,
+    pub last: u64,
+}
+
+/// The most that a process had of what there is not much of.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Most {
+    /// Bytes.
+    pub memory: u64,
+    pub descriptors: usize,
+}
+
+/// What one viewer of live updates was told, over all of its connections.
+#[derive(Debug, Clone, Default)]
+pub struct Viewed {
+    pub shop: String,
+    pub sights: Vec<Sight>,
+}
+
+/// Something that a viewer was told.
+#[derive(Debug, Clone)]
+pub enum Sight {
+    /// The beginning of a connection: whether everything follows since the last one.
+    Hello { recovered: bool },
+    /// Versions of baskets; the last page comes with the event up to which they are.
+    Snapshot {
+        baskets: Vec<(String, u64)>,
+        up_to: Option<u64>,
+    },
+    /// An event of the journal, and its basket in this version.
+    Update {
+        sequence: u64,
+        session: String,
+        version: u64,
+    },
+    /// That some updates are left out, since newer ones of the same baskets follow.
+    Coalesced,
 }

@@ -17,6 +17,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(8);
 /// Most events that a phone sends in one body.
 const LINES_MAX: usize = 6;
 
+/// One of so many unanswered tries is the last one, where phones give up.
+const GIVES_UP: u8 = 12;
 /// How many visits nobody ends.
 const FORSAKEN: f64 = 0.15;
 /// How likely a shopper is to be away for a while after an action.
@@ -32,6 +34,12 @@ pub struct Network {
     pub api: Arc<Mutex<String>>,
     /// Where it is as well; each try goes to any of them.
     pub others: Vec<String>,
+    /// Whether phones are wrong about the time, by up to a day, and set it right while somebody shops.
+    pub clocks_are_wrong: bool,
+    /// Whether phones send some events again a while after they were answered.
+    pub insists: bool,
+    /// Whether some phones are put away when they are not answered, so that nobody knows what became of the event.
+    pub gives_up: bool,
     http: reqwest::Client,
 }
 
@@ -49,6 +57,9 @@ impl Network {
             phones: Arc::default(),
             api: Arc::new(Mutex::new(api)),
             others: Vec::new(),
+            clocks_are_wrong: false,
+            insists: false,
+            gives_up: false,
             http: http.unwrap(),
         }
     }
@@ -65,11 +76,42 @@ impl Network {
         while Instant::now() < until {
             let shop = shop_of(rng.u32(0..shops));
             let mut events = visit(&mut rng, shop);
+            if self.clocks_are_wrong {
+                mistime(&mut rng, &mut events);
+            }
             // Some shoppers put the phone away and never say so.
             if rng.f64() < FORSAKEN {
                 events.truncate(rng.usize(1..=events.len()));
             }
             self.walk(&mut rng, &events, 5..90, ABSENT).await;
+            if self.insists && rng.bool() {
+                tokio::time::sleep(Duration::from_millis(rng.u64(1_500..3_000))).await;
+                self.again(&mut rng, &events).await;
+            }
+        }
+    }
+
+    /// Sends some of these again, of those that were sent with one body.
+    async fn again(&self, rng: &mut fastrand::Rng, events: &[Event]) {
+        for event in events {
+            let (identity, _) = identity_of(event);
+            let clear = self.phones.lock().unwrap().events[&identity].bodies.len() == 1;
+            if clear && rng.u8(..3) == 0 {
+                self.send_one(rng, event).await;
+            }
+        }
+    }
+
+    /// One shopper does one thing, and is answered for good; answers what it was, and its place in the journal.
+    pub async fn one(&self, rng: &mut fastrand::Rng, shop: ezout::core::id::ShopId) -> (Identity, u64) {
+        let event = &visit(rng, shop)[0];
+        let (identity, _) = identity_of(event);
+        loop {
+            self.send_one(rng, event).await;
+            let phones = self.phones.lock().unwrap();
+            if let Some(receipt) = phones.events[&identity].receipts.first() {
+                return (identity, receipt.sequence);
+            }
         }
     }
 
@@ -105,8 +147,7 @@ impl Network {
     }
 
     fn sending(&self, event: &Event) -> (Identity, usize) {
-        let body: Value = serde_json::from_str(&event.canonical_json()).unwrap();
-        let identity = Identity::of(&body).unwrap();
+        let (identity, body) = identity_of(event);
         let place = self.phones.lock().unwrap().sending(&identity, &body);
         (identity, place)
     }
@@ -119,6 +160,9 @@ impl Network {
             match self.post_one(event, original).await {
                 Answer::Later => {
                     self.phones.lock().unwrap().unanswered += 1;
+                    if self.gives_up && rng.u8(..GIVES_UP) == 0 {
+                        return;
+                    }
                     tokio::time::sleep(Duration::from_millis(rng.u64(20..300))).await;
                 }
                 Answer::Refused(status) => return self.refused(&identity, status),
@@ -159,7 +203,10 @@ impl Network {
             format!("{api}/v1/shops/{}/events", event.shop)
         };
         let request = self.http.post(url).header("content-type", "application/json");
-        let Ok(answer) = request.body(event.canonical_json()).send().await else {
+        let answer = request.body(event.canonical_json()).send().await;
+        let status = answer.as_ref().map_or(0, |answer| answer.status().as_u16());
+        *self.phones.lock().unwrap().answers.entry(status).or_default() += 1;
+        let Ok(answer) = answer else {
             return Answer::Later;
         };
         let status = answer.status();
@@ -220,6 +267,11 @@ impl Network {
     }
 }
 
+fn identity_of(event: &Event) -> (Identity, Value) {
+    let body: Value = serde_json::from_str(&event.canonical_json()).unwrap();
+    (Identity::of(&body).unwrap(), body)
+}
+
 /// A visit to a shop.
 fn visit(rng: &mut fastrand::Rng, shop: ezout::core::id::ShopId) -> Vec<Event> {
     let start = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
@@ -253,4 +305,19 @@ fn mishaps(rng: &mut fastrand::Rng, visit: Visit) -> Vec<Event> {
         }
     }
     events
+}
+
+/// The same events by a clock that is wrong by up to a day, or by years, and that somebody sets back by up to an hour in the middle.
+fn mistime(rng: &mut fastrand::Rng, events: &mut [Event]) {
+    let mut wrong = time::Duration::seconds(rng.i64(-86_400..86_400));
+    if rng.bool() {
+        wrong += time::Duration::seconds((OffsetDateTime::now_utc() - events[0].create_time).whole_seconds());
+    }
+    let (set_at, by) = (rng.usize(0..=events.len()), time::Duration::seconds(rng.i64(0..3_600)));
+    for (place, event) in events.iter_mut().enumerate() {
+        event.create_time += wrong;
+        if place >= set_at {
+            event.create_time -= by;
+        }
+    }
 }

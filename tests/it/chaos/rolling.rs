@@ -110,7 +110,7 @@ async fn a_rolling_restart_of_all_roles_loses_and_doubles_nothing() {
         evidence.phones.events.len(),
         evidence.phones.unanswered,
         evidence.journal.len(),
-        report.checks,
+        report.total(),
         report.violations.len(),
     ));
     assert!(report.violations.is_empty(), "{:#?}", report.violations);

@@ -1,0 +1,204 @@
+//! Three servers of a kind: one is lost, whichever leads, and everything goes on.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::Order;
+use super::tampered::{block, flip};
+use crate::chaos::collect::Places;
+use crate::chaos::scene::{Ground, Outcome, ROLES, Scene};
+use crate::chaos::trio::{Cluster, Trio};
+use crate::support::proxy::Weather;
+use crate::support::{Stack, event, session, wait_for};
+
+/// How long a server is away.
+const AWAY: Duration = Duration::from_secs(15);
+
+/// Three NATS servers, and three mongod where they are asked for. Those of the stack itself are not needed.
+async fn ground(three_mongod: bool) -> (Ground, Cluster, Option<Trio>) {
+    let mut stack = Stack::start().await;
+    stack.nats.kill().await;
+    let cluster = Cluster::start(&stack.folder().join("cluster")).await;
+    let trio = if three_mongod {
+        stack.mongod.kill().await;
+        Some(Trio::start(stack.folder()).await)
+    } else {
+        None
+    };
+    let places = Places {
+        nats: cluster.urls(),
+        mongodb: trio.as_ref().map_or_else(|| stack.mongod.uri(), Trio::uri),
+    };
+    let environment = vec![
+        ("EZOUT_NATS_REPLICAS", "3".to_owned()),
+        ("EZOUT_NATS_MONITOR_URL", cluster.monitors()),
+    ];
+    let ground = Ground {
+        stack,
+        places: Some(places),
+        environment,
+        ways: None,
+        roles: ROLES,
+    };
+    (ground, cluster, trio)
+}
+
+pub async fn leader_lost(order: Order) -> Option<Outcome> {
+    let (ground, mut cluster, _) = ground(false).await;
+    let mut scene = Scene::open(ground, order.seed).await;
+    let mut ways = ["killed", "frozen", "cut off"];
+    scene.rng.shuffle(&mut ways);
+    for way in ways {
+        scene.pause(3_000..6_000).await;
+        let leader = cluster.leader().await;
+        scene.did(format!("leader {way}"));
+        let begun = Instant::now();
+        match way {
+            "killed" => cluster.servers[leader].kill().await,
+            "frozen" => cluster.servers[leader].pause(),
+            _ => cluster.around(leader, Weather::Silent),
+        }
+        // A server that is cut off serves its clients on, for ever if nobody minds.
+        tokio::time::sleep(if way == "cut off" { AWAY * 2 } else { AWAY }).await;
+        scene.notes.push(format!(
+            "leader {way}: {}",
+            scene.longest_pauses(begun, Some(Instant::now()))
+        ));
+        match way {
+            "killed" => cluster.servers[leader].restart().await.unwrap(),
+            "frozen" => cluster.servers[leader].resume(),
+            _ => cluster.around(leader, Weather::Clear),
+        }
+    }
+    let evidence = scene.settle().await;
+    cluster.equal().await;
+    Some(scene.tell(&evidence))
+}
+
+/// Bits of one copy flip while its server is down; then that server leads.
+pub async fn copy_damaged(order: Order) -> Option<Outcome> {
+    let (ground, mut cluster, _) = ground(false).await;
+    let folder = ground.stack.folder().join("cluster");
+    let mut scene = Scene::open(ground, order.seed).await;
+    scene.pause(4_000..8_000).await;
+    let follower = (cluster.leader().await + 1) % 3;
+    cluster.servers[follower].kill().await;
+    let mut rng = scene.rng.fork();
+    flip(&mut rng, &block(&folder.join(format!("n{}", follower + 1))));
+    scene.did("copy damaged");
+    scene.pause(1_000..3_000).await;
+    cluster.servers[follower].restart().await.unwrap();
+    scene.pause(3_000..5_000).await;
+    let client = scene.places().client().await;
+    for _ in 0..20 {
+        if cluster.leader().await == follower {
+            break;
+        }
+        let _ = client
+            .request("$JS.API.STREAM.LEADER.STEPDOWN.CHECKOUT", "".into())
+            .await;
+        scene.pause(1_000..2_000).await;
+    }
+    let leads = cluster.leader().await == follower;
+    scene
+        .notes
+        .push(format!("the server of the damaged copy leads: {leads}"));
+    scene.pause(2_000..4_000).await;
+    let evidence = scene.settle().await;
+    cluster.equal().await;
+    Some(scene.tell(&evidence))
+}
+
+/// The leader of the journal and the primary of MongoDB at the same time.
+pub async fn one_of_each_lost(order: Order) -> Option<Outcome> {
+    let (ground, mut cluster, trio) = ground(true).await;
+    let mut trio = trio.expect("three mongod");
+    let mut scene = Scene::open(ground, order.seed).await;
+    for _ in 0..2 {
+        scene.pause(4_000..7_000).await;
+        let (leader, primary) = (cluster.leader().await, trio.primary().await);
+        cluster.servers[leader].kill().await;
+        trio.kill(primary).await;
+        scene.did("kill -9 of a leader and of a primary");
+        tokio::time::sleep(AWAY * 2).await;
+        trio.restart(primary);
+        cluster.servers[leader].restart().await.unwrap();
+        trio.whole().await;
+    }
+    let evidence = scene.settle().await;
+    cluster.equal().await;
+    Some(scene.tell(&evidence))
+}
+
+pub async fn primary_lost(order: Order) -> Option<Outcome> {
+    let mut stack = Stack::start().await;
+    stack.mongod.kill().await;
+    let mut trio = Trio::start(stack.folder()).await;
+    let places = Places {
+        nats: stack.nats.url(),
+        mongodb: trio.uri(),
+    };
+    let ground = Ground {
+        places: Some(places),
+        ..Ground::from(stack)
+    };
+    let mut scene = Scene::open(ground, order.seed).await;
+    for way in ["steps down", "is killed", "is frozen"] {
+        scene.pause(3_000..6_000).await;
+        let primary = trio.primary().await;
+        scene.did(format!("primary {way}"));
+        let begun = Instant::now();
+        match way {
+            "steps down" => trio.step_down(primary).await,
+            "is killed" => trio.kill(primary).await,
+            _ => trio.signal(primary, Signal::STOP),
+        }
+        tokio::time::sleep(AWAY).await;
+        scene.notes.push(format!(
+            "primary {way}: {}",
+            scene.longest_pauses(begun, Some(Instant::now()))
+        ));
+        match way {
+            "steps down" => {}
+            "is killed" => trio.restart(primary),
+            _ => trio.signal(primary, Signal::CONT),
+        }
+        trio.whole().await;
+    }
+    Some(scene.finish().await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_leaves_a_server_that_is_cut_off_from_the_others() {
+    let (ground, cluster, _) = ground(false).await;
+    let mut environment: Vec<_> = ground
+        .environment
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    // It is told of the others by the first one.
+    let first = cluster.servers[0].url();
+    environment.push(("EZOUT_NATS_URL", &first));
+    let api = ground.stack.service_with("api", &environment).await;
+    // It stays cut off for good, and the part has no other connection.
+    cluster.around(0, Weather::Silent);
+    let (shop, visit) = (session(), session());
+    let mut number = 0;
+    let begun = Instant::now();
+    // A leader that is alone acknowledges nothing, and takes a while to find that out.
+    while begun.elapsed() < AWAY {
+        number += 1;
+        let _ = api
+            .publish(&shop, &event(&shop, &visit, number, "ADD", 1, 1.0, 1.0))
+            .await;
+    }
+    wait_for("an event to be taken by the two others", async || {
+        number += 1;
+        let answer = api
+            .publish(&shop, &event(&shop, &visit, number, "ADD", 1, 1.0, 1.0))
+            .await;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+}

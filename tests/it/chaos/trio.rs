@@ -1,0 +1,287 @@
+//! Three mongod as one replica set, and three nats-server as one cluster whose connections to each other go through proxies.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use ezout::tools::servers::{ClusterMember, NatsOptions, NatsServer, free_port};
+use mongodb::bson::{Document, doc};
+use mongodb::options::{ClientOptions, ServerAddress};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+use crate::support::proxy::{Proxy, Weather};
+use crate::support::{binaries, wait_for};
+
+const SET: &str = "rs3";
+
+/// One mongod of a set of three.
+struct Member {
+    port: u16,
+    data: PathBuf,
+    child: Child,
+}
+
+/// A replica set of three, with MongoDB's own times for its elections.
+pub struct Trio {
+    members: Vec<Member>,
+}
+
+impl Trio {
+    /// Starts three below this folder, and waits until there is a primary and each of them is as far as it.
+    pub async fn start(folder: &Path) -> Self {
+        let mut members = Vec::new();
+        for number in 1..=3 {
+            let data = folder.join(format!("trio-{number}"));
+            std::fs::create_dir_all(&data).unwrap();
+            let port = free_port().unwrap();
+            let child = spawn(&data, port);
+            members.push(Member { port, data, child });
+        }
+        let trio = Self { members };
+        let hosts = (0_i32..).zip(&trio.members);
+        let hosts: Vec<Document> = hosts
+            .map(|(id, member)| doc! { "_id": id, "host": format!("127.0.0.1:{}", member.port) })
+            .collect();
+        let first = connect(trio.members[0].port);
+        let config = doc! { "replSetInitiate": { "_id": SET, "members": hosts } };
+        wait_for("the set of three", async || {
+            first.database("admin").run_command(config.clone()).await.ok()
+        })
+        .await;
+        trio.whole().await;
+        trio
+    }
+
+    /// The address for drivers.
+    pub fn uri(&self) -> String {
+        let hosts = self.members.iter().map(|member| format!("127.0.0.1:{}", member.port));
+        let hosts: Vec<String> = hosts.collect();
+        format!("mongodb://{}/?replicaSet={SET}", hosts.join(","))
+    }
+
+    /// The place of the primary.
+    pub async fn primary(&self) -> usize {
+        wait_for("a primary", async || {
+            for (place, member) in self.members.iter().enumerate() {
+                let admin = connect(member.port).database("admin");
+                let hello = admin.run_command(doc! { "hello": 1 });
+                if let Ok(Ok(hello)) = tokio::time::timeout(Duration::from_secs(1), async { hello.await }).await
+                    && hello.get_bool("isWritablePrimary").unwrap_or(false)
+                {
+                    return Some(place);
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// Waits until there is a primary, and two that follow it.
+    pub async fn whole(&self) {
+        wait_for("a primary and two that follow it", async || {
+            let primary = connect(self.members[self.primary().await].port);
+            let admin = primary.database("admin");
+            let status = admin.run_command(doc! { "replSetGetStatus": 1 }).await.ok()?;
+            let members = status.get_array("members").ok()?;
+            let states = members
+                .iter()
+                .filter_map(|member| member.as_document()?.get_i32("state").ok());
+            let mut states: Vec<i32> = states.collect();
+            states.sort_unstable();
+            (states == [1, 2, 2]).then_some(())
+        })
+        .await;
+    }
+
+    /// Has the primary step down for as long as it takes to elect another one.
+    pub async fn step_down(&self, primary: usize) {
+        let client = connect(self.members[primary].port);
+        // It ends the connection by which it was told so.
+        let _ = client
+            .database("admin")
+            .run_command(doc! { "replSetStepDown": 20, "secondaryCatchUpPeriodSecs": 5 })
+            .await;
+    }
+
+    pub async fn kill(&mut self, place: usize) {
+        self.members[place].child.kill().await.unwrap();
+    }
+
+    pub fn restart(&mut self, place: usize) {
+        let member = &mut self.members[place];
+        member.child = spawn(&member.data, member.port);
+    }
+
+    pub fn signal(&self, place: usize, signal: Signal) {
+        let pid = self.members[place].child.id().and_then(|pid| i32::try_from(pid).ok());
+        kill_process(pid.and_then(Pid::from_raw).unwrap(), signal).unwrap();
+    }
+}
+
+fn spawn(data: &Path, port: u16) -> Child {
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(data.with_extension("mongod-log"));
+    // It dies with the thread that started it, as the service's processes do.
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(&binaries().mongod)
+        .arg("--dbpath")
+        .arg(data)
+        .args(["--bind_ip", "127.0.0.1", "--port", &port.to_string(), "--nounixsocket"])
+        .args([
+            "--replSet",
+            SET,
+            "--oplogSize",
+            "128",
+            "--wiredTigerCacheSizeGB",
+            "0.25",
+            "--quiet",
+        ])
+        .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
+        .stdin(Stdio::null())
+        .stdout(log.unwrap())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("mongod starts")
+}
+
+fn connect(port: u16) -> mongodb::Client {
+    let options = ClientOptions::builder()
+        .hosts(vec![ServerAddress::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port: Some(port),
+        }])
+        .direct_connection(true)
+        .server_selection_timeout(Duration::from_secs(2))
+        .build();
+    mongodb::Client::with_options(options).unwrap()
+}
+
+/// Three nats-server, each of which reaches each other one by a proxy of its own.
+pub struct Cluster {
+    pub servers: Vec<NatsServer>,
+    /// From the first to the second; all six.
+    routes: Vec<(usize, usize, Proxy)>,
+}
+
+impl Cluster {
+    /// Starts three below this folder, and waits until they have elected a leader.
+    pub async fn start(folder: &Path) -> Self {
+        let ports = [free_port().unwrap(), free_port().unwrap(), free_port().unwrap()];
+        let mut routes = Vec::new();
+        for (from, to) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
+            routes.push((from, to, Proxy::before(([127, 0, 0, 1], ports[to]).into()).await));
+        }
+        let program = hermit(folder);
+        let mut servers = Vec::new();
+        for (place, port) in ports.into_iter().enumerate() {
+            let others: Vec<u16> = routes
+                .iter()
+                .filter(|(from, ..)| *from == place)
+                .map(|(.., proxy)| proxy.address().port())
+                .collect();
+            let options = NatsOptions {
+                cluster: Some(ClusterMember {
+                    name: format!("n{}", place + 1),
+                    port,
+                    others: [others[0], others[1]],
+                }),
+                ..NatsOptions::in_folder(&folder.join(format!("n{}", place + 1)))
+            };
+            servers.push(NatsServer::start(&program, options));
+        }
+        // None of them is ready before another one runs.
+        let servers = futures::future::try_join_all(servers)
+            .await
+            .expect("three servers start");
+        Self { servers, routes }
+    }
+
+    pub fn urls(&self) -> String {
+        let urls: Vec<String> = self.servers.iter().map(NatsServer::url).collect();
+        urls.join(",")
+    }
+
+    pub fn monitors(&self) -> String {
+        let urls: Vec<String> = self.servers.iter().map(NatsServer::monitor_url).collect();
+        urls.join(",")
+    }
+
+    /// The place of the server that leads the journal.
+    pub async fn leader(&self) -> usize {
+        wait_for("a leader of the journal", async || {
+            for (place, server) in self.servers.iter().enumerate() {
+                if self.state(server).await?["leader"] == true {
+                    return Some(place);
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// What a server says of its copy of the journal: whether it leads, how many messages, the first and the last.
+    async fn state(&self, server: &NatsServer) -> Option<serde_json::Value> {
+        let url = format!("{}/jsz?streams=true&accounts=true", server.monitor_url());
+        let answer = reqwest::Client::new().get(url).timeout(Duration::from_secs(1)).send();
+        let told: serde_json::Value = match answer.await {
+            Ok(answer) => answer.json().await.ok()?,
+            // One that is away leads nothing.
+            Err(_) => return Some(serde_json::json!({ "leader": false })),
+        };
+        let accounts = told["account_details"].as_array()?;
+        let mut streams = accounts
+            .iter()
+            .filter_map(|account| account["stream_detail"].as_array())
+            .flatten();
+        let journal = streams.find(|stream| stream["name"] == "CHECKOUT")?;
+        let here = self.servers.iter().position(|other| std::ptr::eq(other, server))? + 1;
+        let state = &journal["state"];
+        Some(serde_json::json!({
+            "leader": journal["cluster"]["leader"] == format!("n{here}"),
+            "messages": state["messages"], "first": state["first_seq"], "last": state["last_seq"],
+        }))
+    }
+
+    /// Waits until each server has as many messages of the journal, from the same to the same.
+    pub async fn equal(&self) {
+        wait_for("three copies that are equal", async || {
+            let mut copies = Vec::new();
+            for server in &self.servers {
+                let mut copy = self.state(server).await?;
+                copy.as_object_mut()?.remove("leader");
+                copies.push(copy);
+            }
+            (copies[0].get("last").is_some() && copies.windows(2).all(|pair| pair[0] == pair[1])).then_some(())
+        })
+        .await;
+    }
+
+    /// Has the weather change on all ways between one server and the two others.
+    pub fn around(&self, place: usize, weather: Weather) {
+        for (from, to, proxy) in &self.routes {
+            if *from == place || *to == place {
+                proxy.set(weather);
+            }
+        }
+    }
+}
+
+/// A nats-server that tells nobody where its port for the others is, so that all of them use the proxies.
+fn hermit(folder: &Path) -> PathBuf {
+    let program = folder.join("hermit/nats-server");
+    std::fs::create_dir_all(program.parent().unwrap()).unwrap();
+    let server = std::path::absolute(&binaries().nats_server).unwrap();
+    let text = format!(
+        "#!/bin/sh\nexec '{}' \"$@\" --cluster_advertise 127.0.0.1:1\n",
+        server.display()
+    );
+    std::fs::write(&program, text).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
