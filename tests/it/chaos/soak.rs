@@ -313,7 +313,7 @@ async fn a_long_time_under_load_and_faults_leaves_nothing_behind() {
     let phones = network.phones.lock().unwrap().clone();
     let mut evidence = watching.gather(&soak.stack, phones).await;
     evidence.abandon_after_ms = supervisor::ABANDON_AFTER_MS;
-    evidence.seen.extend(panics(soak.stack.folder()));
+    evidence.seen.extend(panics(soak.stack.folder()).1);
     let report = checker::check(&evidence);
     let last = look.sample(begun).await;
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("soak");
@@ -323,7 +323,7 @@ async fn a_long_time_under_load_and_faults_leaves_nothing_behind() {
         evidence.phones.events.len(),
         evidence.journal.len(),
         faults.len(),
-        report.checks,
+        report.total(),
         report.violations.len(),
         slopes(&samples),
         folder.display(),
