@@ -1,5 +1,6 @@
 //! Phones: seeded visits over HTTP, every event repeated until it is answered for good.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -76,6 +77,11 @@ impl Network {
         while Instant::now() < until {
             let shop = shop_of(rng.u32(0..shops));
             let mut events = visit(&mut rng, shop);
+            if self.insists {
+                // What contradicts an event that is forgotten is a finding of the basket, and here no copy is to show.
+                let mut sent = BTreeSet::new();
+                events.retain(|event| sent.insert(identity_of(event).0));
+            }
             if self.clocks_are_wrong {
                 mistime(&mut rng, &mut events);
             }
