@@ -23,6 +23,8 @@ use crate::nats::{Link, Status};
 
 /// Time between two looks at an open journal.
 const RECHECK: Duration = Duration::from_secs(15);
+/// The same where several servers keep it, since a process that appends nothing notices by this alone that its server is cut off.
+const RECHECK_OF_SEVERAL: Duration = Duration::from_secs(5);
 /// How long a server of several may not answer for the stream until another one is tried: longer than they take to elect a leader.
 const ELSEWHERE_AFTER: Duration = Duration::from_secs(8);
 /// Metadata key of the epoch.
@@ -166,7 +168,11 @@ impl Upkeep {
             let pause = match &state {
                 State::Open(_) => {
                     backoff.reset();
-                    RECHECK
+                    if self.config.replicas > 1 {
+                        RECHECK_OF_SEVERAL
+                    } else {
+                        RECHECK
+                    }
                 }
                 State::Unavailable { .. } => backoff.next_pause(),
             };

@@ -350,14 +350,14 @@ impl Scene {
     /// The longest time without a receipt, and without an update, since this moment; until another one, where that matters.
     pub fn longest_pauses(&self, since: Instant, until: Option<Instant>) -> String {
         let longest = |at: &[Instant]| {
-            let at = at.iter().copied().filter(|at| *at >= since).chain(until);
-            let at: Vec<Instant> = at.collect();
+            let at = at.iter().copied().filter(|at| *at >= since);
+            let at: Vec<Instant> = until.map(|_| since).into_iter().chain(at).chain(until).collect();
             let pauses = at.windows(2).map(|pair| pair[1] - pair[0]);
             pauses.max().unwrap_or_default().as_secs_f64()
         };
         let receipts = longest(&self.network.phones.lock().unwrap().acknowledged_at);
         let updates = longest(&self.watch.heard_at());
-        format!("longest pause of publishing {receipts:.1} s, of updates {updates:.1} s")
+        format!("longest pause of publishing {receipts:.1} s, of updates for a plain subscriber {updates:.1} s")
     }
 
     /// How long it takes from now on until events are told at once again.

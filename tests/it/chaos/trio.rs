@@ -21,6 +21,8 @@ struct Member {
     port: u16,
     data: PathBuf,
     child: Child,
+    /// Asks this one alone, whatever the set believes.
+    client: mongodb::Client,
 }
 
 /// A replica set of three, with MongoDB's own times for its elections.
@@ -37,14 +39,20 @@ impl Trio {
             std::fs::create_dir_all(&data).unwrap();
             let port = free_port().unwrap();
             let child = spawn(&data, port);
-            members.push(Member { port, data, child });
+            let client = connect(port);
+            members.push(Member {
+                port,
+                data,
+                child,
+                client,
+            });
         }
         let trio = Self { members };
         let hosts = (0_i32..).zip(&trio.members);
         let hosts: Vec<Document> = hosts
             .map(|(id, member)| doc! { "_id": id, "host": format!("127.0.0.1:{}", member.port) })
             .collect();
-        let first = connect(trio.members[0].port);
+        let first = &trio.members[0].client;
         let config = doc! { "replSetInitiate": { "_id": SET, "members": hosts } };
         wait_for("the set of three", async || {
             first.database("admin").run_command(config.clone()).await.ok()
@@ -65,7 +73,7 @@ impl Trio {
     pub async fn primary(&self) -> usize {
         wait_for("a primary", async || {
             for (place, member) in self.members.iter().enumerate() {
-                let admin = connect(member.port).database("admin");
+                let admin = member.client.database("admin");
                 let hello = admin.run_command(doc! { "hello": 1 });
                 if let Ok(Ok(hello)) = tokio::time::timeout(Duration::from_secs(1), async { hello.await }).await
                     && hello.get_bool("isWritablePrimary").unwrap_or(false)
@@ -81,7 +89,7 @@ impl Trio {
     /// Waits until there is a primary, and two that follow it.
     pub async fn whole(&self) {
         wait_for("a primary and two that follow it", async || {
-            let primary = connect(self.members[self.primary().await].port);
+            let primary = &self.members[self.primary().await].client;
             let admin = primary.database("admin");
             let status = admin.run_command(doc! { "replSetGetStatus": 1 }).await.ok()?;
             let members = status.get_array("members").ok()?;
@@ -97,7 +105,7 @@ impl Trio {
 
     /// Has the primary step down for as long as it takes to elect another one.
     pub async fn step_down(&self, primary: usize) {
-        let client = connect(self.members[primary].port);
+        let client = &self.members[primary].client;
         // It ends the connection by which it was told so.
         let _ = client
             .database("admin")
