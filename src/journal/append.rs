@@ -459,9 +459,6 @@ impl Writer {
             (Flight::Single(event), None) if ack.seq > 0 => self.recorded(event, ack.seq),
             (Flight::Single(event), Some(refusal)) => {
                 let error = refusal.single();
-                if matches!(error, AppendError::Unavailable { .. }) {
-                    self.recheck.notify_one();
-                }
                 self.answer(event, Err(error));
             }
             (Flight::Batch { id, events, sent }, None)

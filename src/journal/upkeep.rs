@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
@@ -23,10 +23,6 @@ use crate::nats::{Link, Status};
 
 /// Time between two looks at an open journal.
 const RECHECK: Duration = Duration::from_secs(15);
-/// The same where several servers keep it, since a process that appends nothing notices by this alone that its server is cut off.
-const RECHECK_OF_SEVERAL: Duration = Duration::from_secs(5);
-/// How long a server of several may not answer for the stream until another one is tried: longer than they take to elect a leader.
-const ELSEWHERE_AFTER: Duration = Duration::from_secs(8);
 /// Metadata key of the epoch.
 const EPOCH: &str = "ezout_epoch";
 /// Metadata key of the number of partitions.
@@ -86,23 +82,6 @@ pub fn identity(info: &Info) -> Result<(Uuid, u16), String> {
     Ok((epoch, partitions))
 }
 
-/// Whether the leader has not heard of so many others for so long that it leads nothing any more, whatever it answers.
-fn is_alone(info: &Info) -> bool {
-    let others = info.cluster.as_ref().map_or(&[][..], |cluster| &cluster.replicas);
-    let heard = others
-        .iter()
-        .filter(|other| !other.offline && other.active < ELSEWHERE_AFTER);
-    (heard.count() + 1) * 2 <= others.len() + 1 && !others.is_empty()
-}
-
-/// Why there is no stream to look at, in words.
-enum FindError {
-    /// Nobody answers for it.
-    NoAnswer(String),
-    /// There is none, and there will be none.
-    Missing(String),
-}
-
 /// The task that knows what the journal is.
 #[derive(Debug)]
 pub(super) struct Upkeep {
@@ -116,10 +95,6 @@ pub(super) struct Upkeep {
     opened: Option<Uuid>,
     /// The highest sequence that was acknowledged or seen; the journal must never end before it.
     highest: Arc<AtomicU64>,
-    /// Since when the server that there is a connection to has not answered for the stream.
-    unanswered: Option<Instant>,
-    /// Whether that server has lost the others of its cluster.
-    alone: bool,
 }
 
 impl Upkeep {
@@ -136,8 +111,6 @@ impl Upkeep {
             recheck: Arc::default(),
             opened: None,
             highest: Arc::default(),
-            unanswered: None,
-            alone: false,
         };
         (upkeep, receiver)
     }
@@ -161,18 +134,12 @@ impl Upkeep {
             let state = if now.up {
                 self.look().await
             } else {
-                self.unanswered = None;
                 State::Unavailable { reason: lost(now) }
             };
-            self.go_elsewhere().await;
             let pause = match &state {
                 State::Open(_) => {
                     backoff.reset();
-                    if self.config.replicas > 1 {
-                        RECHECK_OF_SEVERAL
-                    } else {
-                        RECHECK
-                    }
+                    RECHECK
                 }
                 State::Unavailable { .. } => backoff.next_pause(),
             };
@@ -184,18 +151,6 @@ impl Upkeep {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-    }
-
-    /// Leaves a server that cannot answer for the stream, where there are others: one that is cut off from them serves its clients on.
-    async fn go_elsewhere(&mut self) {
-        let silent = self.unanswered.is_some_and(|since| since.elapsed() >= ELSEWHERE_AFTER);
-        if self.config.replicas == 1 || !(silent || self.alone) {
-            return;
-        }
-        (self.unanswered, self.alone) = (None, false);
-        tracing::warn!("the NATS server cannot answer for the journal; connecting to another one");
-        // It fails only if the connection has ended for good, which its status tells.
-        let _ = self.link.client().force_reconnect().await;
     }
 
     fn tell(&self, state: State) {
@@ -232,26 +187,10 @@ impl Upkeep {
     async fn look(&mut self) -> State {
         // Read before the stream is asked: what is acknowledged after the stream has answered is no loss.
         let highest = self.highest.load(Ordering::Acquire);
-        let asked = Instant::now();
         let (info, servers) = tokio::join!(self.find(), durability::ask(&self.http, &self.config.monitor_urls));
         let info = match info {
-            Ok(info) => {
-                self.unanswered = None;
-                self.alone = is_alone(&info);
-                if self.alone {
-                    let reason = "the NATS server that leads the stream has lost the others".to_owned();
-                    return State::Unavailable { reason };
-                }
-                info
-            }
-            Err(FindError::Missing(reason)) => {
-                self.unanswered = None;
-                return State::Unavailable { reason };
-            }
-            Err(FindError::NoAnswer(reason)) => {
-                self.unanswered.get_or_insert(asked);
-                return State::Unavailable { reason };
-            }
+            Ok(info) => info,
+            Err(reason) => return State::Unavailable { reason },
         };
         match self
             .identify(&info)
@@ -306,29 +245,25 @@ impl Upkeep {
     }
 
     /// Asks for the stream; creates it if there is none and this process has not seen it before.
-    async fn find(&self) -> Result<Info, FindError> {
+    async fn find(&self) -> Result<Info, String> {
         match self.link.context().get_stream(STREAM).await {
             Ok(stream) => return Ok(stream.cached_info().clone()),
             Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND) =>
                 {}
-            Err(error) => return Err(FindError::NoAnswer(no_answer(&error))),
+            Err(error) => return Err(no_answer(&error)),
         }
         if self.opened.is_some() {
-            return Err(FindError::Missing(format!(
+            return Err(format!(
                 "the journal {STREAM} is gone: restore it, or restart to begin a new one"
-            )));
+            ));
         }
         match self.link.context().create_stream(new_stream(&self.config)).await {
             Ok(stream) => Ok(stream.cached_info().clone()),
             // Another process was faster; its journal is as good.
-            Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST) =>
-            {
-                let info = self.link.stream().get_info().await;
-                info.map_err(|error| FindError::NoAnswer(no_answer(&error)))
+            Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST) => {
+                self.link.stream().get_info().await.map_err(|error| no_answer(&error))
             }
-            Err(error) => Err(FindError::Missing(format!(
-                "the stream {STREAM} cannot be created: {error}"
-            ))),
+            Err(error) => Err(format!("the stream {STREAM} cannot be created: {error}")),
         }
     }
 

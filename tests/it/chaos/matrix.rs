@@ -63,7 +63,7 @@ macro_rules! cell {
     };
 }
 
-/// Cells that failed once, with the seed; they are run each time, after the product was mended.
+/// Cells that failed in a run of the tests, with the seed; they are run each time, after the product was mended.
 const REGRESSIONS: &[(&str, u64)] = &[];
 /// Tests beside this binary, by the beginnings of their names: those of the program's own parts.
 const OF_PARTS: [&str; 2] = ["http::", "core::"];
@@ -132,13 +132,13 @@ const ROWS: &[Row] = &[
     Row {
         fault: "F7",
         what: "the disk of nats-server is full, and has room again",
-        cells: &[cell!("disk-of-nats-full", disks::nats)],
+        cells: &[cell!("disk-of-nats-full", disks::nats, false)],
         tests: &[],
     },
     Row {
         fault: "F8",
         what: "the disk of mongod is full, and has room again",
-        cells: &[cell!("disk-of-mongod-full", disks::mongod)],
+        cells: &[cell!("disk-of-mongod-full", disks::mongod, false)],
         tests: &[],
     },
     Row {
@@ -348,7 +348,8 @@ fn chosen_cells() -> (Vec<(&'static Row, &'static Cell, u64)>, bool) {
     let regressions = regressions.map(|((row, cell), seed)| (row, cell, seed));
     if let Some(name) = support::chosen("EZOUT_CHAOS_CELL") {
         let (row, cell) = by_name(&name);
-        return (vec![(row, cell, seed.unwrap_or_else(today))], false);
+        let brief = support::chosen("EZOUT_CHAOS_BRIEF").is_some();
+        return (vec![(row, cell, seed.unwrap_or_else(today))], brief);
     }
     if support::chosen("EZOUT_CHAOS_MATRIX").as_deref() == Some("all") {
         let seed = seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
@@ -394,20 +395,19 @@ async fn every_promise_holds_whatever_fails() {
     let (mut lines, mut failures) = (vec![head()], Vec::new());
     let mut total = Outcome::default();
     for (row, cell, seed) in cells {
-        say(&format!(
-            "{} {}: EZOUT_CHAOS_CELL={} EZOUT_CHAOS_SEED={seed}",
-            row.fault, row.what, cell.name
-        ));
+        let again = format!(
+            "EZOUT_CHAOS_CELL={} EZOUT_CHAOS_SEED={seed}{}",
+            cell.name,
+            if brief { " EZOUT_CHAOS_BRIEF=1" } else { "" }
+        );
+        say(&format!("{} {}: {again}", row.fault, row.what));
         let order = Order {
             seed: seed_of(cell.name, seed),
             brief,
         };
         let running = tokio::time::timeout(CELL_MAX, (cell.run)(order));
         let Ok(Ok(outcome)) = AssertUnwindSafe(running).catch_unwind().await else {
-            failures.push(format!(
-                "{} came to no end: EZOUT_CHAOS_CELL={} EZOUT_CHAOS_SEED={seed}",
-                row.fault, cell.name
-            ));
+            failures.push(format!("{} came to no end: {again}", row.fault));
             lines.push(format!("| {} | {} | {seed} | no end |", row.fault, cell.name));
             continue;
         };
@@ -429,10 +429,7 @@ async fn every_promise_holds_whatever_fails() {
             say(&format!("  broken {violation}"));
         }
         if let Some(first) = outcome.report.violations.first() {
-            failures.push(format!(
-                "EZOUT_CHAOS_CELL={} EZOUT_CHAOS_SEED={seed}: {first}",
-                cell.name
-            ));
+            failures.push(format!("{again}: {first}"));
         }
         lines.push(line(row.fault, cell.name, seed, &outcome));
         total.add(outcome);
@@ -503,6 +500,9 @@ fn is_in_source(test: &str) -> bool {
     // Tests stand in the file of the part, or in one of their own below it.
     [parts.len(), parts.len() - 1].into_iter().any(|count| {
         let file = root.join(parts[..count].join("/")).with_extension("rs");
-        std::fs::read_to_string(file).is_ok_and(|text| text.contains(&format!("fn {name}(")))
+        std::fs::read_to_string(file).is_ok_and(|text| {
+            let before = text.split_once(&format!("fn {name}(")).map(|(before, _)| before);
+            before.is_some_and(|before| before.rsplit("\n\n").next().unwrap_or_default().contains("test]"))
+        })
     })
 }

@@ -35,7 +35,7 @@ pub struct Network {
     pub api: Arc<Mutex<String>>,
     /// Where it is as well; each try goes to any of them.
     pub others: Vec<String>,
-    /// Whether phones are wrong about the time, by up to a day, and set it right while somebody shops.
+    /// Whether phones are wrong about the time, by up to a day, and set it back while somebody shops.
     pub clocks_are_wrong: bool,
     /// Whether phones send some events again a while after they were answered.
     pub insists: bool,

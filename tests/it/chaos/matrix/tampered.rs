@@ -100,7 +100,7 @@ async fn events(scene: &Scene) -> Vec<(u64, Vec<u8>)> {
 /// What one of the processes says of the journal, once one does.
 async fn alarm(scene: &Scene) -> Option<String> {
     let words = [
-        "lost",
+        "acknowledged events are lost",
         "another one",
         "gone",
         "ends at",

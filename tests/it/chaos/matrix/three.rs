@@ -9,8 +9,8 @@ use super::tampered::{block, flip};
 use crate::chaos::collect::Places;
 use crate::chaos::scene::{Ground, Outcome, ROLES, Scene};
 use crate::chaos::trio::{Cluster, Trio};
+use crate::support::Stack;
 use crate::support::proxy::Weather;
-use crate::support::{Stack, event, session, wait_for};
 
 /// How long a server is away.
 const AWAY: Duration = Duration::from_secs(15);
@@ -167,38 +167,4 @@ pub async fn primary_lost(order: Order) -> Option<Outcome> {
         trio.whole().await;
     }
     Some(scene.finish().await)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_part_leaves_a_server_that_is_cut_off_from_the_others() {
-    let (ground, cluster, _) = ground(false).await;
-    let mut environment: Vec<_> = ground
-        .environment
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
-    // It is told of the others by the first one.
-    let first = cluster.servers[0].url();
-    environment.push(("EZOUT_NATS_URL", &first));
-    let api = ground.stack.service_with("api", &environment).await;
-    // It stays cut off for good, and the part has no other connection.
-    cluster.around(0, Weather::Silent);
-    let (shop, visit) = (session(), session());
-    let mut number = 0;
-    let begun = Instant::now();
-    // A leader that is alone acknowledges nothing, and takes a while to find that out.
-    while begun.elapsed() < AWAY {
-        number += 1;
-        let _ = api
-            .publish(&shop, &event(&shop, &visit, number, "ADD", 1, 1.0, 1.0))
-            .await;
-    }
-    wait_for("an event to be taken by the two others", async || {
-        number += 1;
-        let answer = api
-            .publish(&shop, &event(&shop, &visit, number, "ADD", 1, 1.0, 1.0))
-            .await;
-        answer.status().is_success().then_some(())
-    })
-    .await;
 }
