@@ -13,7 +13,7 @@ use crate::apart::Apart;
 use crate::events::{ACTIONS, Action, fresh_sessions};
 use crate::ingest::{ROUNDS, add, rate, watched};
 use crate::load::{Load, Requests};
-use crate::meter::as_float;
+use crate::meter::{Rate, as_float};
 use crate::plain;
 use crate::processors::{Used, Watched};
 use crate::service::{Machine, Place};
@@ -39,6 +39,23 @@ fn load(plan: &Plan, address: SocketAddr, connections: usize, watched: Watched) 
         time: fraction(plan.time, ROUNDS),
         watched,
     }
+}
+
+/// Where a side of a comparison is, and whose use of the processors is measured.
+type Side = (SocketAddr, Watched);
+
+/// Single events sent to one and to the other in turns: what each came to, and who used the processors for ours.
+async fn in_turns(plan: &Plan, connections: usize, theirs: Side, ours: Side) -> (Rate, Rate, Used) {
+    let (mut limit, mut figure) = (None, None);
+    let mut used = Used::default();
+    for _ in 0..ROUNDS {
+        let done = load(plan, theirs.0, connections, theirs.1.clone()).run().await;
+        add(&mut limit, done.meter);
+        let done = load(plan, ours.0, connections, ours.1.clone()).run().await;
+        add(&mut figure, done.meter);
+        used = done.used;
+    }
+    (rate(limit.as_ref()), rate(figure.as_ref()), used)
 }
 
 /// The original service, by `FastAPI` and nats-py, which store nothing.
@@ -97,19 +114,10 @@ pub(crate) async fn original(machine: &Machine, plan: &Plan, table: &mut Table) 
     for (role, connections, goal) in wanted {
         let place = machine.place().await;
         let service = place.start(role).await;
-        let (mut limit, mut figure) = (None, None);
-        let mut used = Used::default();
-        for _ in 0..ROUNDS {
-            let id = original.process.id().expect("it runs");
-            let theirs = load(plan, original.address, connections, vec![("original", vec![id])]);
-            add(&mut limit, theirs.run().await.meter);
-            let done = load(plan, service.http, connections, watched(&place, &service))
-                .run()
-                .await;
-            add(&mut figure, done.meter);
-            used = done.used;
-        }
-        let (limit, figure) = (rate(limit.as_ref()), rate(figure.as_ref()));
+        let id = original.process.id().expect("it runs");
+        let theirs = (original.address, vec![("original", vec![id])]);
+        let ours = (service.http, watched(&place, &service));
+        let (limit, figure, used) = in_turns(plan, connections, theirs, ours).await;
         table.add(&Row {
             work: work(role, connections),
             figure: figure.to_string(),
@@ -132,18 +140,9 @@ pub(crate) async fn plainly(machine: &Machine, plan: &Plan, table: &mut Table) {
         let address = free();
         let api = Apart::beside("plain-api", &[&address.to_string(), &plainly.url()]).await;
         let service = place.start("api").await;
-        let (mut limit, mut figure) = (None, None);
-        let mut used = Used::default();
-        for _ in 0..ROUNDS {
-            let theirs = load(plan, address, CONNECTIONS, vec![("plain", vec![api.id()])]);
-            add(&mut limit, theirs.run().await.meter);
-            let done = load(plan, service.http, CONNECTIONS, watched(&place, &service))
-                .run()
-                .await;
-            add(&mut figure, done.meter);
-            used = done.used;
-        }
-        let (limit, figure) = (rate(limit.as_ref()), rate(figure.as_ref()));
+        let theirs = (address, vec![("plain", vec![api.id()])]);
+        let ours = (service.http, watched(&place, &service));
+        let (limit, figure, used) = in_turns(plan, CONNECTIONS, theirs, ours).await;
         table.add(&Row {
             work: ingest,
             figure: figure.to_string(),

@@ -198,6 +198,14 @@ impl Stack {
     }
 }
 
+/// Gives the journal another configuration than it was created with.
+pub async fn configure_journal(context: &jetstream::Context, change: impl FnOnce(&mut jetstream::stream::Config)) {
+    let stream = context.get_stream(ezout::journal::STREAM).await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    change(&mut config);
+    context.update_stream(config).await.unwrap();
+}
+
 /// What a variable of a test run says.
 #[expect(
     clippy::disallowed_methods,

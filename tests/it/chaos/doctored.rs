@@ -139,20 +139,21 @@ fn abandoned() -> Evidence {
     evidence
 }
 
+/// Damages a history, and expects the checker to say these words of it, and which promise that breaks.
+fn expect_caught(mut evidence: Evidence, damage: fn(&mut Evidence), promise: Option<Promise>, words: &str) {
+    damage(&mut evidence);
+    let report = check(&evidence);
+    let told = report.violations.iter().any(|violation| {
+        promise.is_none_or(|promise| violation.promise == promise) && violation.to_string().contains(words)
+    });
+    assert!(told, "{promise:?} with {words:?} is not among {:#?}", report.violations);
+}
+
 #[test]
 fn a_basket_that_is_abandoned_in_time_passes_and_every_damage_to_it_is_caught() {
     let report = check(&abandoned());
     assert!(report.violations.is_empty(), "{:#?}", report.violations);
-    let caught = |damage: fn(&mut Evidence), words: &str| {
-        let mut evidence = abandoned();
-        damage(&mut evidence);
-        let report = check(&evidence);
-        let told = report
-            .violations
-            .iter()
-            .any(|violation| violation.to_string().contains(words));
-        assert!(told, "{words:?} is not among {:#?}", report.violations);
-    };
+    let caught = |damage: fn(&mut Evidence), words: &str| expect_caught(abandoned(), damage, None, words);
     caught(
         |run| run.abandon_after_ms = 7_001,
         "I3: event 4 says after Some(7000) ms",
@@ -193,16 +194,7 @@ fn a_sound_history_passes() {
 
 #[test]
 fn every_kind_of_damage_is_caught() {
-    let caught = |damage: fn(&mut Evidence), words: &str| {
-        let mut evidence = sound();
-        damage(&mut evidence);
-        let report = check(&evidence);
-        let told = report
-            .violations
-            .iter()
-            .any(|violation| violation.to_string().contains(words));
-        assert!(told, "{words:?} is not among {:#?}", report.violations);
-    };
+    let caught = |damage: fn(&mut Evidence), words: &str| expect_caught(sound(), damage, None, words);
     caught(|run| drop(run.journal.remove(1)), "was acknowledged at 2 and is at []");
     caught(
         |run| run.journal[2].body = run.journal[1].body.clone(),
@@ -256,14 +248,7 @@ fn every_kind_of_damage_is_caught() {
 #[test]
 fn every_damage_names_the_promise_that_it_breaks() {
     let caught = |damage: fn(&mut Evidence), promise: Promise, words: &str| {
-        let mut evidence = sound();
-        damage(&mut evidence);
-        let report = check(&evidence);
-        let told = report
-            .violations
-            .iter()
-            .any(|violation| violation.promise == promise && violation.what.contains(words));
-        assert!(told, "{promise} with {words:?} is not among {:#?}", report.violations);
+        expect_caught(sound(), damage, Some(promise), words);
     };
     let twice = |run: &mut Evidence| run.journal[2].body = run.journal[1].body.clone();
     caught(twice, Promise::I1, "in the journal more than once");

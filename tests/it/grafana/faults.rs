@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use super::prometheus::{Prometheus, program};
 use super::{files, place};
 use crate::support::resgate::Resgate;
-use crate::support::{Service, Stack, chosen, event, session, wait_for};
+use crate::support::{Service, Stack, chosen, configure_journal, event, session, wait_for};
 
 /// How much faster time goes in the rules.
 const FASTER: u64 = 15;
@@ -258,15 +258,7 @@ impl Place {
             Fault::ResgateDown => self.resgate.kill().await,
             Fault::JournalFull => {
                 let context = self.stack.jetstream().await;
-                let mut config = context
-                    .get_stream("CHECKOUT")
-                    .await
-                    .unwrap()
-                    .cached_info()
-                    .config
-                    .clone();
-                config.max_bytes = 1;
-                context.update_stream(config).await.unwrap();
+                configure_journal(&context, |config| config.max_bytes = 1).await;
             }
             Fault::LeasesTaken => {
                 let leases = self.stack.database().await.collection::<Document>("leases");

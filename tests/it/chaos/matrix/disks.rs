@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Order;
 use crate::chaos::promise::Promise;
 use crate::chaos::scene::{Ground, Outcome, Scene};
-use crate::support::{self, Stack, wait_for};
+use crate::support::{self, Stack, configure_journal, wait_for};
 
 /// Place of the API among the scene's members.
 const API: usize = 0;
@@ -161,15 +161,7 @@ pub async fn mongod(order: Order) -> Option<Outcome> {
 /// Allows the journal so many bytes.
 async fn allow(scene: &Scene, bytes: i64) {
     let context = async_nats::jetstream::new(scene.places().client().await);
-    let mut config = context
-        .get_stream("CHECKOUT")
-        .await
-        .unwrap()
-        .cached_info()
-        .config
-        .clone();
-    config.max_bytes = bytes;
-    context.update_stream(config).await.unwrap();
+    configure_journal(&context, |config| config.max_bytes = bytes).await;
 }
 
 pub async fn journal(order: Order) -> Option<Outcome> {

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use super::Order;
 use crate::chaos::scene::{Outcome, Scene};
-use crate::support::Stack;
+use crate::support::{Stack, configure_journal};
 
 /// Places of the processes among the scene's members.
 const API: usize = 0;
@@ -74,15 +74,7 @@ pub async fn clocks_wrong(order: Order) -> Option<Outcome> {
 /// For so long the server knows an event that comes again.
 async fn remembers(scene: &Scene, window: Duration) {
     let context = async_nats::jetstream::new(scene.places().client().await);
-    let mut config = context
-        .get_stream("CHECKOUT")
-        .await
-        .unwrap()
-        .cached_info()
-        .config
-        .clone();
-    config.duplicate_window = window;
-    context.update_stream(config).await.unwrap();
+    configure_journal(&context, |config| config.duplicate_window = window).await;
 }
 
 /// Phones send again what was answered, when neither the server nor the API knows it any more.
