@@ -10,6 +10,7 @@
 mod ack;
 mod append;
 mod durability;
+mod elsewhere;
 mod end;
 mod group;
 mod known;

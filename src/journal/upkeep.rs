@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::durability::{self, Servers};
+use super::elsewhere::{Elsewhere, without_leader_since};
 use super::{Config, Facts, STREAM, State};
 use crate::core::retry::Backoff;
 use crate::metrics::Metrics;
@@ -23,6 +24,8 @@ use crate::nats::{Link, Status};
 
 /// Time between two looks at an open journal.
 const RECHECK: Duration = Duration::from_secs(15);
+/// The same where several servers keep it: whoever only reads notices by this alone that its server is cut off.
+const RECHECK_OF_SEVERAL: Duration = Duration::from_secs(5);
 /// Metadata key of the epoch.
 const EPOCH: &str = "ezout_epoch";
 /// Metadata key of the number of partitions.
@@ -93,6 +96,9 @@ pub(super) struct Upkeep {
     recheck: Arc<Notify>,
     /// The journal that this process has opened; it must stay this one.
     opened: Option<Uuid>,
+    /// Servers that keep it, as far as is known.
+    replicas: usize,
+    elsewhere: Elsewhere,
     /// The highest sequence that was acknowledged or seen; the journal must never end before it.
     highest: Arc<AtomicU64>,
 }
@@ -103,6 +109,7 @@ impl Upkeep {
             reason: "connecting to NATS".to_owned(),
         });
         let upkeep = Self {
+            replicas: config.replicas,
             config,
             link,
             http: durability::monitor_client(),
@@ -110,6 +117,7 @@ impl Upkeep {
             state,
             recheck: Arc::default(),
             opened: None,
+            elsewhere: Elsewhere::new(),
             highest: Arc::default(),
         };
         (upkeep, receiver)
@@ -132,14 +140,14 @@ impl Upkeep {
         loop {
             let now = *status.borrow_and_update();
             let state = if now.up {
-                self.look().await
+                self.look(now.generation).await
             } else {
                 State::Unavailable { reason: lost(now) }
             };
             let pause = match &state {
                 State::Open(_) => {
                     backoff.reset();
-                    RECHECK
+                    if self.replicas > 1 { RECHECK_OF_SEVERAL } else { RECHECK }
                 }
                 State::Unavailable { .. } => backoff.next_pause(),
             };
@@ -183,15 +191,33 @@ impl Upkeep {
         });
     }
 
-    /// Looks at the stream and its servers once.
-    async fn look(&mut self) -> State {
+    /// Looks at the stream and its servers once, by this connection, and leaves its server where that is of no use.
+    async fn look(&mut self, generation: u64) -> State {
+        let asked = Instant::now();
         // Read before the stream is asked: what is acknowledged after the stream has answered is no loss.
         let highest = self.highest.load(Ordering::Acquire);
         let (info, servers) = tokio::join!(self.find(), durability::ask(&self.http, &self.config.monitor_urls));
         let info = match info {
             Ok(info) => info,
-            Err(reason) => return State::Unavailable { reason },
+            Err(Unseen { reason, silent }) => {
+                // Whoever acknowledges events is only slow to tell of the stream.
+                if silent && highest == self.highest.load(Ordering::Acquire) {
+                    self.consider_leaving(generation, asked).await;
+                }
+                return State::Unavailable { reason };
+            }
         };
+        self.replicas = self.replicas.max(info.config.num_replicas);
+        let since = info
+            .cluster
+            .as_ref()
+            .and_then(|cluster| without_leader_since(cluster, asked));
+        if let Some(since) = since {
+            self.consider_leaving(generation, since).await;
+            let reason = format!("no server leads the stream {STREAM} that most of its servers follow");
+            return State::Unavailable { reason };
+        }
+        self.elsewhere.useful();
         match self
             .identify(&info)
             .and_then(|identity| complete(&info, highest).map(|()| identity))
@@ -215,6 +241,14 @@ impl Upkeep {
                 })
             }
             Err(reason) => State::Unavailable { reason },
+        }
+    }
+
+    /// Leaves the server, which has been of no use since then, if it is time to; there is another one where several keep the journal.
+    async fn consider_leaving(&mut self, generation: u64, since: Instant) {
+        if self.replicas > 1 && self.elsewhere.useless(Instant::now(), generation, since) {
+            tracing::warn!("this NATS server has not been able to serve the journal, so another one is tried");
+            self.link.leave().await;
         }
     }
 
@@ -245,7 +279,7 @@ impl Upkeep {
     }
 
     /// Asks for the stream; creates it if there is none and this process has not seen it before.
-    async fn find(&self) -> Result<Info, String> {
+    async fn find(&self) -> Result<Info, Unseen> {
         match self.link.context().get_stream(STREAM).await {
             Ok(stream) => return Ok(stream.cached_info().clone()),
             Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND) =>
@@ -253,9 +287,10 @@ impl Upkeep {
             Err(error) => return Err(no_answer(&error)),
         }
         if self.opened.is_some() {
-            return Err(format!(
-                "the journal {STREAM} is gone: restore it, or restart to begin a new one"
-            ));
+            return Err(Unseen {
+                reason: format!("the journal {STREAM} is gone: restore it, or restart to begin a new one"),
+                silent: false,
+            });
         }
         match self.link.context().create_stream(new_stream(&self.config)).await {
             Ok(stream) => Ok(stream.cached_info().clone()),
@@ -263,7 +298,10 @@ impl Upkeep {
             Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST) => {
                 self.link.stream().get_info().await.map_err(|error| no_answer(&error))
             }
-            Err(error) => Err(format!("the stream {STREAM} cannot be created: {error}")),
+            Err(error) => Err(Unseen {
+                reason: format!("the stream {STREAM} cannot be created: {error}"),
+                silent: false,
+            }),
         }
     }
 
@@ -291,10 +329,21 @@ fn complete(info: &Info, highest: u64) -> Result<(), String> {
     ))
 }
 
+/// Why the stream was not seen.
+#[derive(Debug)]
+struct Unseen {
+    reason: String,
+    /// Whether the server did not answer for it.
+    silent: bool,
+}
+
 /// `JetStream` is there but says nothing, or something unexpected.
-fn no_answer(error: &dyn std::error::Error) -> String {
+fn no_answer(error: &dyn std::error::Error) -> Unseen {
     let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-    format!("JetStream does not answer for the stream {STREAM}: {error}{cause}")
+    Unseen {
+        reason: format!("JetStream does not answer for the stream {STREAM}: {error}{cause}"),
+        silent: true,
+    }
 }
 
 /// Why there is no journal while there is no connection.

@@ -2,10 +2,11 @@
 //!
 //! Nothing is promised about what was being sent when a connection was lost.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::Event;
 use async_nats::jetstream::{self, context::ContextBuilder};
+use async_nats::{Event, ReconnectToServer, Server, ServerAddr};
 use tokio::sync::watch;
 
 use super::Address;
@@ -36,6 +37,32 @@ pub struct Status {
 pub struct Connection {
     client: async_nats::Client,
     status: watch::Receiver<Status>,
+    /// The server that was chosen last.
+    chosen: Arc<Mutex<Choice>>,
+}
+
+/// Which server to connect to: the one that refused least often, by chance among those, and the one that was left last of all.
+#[derive(Debug, Default)]
+struct Choice {
+    last: Option<ServerAddr>,
+    left: Option<ServerAddr>,
+}
+
+impl Choice {
+    fn next(&mut self, servers: &[Server]) -> Option<ReconnectToServer> {
+        let chosen = servers.iter().min_by_key(|server| {
+            (
+                self.left.as_ref() == Some(&server.addr),
+                server.failed_attempts,
+                fastrand::u32(..),
+            )
+        })?;
+        self.last = Some(chosen.addr.clone());
+        Some(ReconnectToServer {
+            addr: chosen.addr.clone(),
+            delay: None,
+        })
+    }
 }
 
 impl Connection {
@@ -46,6 +73,8 @@ impl Connection {
     pub async fn start(urls: &str, name: &str) -> Result<Self, LinkError> {
         let (sender, status) = watch::channel(Status::default());
         let address = Address::parse(urls)?;
+        let chosen: Arc<Mutex<Choice>> = Arc::default();
+        let choice = Arc::clone(&chosen);
         let client = address
             .options()
             .name(name)
@@ -59,6 +88,10 @@ impl Connection {
                 Duration::from_millis(20)
                     .saturating_mul(attempts)
                     .min(RECONNECT_PAUSE_MAX)
+            })
+            .reconnect_to_server_callback(move |servers, _| {
+                let next = choice.lock().unwrap_or_else(PoisonError::into_inner).next(&servers);
+                std::future::ready(next)
             })
             .event_callback(move |event| {
                 match event {
@@ -79,7 +112,7 @@ impl Connection {
             .connect(address.servers())
             .await
             .map_err(|error| LinkError(error.into()))?;
-        Ok(Self { client, status })
+        Ok(Self { client, status, chosen })
     }
 
     /// The client of this connection.
@@ -90,6 +123,16 @@ impl Connection {
     /// Every loss and return of the connection.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// Leaves the server for another one, if it knows another one; else it comes back. What was on its way may never be answered.
+    pub async fn leave(&self) {
+        {
+            let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
+            chosen.left = chosen.last.clone();
+        }
+        // Who was closed for good has no server to leave.
+        let _ = self.client.force_reconnect().await;
     }
 
     /// Whether there is a connection now.
@@ -158,6 +201,11 @@ impl Link {
     /// Every loss and return of the connection.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.connection.status()
+    }
+
+    /// Leaves the server for another one, as [`Connection::leave`] does.
+    pub async fn leave(&self) {
+        self.connection.leave().await;
     }
 
     /// Whether there is a connection now.

@@ -9,8 +9,8 @@ use super::tampered::{block, flip};
 use crate::chaos::collect::Places;
 use crate::chaos::scene::{Ground, Outcome, ROLES, Scene};
 use crate::chaos::trio::{Cluster, Trio};
-use crate::support::Stack;
 use crate::support::proxy::Weather;
+use crate::support::{Stack, event, session, wait_for};
 
 /// How long a server is away.
 const AWAY: Duration = Duration::from_secs(15);
@@ -167,4 +167,37 @@ pub async fn primary_lost(order: Order) -> Option<Outcome> {
         trio.whole().await;
     }
     Some(scene.finish().await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_leaves_a_server_that_is_cut_off_from_the_others() {
+    let (ground, cluster, _) = ground(false).await;
+    let environment = ground.environment.iter().map(|(name, value)| (*name, value.as_str()));
+    let mut environment: Vec<_> = environment.collect();
+    // The first part makes the journal, and tells which server leads it.
+    let first = cluster.urls();
+    environment.push(("EZOUT_NATS_URL", &first));
+    let maker = ground.stack.service_with("api", &environment).await;
+    let leader = cluster.leader().await;
+    drop(maker);
+    // It knows the leader alone, is told of the others by it, and has no other connection.
+    let led = cluster.servers[leader].url();
+    environment.pop();
+    environment.push(("EZOUT_NATS_URL", &led));
+    let api = ground.stack.service_with("api", &environment).await;
+    let (shop, visit) = (session(), session());
+    let publish = async |number| {
+        let body = event(&shop, &visit, number, "ADD", 1, 1.0, 1.0);
+        api.publish(&shop, &body).await.status().is_success()
+    };
+    assert!(publish(1).await);
+    // It stays cut off for good.
+    cluster.around(leader, Weather::Silent);
+    assert!(!publish(2).await, "a leader that is alone stored an event");
+    let mut number = 2;
+    wait_for("an event to be taken by the two others", async || {
+        number += 1;
+        publish(number).await.then_some(())
+    })
+    .await;
 }

@@ -1,0 +1,155 @@
+//! When to leave the NATS server that there is a connection to, because it cannot serve the stream, for another one.
+//!
+//! One of several servers that is cut off from the others goes on to serve its clients. If it led the stream it tells of it
+//! as its leader for up to twenty seconds, and of a stream without a leader after that; nothing that is published to it is
+//! stored, and nothing new is read from it, for as long as it is cut off.
+
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::stream::ClusterInfo;
+
+/// How long a server may be of no use: longer than several take to elect a leader.
+const AFTER: Duration = Duration::from_secs(8);
+/// How long it has to be seen to be of no use: one that was asleep has not heard of the others either, for a moment.
+const SEEN_FOR: Duration = Duration::from_secs(2);
+/// Longest time between two departures, where no other server is any better.
+const PAUSE_MAX: Duration = Duration::from_secs(120);
+
+/// What the looks at the stream have found, on the connection that there is.
+#[derive(Debug)]
+pub(super) struct Elsewhere {
+    /// Number of the connection.
+    generation: u64,
+    /// Since when the server is of no use, and when that was seen first.
+    useless: Option<(Instant, Instant)>,
+    left_at: Option<Instant>,
+    /// Time that has to pass until the next departure.
+    pause: Duration,
+}
+
+impl Elsewhere {
+    pub(super) fn new() -> Self {
+        Self {
+            generation: 0,
+            useless: None,
+            left_at: None,
+            pause: AFTER,
+        }
+    }
+
+    /// Notes that the server is of use.
+    pub(super) fn useful(&mut self) {
+        self.useless = None;
+        self.pause = AFTER;
+    }
+
+    /// Notes that a look at this moment has found the server of no use, since then at least; returns whether to leave it now.
+    /// Where that helps nobody, the next time is farther and farther off.
+    pub(super) fn useless(&mut self, now: Instant, generation: u64, since: Instant) -> bool {
+        if generation != self.generation {
+            (self.generation, self.useless) = (generation, None);
+        }
+        let (since, seen) = *self.useless.get_or_insert((since, now));
+        let may = self.left_at.is_none_or(|left| now - left >= self.pause);
+        if !may || now - since < AFTER || now - seen < SEEN_FOR {
+            return false;
+        }
+        self.useless = None;
+        self.left_at = Some(now);
+        // So that all processes do not come and go at the same moments.
+        self.pause = PAUSE_MAX.min(self.pause * 2) + Duration::from_millis(fastrand::u64(..2_000));
+        true
+    }
+}
+
+/// Since when the stream has no leader that most of its servers follow, as far as this server knows; nothing if it has one.
+pub(super) fn without_leader_since(cluster: &ClusterInfo, now: Instant) -> Option<Instant> {
+    if cluster.leader.as_ref().is_none_or(String::is_empty) {
+        return Some(now);
+    }
+    let silences = cluster.replicas.iter().map(|other| other.active);
+    let silence = silence_of_most(silences.collect());
+    (silence >= AFTER).then(|| now.checked_sub(silence).unwrap_or(now))
+}
+
+/// How long a leader has not heard of as many others as make a majority with itself.
+fn silence_of_most(mut silences: Vec<Duration>) -> Duration {
+    silences.sort_unstable();
+    let needed = silences.len().div_ceil(2);
+    needed.checked_sub(1).map_or(Duration::ZERO, |last| silences[last])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn cluster(leader: Option<&str>, silences: &[u32]) -> ClusterInfo {
+        let replicas: Vec<_> = silences
+            .iter()
+            .map(|seconds| {
+                let active = u64::from(*seconds) * 1_000_000_000;
+                serde_json::json!({ "name": "n", "current": true, "active": active })
+            })
+            .collect();
+        let cluster = serde_json::json!({ "leader": leader, "replicas": replicas });
+        serde_json::from_value(cluster).unwrap()
+    }
+
+    #[test]
+    fn a_leader_is_one_that_most_servers_follow() {
+        let now = Instant::now();
+        let since = |leader, silences: &[u32]| without_leader_since(&cluster(leader, silences), now);
+        for followed in [&[][..], &[0, 1], &[0, 600], &[0, 0, 600, 600]] {
+            assert_eq!(since(Some("n1"), followed), None, "{followed:?}");
+        }
+        assert_eq!(since(Some("n1"), &[9, 600]), Some(now - 9 * SECOND));
+        assert_eq!(since(Some("n1"), &[12]), Some(now - 12 * SECOND));
+        assert_eq!(since(Some("n1"), &[0, 600, 20, 600]), Some(now - 20 * SECOND));
+        // One that was the leader knows nothing of the others any more.
+        assert_eq!(since(None, &[0, 0]), Some(now));
+    }
+
+    #[test]
+    fn a_server_is_left_once_it_is_of_no_use_for_long_and_each_time_later() {
+        let begin = Instant::now() + 600 * SECOND;
+        let mut elsewhere = Elsewhere::new();
+        let mut left = Vec::new();
+        for second in 0..600 {
+            let now = begin + second * SECOND;
+            // Each departure leads to another connection.
+            if elsewhere.useless(now, left.len() as u64, now) {
+                left.push(second);
+            }
+        }
+        let pauses: Vec<u32> = left.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(left[0], 8);
+        assert!(
+            (16..=19).contains(&pauses[0]) && (32..=38).contains(&pauses[1]),
+            "{pauses:?}"
+        );
+        assert!(
+            pauses[3..].iter().all(|pause| (120..=123).contains(pause)),
+            "{pauses:?}"
+        );
+    }
+
+    #[test]
+    fn a_server_that_was_asleep_or_is_another_one_is_not_left_at_once() {
+        let begin = Instant::now() + 600 * SECOND;
+        let long_ago = begin - 100 * SECOND;
+        let mut elsewhere = Elsewhere::new();
+        assert!(!elsewhere.useless(begin, 1, long_ago));
+        assert!(!elsewhere.useless(begin + SECOND, 1, long_ago));
+        assert!(
+            !elsewhere.useless(begin + 2 * SECOND, 2, long_ago),
+            "another connection"
+        );
+        assert!(!elsewhere.useless(begin + 3 * SECOND, 2, long_ago));
+        elsewhere.useful();
+        assert!(!elsewhere.useless(begin + 4 * SECOND, 2, long_ago));
+        assert!(!elsewhere.useless(begin + 5 * SECOND, 2, long_ago));
+        assert!(elsewhere.useless(begin + 6 * SECOND, 2, long_ago));
+    }
+}
