@@ -58,6 +58,29 @@ async fn in_turns(plan: &Plan, connections: usize, theirs: Side, ours: Side) -> 
     (rate(limit.as_ref()), rate(figure.as_ref()), used)
 }
 
+/// How the original service is run: as it was, or as fast as its parts of today allow, in which it tells nobody of its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    AsItWas,
+    AtItsBest,
+}
+
+impl Way {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::AsItWas => &["--http", "h11", "--loop", "asyncio"],
+            Self::AtItsBest => &["--http", "httptools", "--loop", "uvloop", "--no-access-log"],
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::AsItWas => "the original",
+            Self::AtItsBest => "the original with uvloop and httptools",
+        }
+    }
+}
+
 /// The original service, by `FastAPI` and nats-py, which store nothing.
 struct Original {
     process: Child,
@@ -65,7 +88,7 @@ struct Original {
 }
 
 impl Original {
-    async fn start(nats: &NatsServer) -> Option<Self> {
+    async fn start(nats: &NatsServer, way: Way) -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let program = root.join(".servers/bin/uvicorn");
         let address = free();
@@ -73,9 +96,11 @@ impl Original {
             .args(["service:app", "--app-dir"])
             .arg(root.join("tests/original"))
             .args(["--host", "127.0.0.1", "--port", &address.port().to_string()])
-            .args(["--log-level", "warning", "--no-access-log"])
+            .args(way.arguments())
             .env("NATS_URL", nats.url())
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .ok()?;
@@ -93,25 +118,24 @@ impl Original {
 /// Single events against the original service.
 pub(crate) async fn original(machine: &Machine, plan: &Plan, table: &mut Table) {
     // Its answer says that the update was published, which is more than `api` does by itself: `serve` does that as well.
-    let work = |role: &str, connections: usize| format!("ingest, {connections} in flight, {role} and the original");
+    let work = |role, connections, way: Way| format!("ingest, {connections} in flight, {role} and {}", way.words());
     let wanted = [
-        ("api", 64, Goal::None),
-        ("api", 256, Goal::AtLeast(10.0)),
-        ("serve", 256, Goal::None),
+        ("api", 64, Way::AsItWas, Goal::None),
+        ("api", 256, Way::AsItWas, Goal::AtLeast(10.0)),
+        ("serve", 256, Way::AsItWas, Goal::None),
+        ("api", 256, Way::AtItsBest, Goal::None),
+        ("serve", 256, Way::AtItsBest, Goal::None),
     ];
-    let wanted: Vec<_> = wanted
-        .into_iter()
-        .filter(|(role, n, _)| plan.wants(&work(role, *n)))
-        .collect();
-    if wanted.is_empty() {
-        return;
-    }
-    let lazy = machine.nats(false).await;
-    let Some(original) = Original::start(&lazy).await else {
-        println!("NOT MEASURED: the original service; `servers/install --with-original` brings it\n");
-        return;
-    };
-    for (role, connections, goal) in wanted {
+    for (role, connections, way, goal) in wanted {
+        let work = work(role, connections, way);
+        if !plan.wants(&work) {
+            continue;
+        }
+        let lazy = machine.nats(false).await;
+        let Some(original) = Original::start(&lazy, way).await else {
+            println!("NOT MEASURED: {work}; `servers/install --with-original` brings the original service\n");
+            continue;
+        };
         let place = machine.place().await;
         let service = place.start(role).await;
         let id = original.process.id().expect("it runs");
@@ -119,7 +143,7 @@ pub(crate) async fn original(machine: &Machine, plan: &Plan, table: &mut Table) 
         let ours = (service.http, watched(&place, &service));
         let (limit, figure, used) = in_turns(plan, connections, theirs, ours).await;
         table.add(&Row {
-            work: work(role, connections),
+            work,
             figure: figure.to_string(),
             limit: format!("{limit} FastAPI, one worker, stores nothing"),
             ratio: figure.per_second / limit.per_second,
