@@ -19,7 +19,15 @@ pub(super) async fn decide(fold: &mut Fold, partition: u16, up_to: u64) -> Resul
     let baskets: BTreeSet<BasketId> = marked.iter().filter_map(|event| event.basket).collect();
     for id in baskets {
         let events = views.parked_of(&epoch, id).await?;
-        let decided = fold.apply_parked(id, &events, up_to).await?;
+        let decided = match fold.apply_parked(id, &events, up_to).await {
+            Ok(decided) => decided,
+            // The next time is in a moment; until somebody heals the basket, the others of the partition go on.
+            Err(StepError::Stale) => {
+                fold.parts.metrics.guarded_writes.inc();
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let (mut applied, mut dropped) = (Vec::new(), Vec::new());
         for (event, outcome) in decided {
             match outcome {

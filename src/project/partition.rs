@@ -173,12 +173,12 @@ impl Partition {
         }
     }
 
-    /// Does what people have decided about parked events and about single baskets.
+    /// Does what people have decided about parked events and about single baskets: these first, since nothing can be put
+    /// into a basket that an edit by hand guards against its owner.
     async fn decided(&self, opened: &mut Opened) -> Result<(), PartitionError> {
-        let checkpoint = sequence(&opened.checkpoint);
-        parked::decide(&mut opened.fold, self.lease.partition, checkpoint).await?;
-        let partitions = opened.partitions;
-        Ok(mend::requested(&mut opened.fold, &self.me, self.lease, partitions, checkpoint).await?)
+        let (checkpoint, partitions) = (sequence(&opened.checkpoint), opened.partitions);
+        mend::requested(&mut opened.fold, &self.me, self.lease, partitions, checkpoint).await?;
+        Ok(parked::decide(&mut opened.fold, self.lease.partition, checkpoint).await?)
     }
 
     async fn open(&mut self) -> Result<Opened, PartitionError> {

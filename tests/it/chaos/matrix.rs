@@ -318,11 +318,12 @@ const ROWS: &[Row] = &[
     },
     Row {
         fault: "F27",
-        what: "three NATS servers: the leader is killed, frozen and cut off, one copy is damaged; one server of each kind is lost at once",
+        what: "three NATS servers: the leader is killed, frozen and cut off, one copy is damaged; one server of each kind is lost at once; processes of each role come and go over three of each kind",
         cells: &[
             cell!("leader-lost", three::leader_lost, false),
             cell!("one-of-each-lost", three::one_of_each_lost, false),
             cell!("copy-damaged", three::copy_damaged, false),
+            cell!("many-processes", three::many_processes, false),
         ],
         tests: &["journal::a_cluster_keeps_three_copies_on_disk_and_survives_the_loss_of_one"],
     },

@@ -244,6 +244,22 @@ impl Scene {
         self.members[place].service = service;
     }
 
+    /// Starts one process more of a role, and waits until it is ready.
+    pub async fn join(&mut self, role: &'static str) {
+        let keys = self.ground.stack.folder().join("keys");
+        let service = launch(&self.ground, role, &keys);
+        self.processes.lock().unwrap().insert(service.pid(), role);
+        service.wait_ready().await;
+        self.members.push(Member { role, service });
+    }
+
+    /// Stops a process for good, as an operator does.
+    pub async fn leave(&mut self, place: usize) {
+        let mut member = self.members.remove(place);
+        let ended = member.service.stop().await;
+        assert!(ended.success(), "{} ended with {ended}", member.role);
+    }
+
     /// One session whose first event cannot be read, so that what follows in it has to wait and others do not.
     async fn plant(&mut self) {
         let context = async_nats::jetstream::new(self.places().client().await);

@@ -114,6 +114,71 @@ async fn a_basket_of_which_nothing_is_known_is_found_in_a_long_journal() {
 }
 
 #[tokio::test]
+async fn a_basket_that_is_guarded_against_its_owner_holds_up_no_other() {
+    let stack = Stack::start().await;
+    let api = stack.service("api").await;
+    let mut projector = stack.service("project").await;
+    let (shop, spoiled, other) = (session(), session(), session());
+    let publish = async |visit: &str, number: i64| {
+        let answer = api
+            .publish(&shop, &event(&shop, visit, number, "ADD", 5, 1.0, 1.0))
+            .await;
+        assert!(answer.status().is_success());
+        answer.headers()["ezout-sequence"]
+            .to_str()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    let last = publish(&spoiled, 1).await;
+    api.basket(&shop, &spoiled, last).await;
+    let database = stack.database().await;
+    let (baskets, parked) = (
+        database.collection::<Document>("baskets"),
+        database.collection::<Document>("parked_events"),
+    );
+    let key = doc! { "_id": format!("{shop}.{spoiled}") };
+    let actions = baskets.find_one(key.clone()).await.unwrap().unwrap();
+    let actions = actions.get("actions").unwrap().clone();
+    let edit = async |update: Document| {
+        let edited = baskets.update_one(key.clone(), doc! { "$set": update }).await;
+        assert_eq!(edited.unwrap().modified_count, 1);
+    };
+    edit(doc! { "actions": [null] }).await;
+    // The next owner has nothing in memory.
+    assert!(projector.stop().await.success());
+    projector = stack.service("project").await;
+    let last = publish(&spoiled, 2).await;
+    wait_for("an event of a basket that cannot be read to be parked", async || {
+        parked.find_one(doc! {}).await.unwrap()
+    })
+    .await;
+    // It can be read again, but whoever had this fence was there last.
+    edit(doc! { "actions": actions, "fence": 1_000_000_i64 }).await;
+    printed(&stack.ezout(&["parked", "retry", &format!("{shop}.{spoiled}")]).await);
+    let guarded = "ezout_guarded_writes_total";
+    wait_for("a write that was guarded", async || {
+        (projector.metric(guarded).await? > 0.0).then_some(())
+    })
+    .await;
+    let seen = publish(&other, 1).await;
+    api.basket(&shop, &other, seen).await;
+
+    printed(
+        &stack
+            .ezout(&["rebuild", "--session", &format!("{shop}.{spoiled}"), "--switch"])
+            .await,
+    );
+    wait_for("what was parked to be in its basket", async || {
+        let basket = api.basket(&shop, &spoiled, last).await;
+        let applied = basket["basket_sequence"] == json!(last) && basket["parked_since"].is_null();
+        (applied && parked.find_one(doc! {}).await.unwrap().is_none()).then_some(())
+    })
+    .await;
+    proof::equal(&stack).await;
+}
+
+#[tokio::test]
 async fn an_edit_right_before_or_right_after_a_switch_counts() {
     let stack = Stack::start().await;
     let service = stack

@@ -1,7 +1,7 @@
 //! What must hold of edits when all is quiet.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -13,6 +13,8 @@ use crate::support::{Stack, printed, wait_for};
 
 /// How long it stays quiet where nobody says.
 const QUIET_SECONDS: u64 = 3;
+/// What is waited for longer than this is told, so that it can be looked into.
+const TOLD_AFTER: Duration = Duration::from_secs(30);
 
 #[expect(
     clippy::disallowed_methods,
@@ -77,12 +79,25 @@ pub async fn quiet(stack: &Stack, ledger: &Ledger) {
         (count as u64 >= ledger.total()).then_some(())
     })
     .await;
-    let refolds = stack.database().await.collection::<Document>("refolds");
-    wait_for("the baskets to be healed", async || {
-        let waiting = refolds.find_one(doc! {}).await.unwrap();
-        waiting.is_none().then_some(())
-    })
-    .await;
+    // What came while a basket could not be read is parked until it is healed.
+    for (collection, what) in [
+        ("refolds", "the baskets to be healed"),
+        ("parked_events", "what was parked to be in its basket"),
+    ] {
+        let collection = stack.database().await.collection::<Document>(collection);
+        let (begun, mut told) = (Instant::now(), false);
+        wait_for(what, async || {
+            let waiting = collection.find_one(doc! {}).await.unwrap();
+            if let Some(waiting) = &waiting
+                && begun.elapsed() > TOLD_AFTER
+                && !std::mem::replace(&mut told, true)
+            {
+                say(&format!("{what}, {TOLD_AFTER:?} long: {waiting}"));
+            }
+            waiting.is_none().then_some(())
+        })
+        .await;
+    }
     // It waits for the views to be as far as the journal, and compares all baskets with a fold of it.
     equal(stack).await;
 }

@@ -131,6 +131,64 @@ pub async fn one_of_each_lost(order: Order) -> Option<Outcome> {
     Some(scene.tell(&evidence))
 }
 
+/// Two of each role, over three servers of each kind; projectors come and go, and one of everything is lost.
+pub async fn many_processes(order: Order) -> Option<Outcome> {
+    let (mut ground, mut cluster, trio) = ground(true).await;
+    ground.roles = &["api", "api", "project", "project", "correct", "correct"];
+    let first_projector = 2;
+    let mut trio = trio.expect("three mongod");
+    let mut scene = Scene::open(ground, order.seed).await;
+    let mut deeds = [
+        "two projectors join",
+        "a projector leaves",
+        "kill -9 project",
+        "kill -9 api",
+        "kill -9 of a leader",
+        "kill -9 of a primary",
+    ];
+    // The first ones in this order, so that there are four when servers are lost.
+    scene.rng.shuffle(&mut deeds[1..]);
+    for deed in deeds {
+        scene.pause(3_000..6_000).await;
+        scene.did(deed);
+        let begun = Instant::now();
+        match deed {
+            "two projectors join" => {
+                scene.join("project").await;
+                scene.join("project").await;
+            }
+            "a projector leaves" => scene.leave(first_projector).await,
+            "kill -9 project" => {
+                scene.members[first_projector].service.kill().await;
+                tokio::time::sleep(AWAY).await;
+                scene.launch(first_projector);
+            }
+            "kill -9 api" => {
+                scene.members[0].service.kill().await;
+                scene.launch(0);
+            }
+            "kill -9 of a leader" => {
+                let leader = cluster.leader().await;
+                cluster.servers[leader].kill().await;
+                tokio::time::sleep(AWAY).await;
+                cluster.servers[leader].restart().await.unwrap();
+            }
+            _ => {
+                let primary = trio.primary().await;
+                trio.kill(primary).await;
+                tokio::time::sleep(AWAY).await;
+                trio.restart(primary);
+                trio.whole().await;
+            }
+        }
+        let pauses = scene.longest_pauses(begun, Some(Instant::now()));
+        scene.notes.push(format!("{deed}: {pauses}"));
+    }
+    let evidence = scene.settle().await;
+    cluster.equal().await;
+    Some(scene.tell(&evidence))
+}
+
 pub async fn primary_lost(order: Order) -> Option<Outcome> {
     let mut stack = Stack::start().await;
     stack.mongod.kill().await;
