@@ -8,7 +8,7 @@ use std::fmt;
 use mongodb::bson::{Bson, Document};
 use serde_json::Value;
 
-use super::history::{Evidence, Identity, JournalEvent};
+use super::history::{Asked, Evidence, Identity, JournalEvent};
 use super::oracle::{Action, Expected, Idle, Line, expected, money};
 use super::promise::Promise::{self, I1, I2, I3, I4, I5, I6, I7, I9, I10, I11, I12, I13, I14, I15};
 use super::watched;
@@ -524,11 +524,41 @@ fn check_rebuilt(evidence: &Evidence, report: &mut Report) {
     }
 }
 
-/// Whoever is of another shop is refused.
+/// Statuses of an outage, which say nothing of who may do what: no answer, and one to come again.
+const OUTAGES: [u16; 2] = [0, 503];
+
+/// Whoever is of another shop is refused as the policy says while the very same is answered to whoever may, which is seen of each
+/// request at least once.
 fn check_strangers(evidence: &Evidence, report: &mut Report) {
-    for (asked, status) in &evidence.strangers {
-        report.expect(I10, !(200..300).contains(status), || {
-            format!("a merchant of another shop was answered {status} to {asked}")
+    let mut shown: BTreeMap<&str, bool> = BTreeMap::new();
+    for asked in &evidence.strangers {
+        let Asked {
+            what,
+            refusal,
+            stranger,
+            permitted,
+        } = asked;
+        let is_shown = shown.entry(what).or_default();
+        if OUTAGES.contains(stranger) {
+            continue;
+        }
+        let is_refused = stranger == refusal;
+        if is_refused && !asked.is_proof() {
+            continue;
+        }
+        *is_shown = true;
+        report.expect(I10, is_refused, || {
+            format!("{what} was answered {stranger} and not {refusal}, and {permitted} to whoever may")
+        });
+    }
+    for (what, is_shown) in shown {
+        report.expect(I10, is_shown, || {
+            format!("nothing shows that {what} is refused: it was never answered to whoever may")
+        });
+    }
+    for (who, what) in &evidence.foreign {
+        report.expect(I10, false, || {
+            format!("{who} of another shop has changed something: {what}")
         });
     }
 }

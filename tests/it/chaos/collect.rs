@@ -238,6 +238,16 @@ pub async fn baskets(database: &mongodb::Database, version: &str) -> BTreeMap<St
     named.collect()
 }
 
+/// Corrections that somebody else than this one has filed: who, and what.
+pub async fn filed_by_others(database: &mongodb::Database, permitted: &str) -> Vec<(String, String)> {
+    let filed = all(database, "corrections", doc! {}).await;
+    let others = filed.iter().filter_map(|filed| {
+        let author = filed.get_str("author").unwrap_or_default();
+        (!author.ends_with(&format!("({permitted})"))).then(|| (author.to_owned(), filed.to_string()))
+    });
+    others.collect()
+}
+
 fn unsigned(document: &Document, field: &str) -> u64 {
     document
         .get_i64(field)

@@ -6,7 +6,7 @@ use mongodb::bson::{Bson, Decimal128, Document, doc};
 use serde_json::{Value, json};
 
 use super::checker::check;
-use super::history::{End, Evidence, Identity, JournalEvent, Most, Receipt, Sight, StoredUpdate, Viewed};
+use super::history::{Asked, End, Evidence, Identity, JournalEvent, Most, Receipt, Sight, StoredUpdate, Viewed};
 use super::promise::Promise;
 
 const SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
@@ -62,7 +62,14 @@ fn sound() -> Evidence {
     evidence.checkpoints.insert(2, 3);
     evidence.rebuilt = Some(evidence.baskets.clone());
     evidence.viewers = vec![viewed()];
-    evidence.strangers = vec![("a basket".to_owned(), 404)];
+    let asked = |stranger, permitted| Asked {
+        what: "a basket".to_owned(),
+        refusal: 404,
+        stranger,
+        permitted,
+    };
+    // In an outage nobody is answered, and nothing is shown.
+    evidence.strangers = vec![asked(404, 200), asked(503, 503), asked(0, 0), asked(404, 503)];
     evidence.most.insert("api".to_owned(), Most::default());
     evidence.recovered = Some(Duration::from_secs(2));
     let end = |last| End {
@@ -277,7 +284,16 @@ fn every_damage_names_the_promise_that_it_breaks() {
     let swapped = |run: &mut Evidence| run.phones.order.get_mut(SESSION).unwrap().swap(0, 1);
     caught(swapped, Promise::I6, "sent one after the other");
     caught(|run| run.parked.push(3), Promise::I9, "parked are [3]");
-    caught(|run| run.strangers[0].1 = 200, Promise::I10, "was answered 200");
+    let answered = |run: &mut Evidence| run.strangers[0].stranger = 200;
+    caught(answered, Promise::I10, "was answered 200 and not 404");
+    let otherwise = |run: &mut Evidence| run.strangers[0].stranger = 500;
+    caught(otherwise, Promise::I10, "was answered 500 and not 404");
+    let in_an_outage = |run: &mut Evidence| run.strangers[3].stranger = 200;
+    caught(in_an_outage, Promise::I10, "was answered 200 and not 404, and 503");
+    let never = |run: &mut Evidence| run.strangers[0].permitted = 404;
+    caught(never, Promise::I10, "nothing shows that a basket is refused");
+    let changed = |run: &mut Evidence| run.foreign.push(("Eve".to_owned(), "a correction".to_owned()));
+    caught(changed, Promise::I10, "Eve of another shop has changed something");
     let rebuilt = |run: &mut Evidence| {
         let rebuilt = run.rebuilt.as_mut().unwrap();
         rebuilt.values_mut().next().unwrap().remove("total");

@@ -141,8 +141,10 @@ pub struct Evidence {
     pub viewers: Vec<Viewed>,
     /// The baskets of a version that was folded anew beside the one that is read; nothing where none was.
     pub rebuilt: Option<BTreeMap<String, Document>>,
-    /// What merchants of other shops asked for, and the status that they were answered.
-    pub strangers: Vec<(String, u16)>,
+    /// What people of another shop asked for.
+    pub strangers: Vec<Asked>,
+    /// Who of another shop has changed something all the same, and what.
+    pub foreign: Vec<(String, String)>,
     /// By process, the most that it had at any time.
     pub most: BTreeMap<String, Most>,
     /// Logs that were read for panics.
@@ -153,6 +155,26 @@ pub struct Evidence {
     pub ends: Vec<End>,
     /// Whether somebody said that the journal is not what it was.
     pub alarmed: bool,
+}
+
+/// A request that somebody of another shop made, and right after that somebody who may.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Who, and what.
+    pub what: String,
+    /// The status with which the policy refuses it.
+    pub refusal: u16,
+    /// What the stranger was answered; 0 for nothing.
+    pub stranger: u16,
+    /// What was answered to the one who may; 0 for nothing.
+    pub permitted: u16,
+}
+
+impl Asked {
+    /// Whether it was answered to the one who may, so that an answer to the stranger is no outage.
+    pub fn is_proof(&self) -> bool {
+        (200..300).contains(&self.permitted)
+    }
 }
 
 /// The end of the journal at some moment.

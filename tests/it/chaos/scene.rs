@@ -17,10 +17,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::checker::{self, Report};
-use super::collect::{Places, Watch, baskets};
+use super::collect::{Places, Watch, baskets, filed_by_others};
 use super::history::{Evidence, Most, Phones};
 use super::phones::Network;
-use super::viewers::{self, Seat, Viewer};
+use super::viewers::{PERMITTED, Prying, Seat, Stranger, Viewer};
 use crate::support::proxy::Proxy;
 use crate::support::{Service, Stack, event, printed, session, wait_for};
 
@@ -126,7 +126,7 @@ pub struct Scene {
     viewers: Vec<Viewer>,
     /// Has slow viewers read as fast as they can.
     hurry: Arc<AtomicBool>,
-    strangers: Arc<Mutex<Vec<(String, u16)>>>,
+    prying: Option<Prying>,
     most: Arc<Mutex<BTreeMap<String, Most>>>,
     processes: Arc<Mutex<BTreeMap<u32, &'static str>>>,
     over: watch::Sender<bool>,
@@ -193,7 +193,7 @@ impl Scene {
             ground,
             viewers: Vec::new(),
             hurry: Arc::default(),
-            strangers: Arc::default(),
+            prying: None,
             most,
             processes,
             over: watch::Sender::new(false),
@@ -280,9 +280,13 @@ impl Scene {
 
     /// A token of a merchant of this shop.
     pub fn merchant(&self, shop: ShopId) -> String {
+        self.token(&session(), Role::Merchant, shop)
+    }
+
+    fn token(&self, subject: &str, role: Role, shop: ShopId) -> String {
         let grant = Grant {
-            subject: session(),
-            role: Some(Role::Merchant.word().to_owned()),
+            subject: subject.to_owned(),
+            role: Some(role.word().to_owned()),
             shops: vec![shop.to_string()],
             lasts: Duration::from_hours(1),
             ..Grant::default()
@@ -311,20 +315,37 @@ impl Scene {
         format!("GET /v1/shops/{shop}/updates HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {token}\r\n\r\n")
     }
 
-    /// Viewers of each shop, and a merchant who wants to know what another shop has.
+    /// Viewers of each shop, and people who want to know what another shop has.
     async fn seat(&mut self) {
         for shop in 0..SHOPS {
             self.watches(shop, None);
         }
         let (identity, _) = self.network.one(&mut self.rng, shop_of(1)).await;
-        let prying = viewers::pry(
-            Arc::clone(&self.network.api),
-            identity.shop,
-            identity.session,
-            self.merchant(shop_of(2)),
-            Arc::clone(&self.strangers),
-        );
-        self.tasks.push(tokio::spawn(prying));
+        let stranger = |role: Role, does_all| Stranger {
+            name: role.word(),
+            token: self.token(&session(), role, shop_of(2)),
+            does_all,
+        };
+        let strangers = vec![stranger(Role::Merchant, false), stranger(Role::Support, true)];
+        let permitted = self.token(PERMITTED, Role::Support, shop_of(1));
+        let place = (Arc::clone(&self.network.api), identity.shop, identity.session);
+        let corrections_wait = !self.members.iter().any(|member| member.role == "correct");
+        let prying = Prying::new(place, strangers, permitted, corrections_wait);
+        self.tasks.push(tokio::spawn(prying.clone().go_on()));
+        self.prying = Some(prying);
+    }
+
+    /// Asks on behalf of strangers until each request is answered to whoever may; one that never is is found by the checker.
+    async fn pry(&self, evidence: &mut Evidence, places: &Places) {
+        let Some(prying) = &self.prying else { return };
+        let asking = async {
+            while !prying.is_shown() {
+                prying.ask_all().await;
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, asking).await;
+        evidence.strangers.clone_from(&prying.answers.lock().unwrap());
+        evidence.foreign = filed_by_others(&places.database().await, PERMITTED).await;
     }
 
     fn shop(&mut self) {
@@ -418,11 +439,11 @@ impl Scene {
         let places = self.places();
         let mut evidence = self.watch.gather(places.clone(), self.phones()).await;
         self.viewers_end(&evidence).await;
+        self.pry(&mut evidence, &places).await;
         evidence.recovered = Some(recovered);
         evidence.planted.clone_from(&self.planted);
         evidence.viewers = self.viewers.iter().map(Viewer::viewed).collect();
         evidence.rebuilt = Some(self.rebuild(&places).await);
-        evidence.strangers.clone_from(&self.strangers.lock().unwrap());
         evidence.most.clone_from(&self.most.lock().unwrap());
         evidence.alarmed = self.alarmed;
         evidence.forgets = self.forgets;

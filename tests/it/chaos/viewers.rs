@@ -1,14 +1,15 @@
 //! Viewers of live updates that are cut off again and again, come back with the last place that they had, and write down what
-//! they are told; and merchants of one shop who ask for another.
+//! they are told; and people of one shop who ask for another.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::history::{Sight, Viewed};
+use super::history::{Asked, Sight, Viewed};
 
 /// Longest silence that a viewer bears; heartbeats come far sooner.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -147,43 +148,125 @@ fn read(block: &str, place: &mut Option<String>, viewed: &mut Viewed) {
     viewed.sights.push(sight);
 }
 
-/// A merchant of one shop who asks for everything of another one, and writes down how that was answered.
-pub async fn pry(
-    api: Arc<Mutex<String>>,
-    of: String,
-    session: String,
-    token: String,
-    answers: Arc<Mutex<Vec<(String, u16)>>>,
-) {
-    let http = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(SILENCE_MAX)
-        .build()
-        .unwrap();
-    let shop = format!("/v1/shops/{of}");
-    let basket = format!("{shop}/sessions/{session}");
-    let paths = [
-        format!("{shop}/baskets"),
-        format!("{shop}/summary"),
-        format!("{shop}/updates"),
-        format!("{basket}/basket"),
-        format!("{basket}/events"),
-        format!("{basket}/explain"),
-    ];
-    let correction = serde_json::json!({ "author": "Eve", "reason": "because", "adjustment": { "by": 1 } });
-    loop {
-        let api = api.lock().unwrap().clone();
-        let mut requests: Vec<_> = paths
-            .iter()
-            .map(|path| (path.clone(), http.get(format!("{api}{path}"))))
-            .collect();
-        let path = format!("{basket}/corrections");
-        requests.push((path.clone(), http.post(format!("{api}{path}")).json(&correction)));
-        for (path, request) in requests {
-            if let Ok(answer) = request.bearer_auth(&token).send().await {
-                answers.lock().unwrap().push((path, answer.status().as_u16()));
-            }
+/// Who the one is that may ask for everything; what it files bears this name.
+pub const PERMITTED: &str = "whoever may";
+
+/// Somebody of another shop, and how the policy refuses them.
+#[derive(Clone)]
+pub struct Stranger {
+    pub name: &'static str,
+    pub token: String,
+    /// Whether their role would do everything in a shop of their own, so that the shop alone is the reason.
+    pub does_all: bool,
+}
+
+/// Strangers who ask for everything of a shop, and beside each of them somebody who may; what they are answered is written down.
+#[derive(Clone)]
+pub struct Prying {
+    pub api: Arc<Mutex<String>>,
+    pub shop: String,
+    pub session: String,
+    pub strangers: Vec<Stranger>,
+    pub permitted: String,
+    pub answers: Arc<Mutex<Vec<Asked>>>,
+    questions: Vec<(&'static str, &'static str, bool)>,
+    http: reqwest::Client,
+    /// The id of the correction that all of them ask for, so that it is filed once.
+    correction: String,
+}
+
+/// What is asked for, and whether merchants may in a shop of theirs.
+const QUESTIONS: [(&str, &str, bool); 8] = [
+    ("GET", "/baskets", true),
+    ("GET", "/summary", true),
+    ("GET", "/updates", true),
+    ("GET", "/sessions/{session}/basket", true),
+    ("GET", "/sessions/{session}/explain", true),
+    ("GET", "/sessions/{session}/corrections", true),
+    ("GET", "/sessions/{session}/events", false),
+    ("POST", "/seen", true),
+];
+/// The same, where nobody takes what is filed: it would be an event that no phone has sent.
+const CORRECTING: (&str, &str, bool) = ("POST", "/sessions/{session}/corrections", false);
+
+impl Prying {
+    pub fn new(
+        (api, shop, session): (Arc<Mutex<String>>, String, String),
+        strangers: Vec<Stranger>,
+        permitted: String,
+        corrections_wait: bool,
+    ) -> Self {
+        let http = reqwest::Client::builder().no_proxy().timeout(SILENCE_MAX).build();
+        Self {
+            api,
+            shop,
+            session,
+            strangers,
+            permitted,
+            answers: Arc::default(),
+            questions: QUESTIONS
+                .into_iter()
+                .chain(corrections_wait.then_some(CORRECTING))
+                .collect(),
+            http: http.unwrap(),
+            correction: uuid::Uuid::new_v4().to_string(),
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+
+    /// Asks again and again.
+    pub async fn go_on(self) {
+        loop {
+            self.ask_all().await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Asks for everything once: each stranger, and then whoever may.
+    pub async fn ask_all(&self) {
+        for &(method, below, merchants_may) in &self.questions {
+            let below = below.replace("{session}", &self.session);
+            let mut refused = Vec::new();
+            for stranger in &self.strangers {
+                // A role is refused for what it never does, and a shop of somebody else is none at all.
+                let refusal = if merchants_may || stranger.does_all { 404 } else { 403 };
+                refused.push((stranger, refusal, self.ask(method, &below, &stranger.token).await));
+            }
+            let permitted = self.ask(method, &below, &self.permitted).await;
+            let asked = refused.into_iter().map(|(stranger, refusal, answered)| Asked {
+                what: format!("{method} {below} by {} of another shop", stranger.name),
+                refusal,
+                stranger: answered,
+                permitted,
+            });
+            self.answers.lock().unwrap().extend(asked);
+        }
+    }
+
+    async fn ask(&self, method: &str, below: &str, token: &str) -> u16 {
+        let api = self.api.lock().unwrap().clone();
+        let url = format!("{api}/v1/shops/{}{below}", self.shop);
+        let body = match (method, below) {
+            ("POST", "/seen") => Some(json!({ "sequence": 1 })),
+            ("POST", _) => {
+                Some(json!({ "id": self.correction, "author": "Eve", "reason": "because", "adjustment": { "by": 1 } }))
+            }
+            _ => None,
+        };
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let mut request = self.http.request(method, url).bearer_auth(token);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        request.send().await.map_or(0, |answer| answer.status().as_u16())
+    }
+
+    /// Whether each request was answered to whoever may, and refused to all others meanwhile.
+    pub fn is_shown(&self) -> bool {
+        let answers = self.answers.lock().unwrap();
+        let proven = answers
+            .iter()
+            .filter(|asked| asked.is_proof() && asked.stranger == asked.refusal);
+        let proven: BTreeSet<&str> = proven.map(|asked| asked.what.as_str()).collect();
+        proven.len() == self.questions.len() * self.strangers.len()
     }
 }
