@@ -31,7 +31,7 @@ use crate::contracts::check;
 
 /// How long a condition may take to come true. Far beyond what it takes, so that a slow machine fails no test.
 /// `EZOUT_TEST_PATIENCE` says otherwise, in seconds, where a failure is expected.
-fn patience() -> Duration {
+pub fn patience() -> Duration {
     let seconds = chosen("EZOUT_TEST_PATIENCE").map(|text| text.parse().expect("a number of seconds"));
     seconds.map_or(Duration::from_mins(5), Duration::from_secs)
 }

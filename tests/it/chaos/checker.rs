@@ -591,12 +591,20 @@ fn check_recovery(evidence: &Evidence, report: &mut Report) {
     }
 }
 
-/// A journal that falls back or becomes another one has stopped whoever reads it.
+/// A journal that falls back or becomes another one has stopped whoever reads it: somebody said so, of this fall, and before it was
+/// otherwise again.
 fn check_ends(evidence: &Evidence, report: &mut Report) {
-    for pair in evidence.ends.windows(2) {
+    for (place, pair) in evidence.ends.windows(2).enumerate() {
         let (before, after) = (&pair[0], &pair[1]);
-        let fell = before.epoch != after.epoch || after.last < before.last;
-        report.expect(I15, !fell || evidence.alarmed, || {
+        let over = evidence.ends.get(place + 2).map(|next| next.at);
+        let is_said = || {
+            let mut alarms = evidence.alarms.iter();
+            alarms.any(|alarm| {
+                let in_time = before.at <= alarm.at && over.is_none_or(|over| alarm.at <= over);
+                in_time && alarm.speaks_of(before, after)
+            })
+        };
+        report.expect(I15, !after.is_fall_from(before) || is_said(), || {
             format!("the journal went from {before:?} to {after:?}, and nobody said so")
         });
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::{self, consumer::pull::OrderedConfig};
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::{self, ErrorCode, consumer::pull::OrderedConfig};
 use futures::{StreamExt as _, TryStreamExt as _};
 use mongodb::bson::{Document, doc};
 use mongodb::options::{ReadConcern, SelectionCriteria};
@@ -170,18 +171,14 @@ async fn look_at_end(context: jetstream::Context, ends: Arc<Mutex<Vec<End>>>) {
     let mut lower = 0;
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
-        let Ok(stream) = context.get_stream("CHECKOUT").await else {
+        let Ok(Some(end)) = end_of(&context).await else {
             continue;
-        };
-        let info = stream.cached_info();
-        let end = End {
-            epoch: info.config.metadata.get("ezout_epoch").cloned().unwrap_or_default(),
-            last: info.state.last_sequence,
         };
         let mut ends = ends.lock().unwrap();
         let falls = ends.last().is_some_and(|before| end.last < before.last);
         lower = if falls { lower + 1 } else { 0 };
-        if ends.last() != Some(&end) && (lower == 0 || lower >= LOOKS) {
+        let is_same = |before: &End| (&before.epoch, before.last) == (&end.epoch, end.last);
+        if !ends.last().is_some_and(is_same) && (lower == 0 || lower >= LOOKS) {
             ends.push(end);
         }
     }
@@ -295,11 +292,23 @@ pub async fn read_stream(places: &Places, name: &str) -> Vec<jetstream::Message>
     .await
 }
 
-async fn read_once(context: &jetstream::Context, name: &str) -> Result<Vec<jetstream::Message>, async_nats::Error> {
+/// Every message of a stream, in its order, if it lets itself be read.
+pub async fn read_once(context: &jetstream::Context, name: &str) -> Result<Vec<jetstream::Message>, async_nats::Error> {
     let stream = context.get_stream(name).await?;
     let count = usize::try_from(stream.cached_info().state.messages)?;
     let consumer = stream.create_consumer(OrderedConfig::default()).await?;
     Ok(consumer.messages().await?.take(count).try_collect().await?)
+}
+
+/// Where the journal ends; nothing where there is none.
+pub async fn end_of(context: &jetstream::Context) -> Result<Option<End>, GetStreamError> {
+    match context.get_stream("CHECKOUT").await {
+        Ok(stream) => Ok(Some(End::of(stream.cached_info()))),
+        Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn journal_event(message: &jetstream::Message) -> JournalEvent {

@@ -1,12 +1,12 @@
 //! A checker that cannot fail is worth nothing: each kind of damage to a sound history is caught.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mongodb::bson::{Bson, Decimal128, Document, doc};
 use serde_json::{Value, json};
 
 use super::checker::check;
-use super::history::{Asked, End, Evidence, Identity, JournalEvent, Most, Receipt, Sight, StoredUpdate, Viewed};
+use super::history::{Alarm, Asked, End, Evidence, Identity, JournalEvent, Most, Receipt, Sight, StoredUpdate, Viewed};
 use super::promise::Promise;
 
 const SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
@@ -72,12 +72,67 @@ fn sound() -> Evidence {
     evidence.strangers = vec![asked(404, 200), asked(503, 503), asked(0, 0), asked(404, 503)];
     evidence.most.insert("api".to_owned(), Most::default());
     evidence.recovered = Some(Duration::from_secs(2));
-    let end = |last| End {
-        epoch: "one".to_owned(),
-        last,
-    };
-    evidence.ends = vec![end(1), end(3)];
+    evidence.ends = vec![end("one", 1), end("one", 3)];
     evidence
+}
+
+/// An end of the journal, now.
+fn end(epoch: &str, last: u64) -> End {
+    End {
+        epoch: epoch.to_owned(),
+        last,
+        at: Instant::now(),
+    }
+}
+
+/// The journal ends earlier for a while, which somebody has said in these words; then it is whole, and then it is another one, which
+/// somebody has said as well.
+fn fallen(words: &str) -> Evidence {
+    let mut evidence = sound();
+    let alarm = |words: &str| Alarm {
+        words: words.to_owned(),
+        at: Instant::now(),
+    };
+    evidence.ends.push(end("one", 2));
+    evidence.alarms.push(alarm(words));
+    evidence.ends.push(end("one", 3));
+    evidence.ends.push(end("two", 3));
+    evidence
+        .alarms
+        .push(alarm("the journal CHECKOUT was replaced by another one (epoch two)"));
+    evidence
+}
+
+#[test]
+fn an_alarm_excuses_the_fall_of_which_it_speaks_and_no_other() {
+    for words in [
+        "the journal CHECKOUT ends at event 2 but had event 3",
+        "partition 7 has halted: the journal ends at 2 and the views are folded up to 3",
+    ] {
+        let report = check(&fallen(words));
+        assert!(report.violations.is_empty(), "{:#?}", report.violations);
+    }
+    let caught = |evidence: Evidence, damage: fn(&mut Evidence)| {
+        expect_caught(evidence, damage, Some(Promise::I15), "nobody said so");
+    };
+    for words in [
+        "the journal CHECKOUT ends at event 1 but had event 3",
+        "the journal CHECKOUT ends at event 20 but had event 30",
+        "partition 2 has halted",
+        "the journal CHECKOUT was replaced by another one (epoch two)",
+    ] {
+        caught(fallen(words), |_| ());
+    }
+    let words = "the journal CHECKOUT ends at event 2 but had event 3";
+    caught(fallen(words), |run| drop(run.alarms.pop()));
+    caught(fallen(words), |run| run.alarms[1].words = "(epoch three)".to_owned());
+    // When it was whole again nobody could mean it any more.
+    caught(fallen(words), |run| run.alarms[0].at = Instant::now());
+    // Nobody could mean it before it was seen to be as long as that.
+    caught(fallen(words), |run| {
+        run.alarms[0].at = run.ends[0].at;
+        run.ends[1].at = run.ends[2].at;
+    });
 }
 
 /// A viewer that saw one event, was cut off, had a snapshot with two, was cut off again, and saw the third.

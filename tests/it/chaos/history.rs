@@ -153,8 +153,8 @@ pub struct Evidence {
     pub recovered: Option<Duration>,
     /// Where the journal ended, as it was seen while it ran.
     pub ends: Vec<End>,
-    /// Whether somebody said that the journal is not what it was.
-    pub alarmed: bool,
+    /// What processes said of a journal that is not what it was.
+    pub alarms: Vec<Alarm>,
 }
 
 /// A request that somebody of another shop made, and right after that somebody who may.
@@ -177,11 +177,50 @@ impl Asked {
     }
 }
 
-/// The end of the journal at some moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The end of the journal from some moment on.
+#[derive(Debug, Clone)]
 pub struct End {
     pub epoch: String,
     pub last: u64,
+    pub at: Instant,
+}
+
+impl End {
+    /// What the server says of the journal now.
+    pub fn of(info: &async_nats::jetstream::stream::Info) -> Self {
+        Self {
+            epoch: info.config.metadata.get("ezout_epoch").cloned().unwrap_or_default(),
+            last: info.state.last_sequence,
+            at: Instant::now(),
+        }
+    }
+
+    /// Whether the journal has become another one since that end, or ends earlier.
+    pub fn is_fall_from(&self, before: &Self) -> bool {
+        self.epoch != before.epoch || self.last < before.last
+    }
+}
+
+/// What a process said of the journal.
+#[derive(Debug, Clone)]
+pub struct Alarm {
+    pub words: String,
+    pub at: Instant,
+}
+
+impl Alarm {
+    /// Whether it speaks of this fall: it names the other journal, or the place where this one ends now.
+    pub fn speaks_of(&self, before: &End, after: &End) -> bool {
+        if before.epoch != after.epoch {
+            return self.words.contains(&format!("(epoch {})", after.epoch));
+        }
+        let Some((_, place)) = self.words.split_once("ends at ") else {
+            return false;
+        };
+        let place = place.strip_prefix("event ").unwrap_or(place);
+        let digits = place.find(|letter: char| !letter.is_ascii_digit());
+        place[..digits.unwrap_or(place.len())] == after.last.to_string()
+    }
 }
 
 /// The most that a process had of what there is not much of.

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::checker::{self, Report};
 use super::collect::{Places, Watch, baskets, filed_by_others};
-use super::history::{Evidence, Most, Phones};
+use super::history::{Alarm, Evidence, Most, Phones};
 use super::phones::Network;
 use super::viewers::{PERMITTED, Prying, Seat, Stranger, Viewer};
 use crate::support::proxy::Proxy;
@@ -118,8 +118,8 @@ pub struct Scene {
     pub network: Network,
     pub watch: Watch,
     pub notes: Vec<String>,
-    /// Whether somebody said that the journal is not what it was.
-    pub alarmed: bool,
+    /// What processes said of a journal that is not what it was.
+    pub alarms: Vec<Alarm>,
     /// Whether the server of the journal forgets soon what it has.
     pub forgets: bool,
     ground: Ground,
@@ -188,7 +188,7 @@ impl Scene {
             network,
             watch: Watch::start(places).await,
             notes: Vec::new(),
-            alarmed: false,
+            alarms: Vec::new(),
             forgets: false,
             ground,
             viewers: Vec::new(),
@@ -445,7 +445,7 @@ impl Scene {
         evidence.viewers = self.viewers.iter().map(Viewer::viewed).collect();
         evidence.rebuilt = Some(self.rebuild(&places).await);
         evidence.most.clone_from(&self.most.lock().unwrap());
-        evidence.alarmed = self.alarmed;
+        evidence.alarms.clone_from(&self.alarms);
         evidence.forgets = self.forgets;
         evidence.replicated = places.nats.contains(',');
         let (logs, panics) = super::panics(self.ground.stack.folder());

@@ -1,15 +1,16 @@
 //! The journal's files are damaged while its server is down: what is lost is noticed, and what is whole goes on.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::Order;
-use crate::chaos::collect::{read_stream, settled};
+use crate::chaos::collect::{end_of, read_once, read_stream, settled};
+use crate::chaos::history::{Alarm, End};
 use crate::chaos::promise::Promise;
 use crate::chaos::scene::{Outcome, Scene};
-use crate::support::{Stack, event, session};
+use crate::support::{self, Stack, event, session, wait_for};
 
 const STREAM: &str = "jetstream/$G/streams/CHECKOUT";
 
@@ -82,48 +83,92 @@ impl Damage {
     }
 }
 
-/// Whether each event is there as it was, byte for byte.
-async fn is_whole(scene: &Scene, before: &[(u64, Vec<u8>)]) -> bool {
-    let reading = events(scene);
-    tokio::time::timeout(Duration::from_secs(10), reading)
-        .await
-        .is_ok_and(|now| now == before)
+/// The journal as it was: who it is, and each event with its place, byte for byte.
+struct Kept {
+    end: End,
+    events: Vec<(u64, Vec<u8>)>,
 }
 
-async fn events(scene: &Scene) -> Vec<(u64, Vec<u8>)> {
-    let messages = read_stream(&scene.places(), "CHECKOUT").await;
+/// What the journal is, compared with what it was.
+#[derive(Debug)]
+enum Compared {
+    Whole,
+    /// There is none.
+    Gone,
+    /// It ends earlier, or is another one.
+    Fallen(End),
+    /// It ends where it did, and not all between is what it was.
+    Holed,
+    /// It did not let itself be read, so nothing is known.
+    Unread(String),
+}
+
+/// The longest that one attempt to read the journal may take.
+const READ_MAX: Duration = Duration::from_secs(30);
+
+async fn compare(scene: &Scene, before: &Kept) -> Compared {
+    let begun = Instant::now();
+    let context = async_nats::jetstream::new(scene.places().client().await);
+    loop {
+        let why = match end_of(&context).await {
+            Ok(None) => return Compared::Gone,
+            Ok(Some(end)) if end.is_fall_from(&before.end) => return Compared::Fallen(end),
+            Ok(Some(_)) => match tokio::time::timeout(READ_MAX, read_once(&context, "CHECKOUT")).await {
+                Ok(Ok(messages)) if events(&messages) == before.events => return Compared::Whole,
+                Ok(Ok(_)) => return Compared::Holed,
+                Ok(Err(error)) => error.to_string(),
+                Err(late) => late.to_string(),
+            },
+            Err(error) => error.to_string(),
+        };
+        if begun.elapsed() > support::patience() {
+            return Compared::Unread(why);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn events(messages: &[async_nats::jetstream::Message]) -> Vec<(u64, Vec<u8>)> {
     let event =
         |message: &async_nats::jetstream::Message| (message.info().unwrap().stream_sequence, message.payload.to_vec());
     messages.iter().map(event).collect()
 }
 
-/// What one of the processes says of the journal, once one does.
-async fn alarm(scene: &Scene) -> Option<String> {
-    let words = [
-        "acknowledged events are lost",
-        "another one",
-        "gone",
-        "ends at",
-        "begins",
-        "another event",
-        "halted",
-    ];
-    let said = async {
-        loop {
-            for member in &scene.members {
-                let told = member.service.readiness().await.unwrap_or_default();
-                let reasons = told["reasons"].as_array().cloned().unwrap_or_default();
-                let mut reasons = reasons
-                    .into_iter()
-                    .filter_map(|reason| Some(reason.as_str()?.to_owned()));
-                if let Some(reason) = reasons.find(|reason| words.iter().any(|word| reason.contains(word))) {
-                    return format!("{}: {reason}", member.role);
+impl Compared {
+    /// Whether a process speaks of this when it says that.
+    fn is_told_by(&self, before: &End, alarm: &Alarm) -> bool {
+        let says = |words: &str| alarm.words.contains(words);
+        match self {
+            Self::Whole | Self::Unread(_) => false,
+            Self::Gone => says("the journal CHECKOUT is gone"),
+            Self::Fallen(end) => alarm.speaks_of(before, end),
+            Self::Holed => {
+                says("events are lost: the journal begins at ")
+                    || says("events are lost: the journal has another event at ")
+            }
+        }
+    }
+}
+
+/// What a process says of this, once one does.
+async fn alarm(scene: &Scene, before: &End, now: &Compared) -> Option<Alarm> {
+    let begun = Instant::now();
+    while begun.elapsed() < support::patience() {
+        for member in &scene.members {
+            let told = member.service.readiness().await.unwrap_or_default();
+            for reason in told["reasons"].as_array().into_iter().flatten() {
+                let alarm = Alarm {
+                    words: format!("{}: {}", member.role, reason.as_str().unwrap_or_default()),
+                    at: Instant::now(),
+                };
+                if now.is_told_by(before, &alarm) {
+                    return Some(alarm);
                 }
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-    };
-    tokio::time::timeout(Duration::from_secs(40), said).await.ok()
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    None
 }
 
 /// Whether an event of somebody who is no phone of this run is taken.
@@ -136,6 +181,15 @@ async fn takes(scene: &Scene) -> bool {
         .send()
         .await;
     answer.is_ok_and(|answer| answer.status().is_success())
+}
+
+async fn kept_of(scene: &Scene) -> Kept {
+    let context = async_nats::jetstream::new(scene.places().client().await);
+    let end = wait_for("the end of the journal", async || end_of(&context).await.ok()?);
+    Kept {
+        end: end.await,
+        events: events(&read_stream(&scene.places(), "CHECKOUT").await),
+    }
 }
 
 pub async fn journal(order: Order) -> Option<Outcome> {
@@ -154,25 +208,29 @@ pub async fn journal(order: Order) -> Option<Outcome> {
         scene.close().await;
         // What is put back later must lack no update that is told meanwhile.
         settled(&scene.places()).await;
-        let before = events(&scene).await;
+        let before = kept_of(&scene).await;
 
         scene.stack().nats.kill().await;
         copy(&data, &kept);
         let mut rng = scene.rng.fork();
         damage.of(&mut rng, &data, &older);
         scene.did(format!("{damage:?}"));
-        let started = scene.stack().nats.restart().await;
-        let whole = started.is_ok() && is_whole(&scene, &before).await;
-        if whole {
-            scene.notes.push(format!("{damage:?}: nothing is lost"));
-        } else {
-            let said = alarm(&scene).await;
-            let taken = takes(&scene).await;
-            scene.alarmed |= said.is_some();
-            scene
-                .notes
-                .push(format!("{damage:?}: {}", said.clone().unwrap_or_default()));
-            found.push((damage, said, taken));
+        scene
+            .stack()
+            .nats
+            .restart()
+            .await
+            .expect("nats-server starts whatever its files are");
+        let now = compare(&scene, &before).await;
+        let said = match &now {
+            Compared::Whole | Compared::Unread(_) => None,
+            _ => alarm(&scene, &before.end, &now).await,
+        };
+        let words = said.as_ref().map_or("", |said| &said.words);
+        scene.notes.push(format!("{damage:?}: {now:?} {words}"));
+        if !matches!(now, Compared::Whole) {
+            found.push((damage, said.clone(), takes(&scene).await, now));
+            scene.alarms.extend(said);
             scene.stack().nats.kill().await;
             copy(&kept, &data);
             scene.stack().nats.restart().await.unwrap();
@@ -180,16 +238,23 @@ pub async fn journal(order: Order) -> Option<Outcome> {
         for member in &scene.members {
             member.service.wait_ready().await;
         }
-        assert!(is_whole(&scene, &before).await, "the copy that was kept is whole");
+        let again = compare(&scene, &before).await;
+        assert!(matches!(again, Compared::Whole), "the copy that was kept is {again:?}");
         scene.reopen();
     }
     let mut outcome = scene.finish().await;
-    for (damage, said, taken) in found {
+    for (damage, said, taken, now) in found {
+        if let Compared::Unread(why) = &now {
+            outcome.report.expect(Promise::I15, false, || {
+                format!("after {damage:?} the journal could not be compared with what it was: {why}")
+            });
+            continue;
+        }
         outcome.report.expect(Promise::I15, said.is_some(), || {
-            format!("events were lost by {damage:?}, and nobody said so")
+            format!("the journal is {now:?} by {damage:?}, and nobody said so")
         });
         outcome.report.expect(Promise::I15, !taken, || {
-            format!("events were lost by {damage:?}, and another one was taken in their place")
+            format!("the journal is {now:?} by {damage:?}, and another event was taken")
         });
     }
     Some(outcome)
