@@ -6,7 +6,9 @@ use mongodb::bson::{Bson, Decimal128, Document, doc};
 use serde_json::{Value, json};
 
 use super::checker::check;
-use super::history::{Alarm, Asked, End, Evidence, Identity, JournalEvent, Most, Receipt, Sight, StoredUpdate, Viewed};
+use super::history::{
+    Alarm, Asked, End, Evidence, Identity, JournalEvent, Most, Receipt, Recovery, Sight, StoredUpdate, Viewed,
+};
 use super::promise::Promise;
 
 const SHOP: &str = "123e4567-e89b-42d3-a456-426614174000";
@@ -71,7 +73,11 @@ fn sound() -> Evidence {
     // In an outage nobody is answered, and nothing is shown.
     evidence.strangers = vec![asked(404, 200), asked(503, 503), asked(0, 0), asked(404, 503)];
     evidence.most.insert("api".to_owned(), Most::default());
-    evidence.recovered = Some(Duration::from_secs(2));
+    evidence.recovered = Some(Recovery {
+        took: Duration::from_secs(90),
+        standstill: Duration::from_secs(2),
+        is_well: true,
+    });
     evidence.ends = vec![end("one", 1), end("one", 3)];
     evidence
 }
@@ -374,11 +380,10 @@ fn every_damage_names_the_promise_that_it_breaks() {
         Promise::I13,
         "9999 descriptors",
     );
-    caught(
-        |run| run.recovered = Some(Duration::from_secs(31)),
-        Promise::I14,
-        "31.0s after the fault",
-    );
+    let stood = |run: &mut Evidence| run.recovered.as_mut().unwrap().standstill = Duration::from_secs(31);
+    caught(stood, Promise::I14, "nothing was told for 31.0s");
+    let behind = |run: &mut Evidence| run.recovered.as_mut().unwrap().is_well = false;
+    caught(behind, Promise::I14, "not told at once again 90.0s after the fault");
     caught(|run| run.ends.swap(0, 1), Promise::I15, "nobody said so");
     caught(
         |run| run.ends[1].epoch = "another".into(),

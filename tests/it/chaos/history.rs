@@ -149,8 +149,8 @@ pub struct Evidence {
     pub most: BTreeMap<String, Most>,
     /// Logs that were read for panics.
     pub logs_read: u64,
-    /// How long after the last fault events were told at once again; nothing where no fault was done.
-    pub recovered: Option<Duration>,
+    /// How everything went on after the last fault; nothing where no fault was done.
+    pub recovered: Option<Recovery>,
     /// Where the journal ended, as it was seen while it ran.
     pub ends: Vec<End>,
     /// What processes said of a journal that is not what it was.
@@ -175,6 +175,17 @@ impl Asked {
     pub fn is_proof(&self) -> bool {
         (200..300).contains(&self.permitted)
     }
+}
+
+/// How everything went on after the last fault.
+#[derive(Debug, Clone, Copy)]
+pub struct Recovery {
+    /// How long it took until events were told at once again, or until nobody waited any longer.
+    pub took: Duration,
+    /// The longest time of it in which nothing at all was told.
+    pub standstill: Duration,
+    /// Whether events are told at once again.
+    pub is_well: bool,
 }
 
 /// The end of the journal from some moment on.

@@ -31,7 +31,8 @@ pub enum Promise {
     I12,
     /// Memory and descriptors of each process have bounds, and none panics.
     I13,
-    /// Within 30 s after the end of a fault, events are told within a second again.
+    /// After the end of a fault nothing stands still for more than 30 s, and in the end events are told at once again: within a second,
+    /// or on a slow machine within three times what it took before.
     I14,
     /// A journal that ends earlier than before, or is another one, is never taken for one that has nothing new.
     I15,

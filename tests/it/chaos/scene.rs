@@ -18,23 +18,25 @@ use tokio::task::JoinHandle;
 
 use super::checker::{self, Report};
 use super::collect::{Places, Watch, baskets, filed_by_others};
-use super::history::{Alarm, Evidence, Most, Phones};
+use super::history::{Alarm, Evidence, Most, Phones, Recovery};
 use super::phones::Network;
 use super::viewers::{PERMITTED, Prying, Seat, Stranger, Viewer};
 use crate::support::proxy::Proxy;
-use crate::support::{Service, Stack, event, printed, session, wait_for};
+use crate::support::{self, Service, Stack, event, printed, session, wait_for};
 
 const SHOPS: u32 = 4;
 const PHONES: u64 = 8;
 const PARTITIONS: u16 = 16;
 /// Everything that runs in most cells.
 pub const ROLES: &[&str] = &["api", "project", "project"];
-/// How soon after it is sent an event is told where all is well.
+/// How soon after it is sent an event is told where all is well, unless this machine takes longer for that.
 const AT_ONCE: Duration = Duration::from_secs(1);
+/// Events that are told before the first fault, to see how long this machine takes.
+const TRIED_BEFORE: u32 = 5;
+/// How many times as long as the slowest of these is at once, too.
+const SLOWNESS_MAX: u32 = 3;
 /// Events that have to be told at once, one after the other, before all is well.
 const IN_A_ROW: u32 = 20;
-/// Longest wait for that.
-const RECOVERY_MAX: Duration = Duration::from_mins(2);
 /// Longest wait of a phone or a viewer after that.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -127,6 +129,7 @@ pub struct Scene {
     /// Has slow viewers read as fast as they can.
     hurry: Arc<AtomicBool>,
     prying: Option<Prying>,
+    at_once: Duration,
     most: Arc<Mutex<BTreeMap<String, Most>>>,
     processes: Arc<Mutex<BTreeMap<u32, &'static str>>>,
     over: watch::Sender<bool>,
@@ -151,6 +154,11 @@ impl Scene {
         self.plant().await;
         self.seat().await;
         self.shop();
+        for _ in 0..TRIED_BEFORE {
+            let took = self.told_within(support::patience()).await;
+            let took = took.expect("events are told before anything fails");
+            self.at_once = self.at_once.max(took * SLOWNESS_MAX);
+        }
     }
 
     /// Starts everything.
@@ -194,6 +202,7 @@ impl Scene {
             viewers: Vec::new(),
             hurry: Arc::default(),
             prying: None,
+            at_once: AT_ONCE,
             most,
             processes,
             over: watch::Sender::new(false),
@@ -386,40 +395,42 @@ impl Scene {
 
     /// The longest time without a receipt, and without an update, since this moment; until another one, where that matters.
     pub fn longest_pauses(&self, since: Instant, until: Option<Instant>) -> String {
-        let longest = |at: &[Instant]| {
-            let at = at.iter().copied().filter(|at| *at >= since);
-            let at: Vec<Instant> = until.map(|_| since).into_iter().chain(at).chain(until).collect();
-            let pauses = at.windows(2).map(|pair| pair[1] - pair[0]);
-            pauses.max().unwrap_or_default().as_secs_f64()
-        };
+        let longest = |at: &[Instant]| longest_pause(at, since, until).as_secs_f64();
         let receipts = longest(&self.network.phones.lock().unwrap().acknowledged_at);
         let updates = longest(&self.watch.heard_at());
         format!("longest pause of publishing {receipts:.1} s, of updates for a plain subscriber {updates:.1} s")
     }
 
-    /// How long it takes from now on until events are told at once again.
-    async fn recovery(&mut self) -> Duration {
+    /// Sends an event, and answers after how long it was told, if it was within this time.
+    async fn told_within(&mut self, longest: Duration) -> Option<Duration> {
+        let sent = Instant::now();
+        let (identity, sequence) = self.network.one(&mut self.rng, shop_of(SHOPS)).await;
+        let heard = async {
+            while !self.watch.has_heard(&identity.shop, sequence) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let heard = tokio::time::timeout(longest.saturating_sub(sent.elapsed()), heard);
+        heard.await.ok().map(|()| sent.elapsed())
+    }
+
+    /// How everything goes on from now on until events are told at once again.
+    async fn recovery(&mut self) -> Recovery {
         let begun = Instant::now();
         let (mut well_since, mut well) = (begun, 0);
-        while well < IN_A_ROW && begun.elapsed() < RECOVERY_MAX {
-            let sent = Instant::now();
-            let (identity, sequence) = self.network.one(&mut self.rng, shop_of(SHOPS)).await;
-            let heard = async {
-                while !self.watch.has_heard(&identity.shop, sequence) {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            let in_time = tokio::time::timeout(AT_ONCE.saturating_sub(sent.elapsed()), heard).await;
-            if in_time.is_ok() {
+        while well < IN_A_ROW && begun.elapsed() < support::patience() {
+            if self.told_within(self.at_once).await.is_some() {
                 well += 1;
             } else {
                 (well, well_since) = (0, Instant::now());
             }
         }
-        if well < IN_A_ROW {
-            begun.elapsed()
-        } else {
-            well_since - begun
+        let is_well = well == IN_A_ROW;
+        let until = if is_well { well_since } else { Instant::now() };
+        Recovery {
+            took: until - begun,
+            standstill: longest_pause(&self.watch.heard_at(), begun, Some(until)),
+            is_well,
         }
     }
 
@@ -453,7 +464,7 @@ impl Scene {
         evidence.seen.extend(panics);
         let longest = format!(
             "events told at once {:.1} s after the last fault; {}",
-            recovered.as_secs_f64(),
+            recovered.took.as_secs_f64(),
             self.longest_pauses(self.begun, None)
         );
         self.notes.push(longest);
@@ -527,6 +538,15 @@ impl Scene {
         .await;
         baskets(&database, &name).await
     }
+}
+
+/// The longest time between two of these moments since this one; until another one, where that matters.
+fn longest_pause(at: &[Instant], since: Instant, until: Option<Instant>) -> Duration {
+    let within = |at: &Instant| *at >= since && until.is_none_or(|until| *at <= until);
+    let at = at.iter().copied().filter(within);
+    let at: Vec<Instant> = until.map(|_| since).into_iter().chain(at).chain(until).collect();
+    let pauses = at.windows(2).map(|pair| pair[1] - pair[0]);
+    pauses.max().unwrap_or_default()
 }
 
 fn launch(ground: &Ground, role: &str, keys: &Path) -> Service {
