@@ -81,6 +81,7 @@ pub fn check(evidence: &Evidence) -> Report {
     let wanted = want(evidence);
     check_phones(evidence, &mut report);
     check_journal(evidence, &mut report);
+    check_copies(evidence, &mut report);
     check_baskets(evidence, &wanted, &mut report);
     check_money(evidence, &wanted, &mut report);
     check_updates(evidence, &wanted, &mut report);
@@ -245,6 +246,32 @@ fn check_journal(evidence: &Evidence, report: &mut Report) {
                 event.sequence, event.subject
             )
         });
+    }
+}
+
+/// Each server has each event as every other one has it, byte for byte.
+fn check_copies(evidence: &Evidence, report: &mut Report) {
+    let Some((first, of_first)) = evidence.copies.first_key_value() else {
+        return;
+    };
+    for (server, copy) in &evidence.copies {
+        report.expect(I1, copy.len() == evidence.journal.len(), || {
+            format!("{server} has {} events and not {}", copy.len(), evidence.journal.len())
+        });
+        for (place, event) in evidence.journal.iter().enumerate() {
+            let copied = copy.get(place).and_then(Option::as_ref);
+            let is_so = copied.is_some_and(|copied| (&copied.subject, &copied.body) == (&event.subject, &event.body));
+            report.expect(I1, is_so, || {
+                format!("{server} has {copied:?} as event {} and not {event:?}", event.sequence)
+            });
+            let other = of_first.get(place).and_then(Option::as_ref);
+            report.expect(I1, copied == other, || {
+                format!(
+                    "{server} has {copied:?} as event {} and {first} has {other:?}",
+                    event.sequence
+                )
+            });
+        }
     }
 }
 

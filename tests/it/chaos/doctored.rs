@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::checker::check;
 use super::history::{
-    Alarm, Asked, End, Evidence, Identity, JournalEvent, Most, Receipt, Recovery, Sight, StoredUpdate, Viewed,
+    Alarm, Asked, Copied, End, Evidence, Identity, JournalEvent, Most, Receipt, Recovery, Sight, StoredUpdate, Viewed,
 };
 use super::promise::Promise;
 
@@ -79,6 +79,17 @@ fn sound() -> Evidence {
         is_well: true,
     });
     evidence.ends = vec![end("one", 1), end("one", 3)];
+    let copied = evidence.journal.iter().map(|event| {
+        Some(Copied {
+            subject: event.subject.clone(),
+            recorded: "2023-12-18T10:30:00Z".to_owned(),
+            headers: b"NATS/1.0\r\n\r\n".to_vec(),
+            body: event.body.clone(),
+        })
+    });
+    let copied: Vec<_> = copied.collect();
+    let copies = ["n1", "n2", "n3"].map(|server| (server.to_owned(), copied.clone()));
+    evidence.copies = copies.into();
     evidence
 }
 
@@ -204,6 +215,7 @@ fn abandoned() -> Evidence {
         version: 4,
     });
     evidence.checkpoints.insert(2, 4);
+    evidence.copies.clear();
     evidence
 }
 
@@ -320,6 +332,22 @@ fn every_damage_names_the_promise_that_it_breaks() {
     };
     let twice = |run: &mut Evidence| run.journal[2].body = run.journal[1].body.clone();
     caught(twice, Promise::I1, "in the journal more than once");
+    let copied = |run: &mut Evidence| run.copies.get_mut("n3").unwrap()[1].as_mut().unwrap().body[5] ^= 1;
+    caught(copied, Promise::I1, "n3 has Some(Copied");
+    let headed = |run: &mut Evidence| run.copies.get_mut("n2").unwrap()[2].as_mut().unwrap().headers.push(0);
+    caught(headed, Promise::I1, "as event 3 and n1 has");
+    let timed = |run: &mut Evidence| {
+        run.copies.get_mut("n2").unwrap()[0]
+            .as_mut()
+            .unwrap()
+            .recorded
+            .push('0');
+    };
+    caught(timed, Promise::I1, "as event 1 and n1 has");
+    let lacking = |run: &mut Evidence| run.copies.get_mut("n1").unwrap()[0] = None;
+    caught(lacking, Promise::I1, "n1 has None as event 1");
+    let shorter = |run: &mut Evidence| drop(run.copies.get_mut("n1").unwrap().pop());
+    caught(shorter, Promise::I1, "n1 has 2 events and not 3");
     let unanswered = |run: &mut Evidence| {
         run.journal[2].body = run.journal[1].body.clone();
         run.phones.events.values_mut().for_each(|told| told.receipts.clear());

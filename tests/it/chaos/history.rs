@@ -100,6 +100,16 @@ pub struct JournalEvent {
     pub body: Vec<u8>,
 }
 
+/// A message of the journal as one of several servers has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    pub subject: String,
+    /// When the leader of then stored it.
+    pub recorded: String,
+    pub headers: Vec<u8>,
+    pub body: Vec<u8>,
+}
+
 /// A message of `UPDATES` as it is stored.
 #[derive(Debug, Clone)]
 pub struct StoredUpdate {
@@ -135,6 +145,8 @@ pub struct Evidence {
     pub forgets: bool,
     /// Whether three servers keep the streams.
     pub replicated: bool,
+    /// By server, what it has at each place of the journal, from the first to the last; nothing there where it has nothing.
+    pub copies: BTreeMap<String, Vec<Option<Copied>>>,
     /// What was seen to go wrong while it ran, such as a fence that fell.
     pub seen: Vec<(Promise, String)>,
     /// What viewers of live updates were told.

@@ -1,16 +1,22 @@
 //! Three mongod as one replica set, and three nats-server as one cluster whose connections to each other go through proxies.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ezout::tools::servers::{ClusterMember, NatsOptions, NatsServer, free_port};
+use futures::{StreamExt as _, TryStreamExt as _};
 use mongodb::bson::{Document, doc};
 use mongodb::options::{ClientOptions, ServerAddress};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
+use super::history::Copied;
 use crate::support::proxy::{Proxy, Weather};
 use crate::support::{binaries, wait_for};
 
@@ -195,11 +201,11 @@ impl Cluster {
                 .collect();
             let options = NatsOptions {
                 cluster: Some(ClusterMember {
-                    name: format!("n{}", place + 1),
+                    name: name(place),
                     port,
                     others: [others[0], others[1]],
                 }),
-                ..NatsOptions::in_folder(&folder.join(format!("n{}", place + 1)))
+                ..NatsOptions::in_folder(&folder.join(name(place)))
             };
             servers.push(NatsServer::start(&program, options));
         }
@@ -234,13 +240,13 @@ impl Cluster {
     }
 
     /// What a server says of its copy of the journal: whether it leads, how many messages, the first and the last.
-    async fn state(&self, server: &NatsServer) -> Option<serde_json::Value> {
+    async fn state(&self, server: &NatsServer) -> Option<Value> {
         let url = format!("{}/jsz?streams=true&accounts=true", server.monitor_url());
         let answer = reqwest::Client::new().get(url).timeout(Duration::from_secs(1)).send();
-        let told: serde_json::Value = match answer.await {
+        let told: Value = match answer.await {
             Ok(answer) => answer.json().await.ok()?,
             // One that is away leads nothing.
-            Err(_) => return Some(serde_json::json!({ "leader": false })),
+            Err(_) => return Some(json!({ "leader": false })),
         };
         let accounts = told["account_details"].as_array()?;
         let mut streams = accounts
@@ -248,26 +254,62 @@ impl Cluster {
             .filter_map(|account| account["stream_detail"].as_array())
             .flatten();
         let journal = streams.find(|stream| stream["name"] == "CHECKOUT")?;
-        let here = self.servers.iter().position(|other| std::ptr::eq(other, server))? + 1;
+        let here = self.servers.iter().position(|other| std::ptr::eq(other, server))?;
         let state = &journal["state"];
-        Some(serde_json::json!({
-            "leader": journal["cluster"]["leader"] == format!("n{here}"),
+        Some(json!({
+            "leader": journal["cluster"]["leader"] == name(here),
             "messages": state["messages"], "first": state["first_seq"], "last": state["last_seq"],
         }))
     }
 
-    /// Waits until each server has as many messages of the journal, from the same to the same.
-    pub async fn equal(&self) {
-        wait_for("three copies that are equal", async || {
+    /// Waits until each server has as many messages of the journal, from the same to the same; answers the last.
+    async fn level(&self) -> u64 {
+        wait_for("three copies that are equally long", async || {
             let mut copies = Vec::new();
             for server in &self.servers {
                 let mut copy = self.state(server).await?;
                 copy.as_object_mut()?.remove("leader");
                 copies.push(copy);
             }
-            (copies[0].get("last").is_some() && copies.windows(2).all(|pair| pair[0] == pair[1])).then_some(())
+            let last = copies[0].get("last")?.as_u64()?;
+            copies.windows(2).all(|pair| pair[0] == pair[1]).then_some(last)
+        })
+        .await
+    }
+
+    /// Has this server lead the journal.
+    pub async fn lead(&self, client: &async_nats::Client, place: usize) {
+        let name = name(place);
+        wait_for(&format!("{name} to lead the journal"), async || {
+            if self.leader().await == place {
+                return Some(());
+            }
+            let wish = json!({ "placement": { "preferred": &name } }).to_string();
+            let _ = client
+                .request("$JS.API.STREAM.LEADER.STEPDOWN.CHECKOUT", wish.into())
+                .await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            None
         })
         .await;
+    }
+
+    /// What each server has of a journal to which nothing is appended any more, in its own words: one after the other leads, and a leader
+    /// answers a request of this kind from its own copy.
+    pub async fn copies(&self, client: &async_nats::Client) -> BTreeMap<String, Vec<Option<Copied>>> {
+        let mut copies = BTreeMap::new();
+        for place in 0..self.servers.len() {
+            let copy = wait_for(&format!("the copy of {}", name(place)), async || {
+                let last = self.level().await;
+                self.lead(client, place).await;
+                let reading = futures::stream::iter(1..=last).map(|sequence| copied(client, sequence));
+                let copy: Vec<_> = reading.buffered(ASKED_AT_ONCE).try_collect().await.ok()?;
+                (self.leader().await == place).then_some(copy)
+            })
+            .await;
+            copies.insert(name(place), copy);
+        }
+        copies
     }
 
     /// Has the weather change on all ways between one server and the two others.
@@ -278,6 +320,33 @@ impl Cluster {
             }
         }
     }
+}
+
+/// The name of a server, and of its folder.
+pub fn name(place: usize) -> String {
+    format!("n{}", place + 1)
+}
+
+/// Messages of a copy that are asked for at once.
+const ASKED_AT_ONCE: usize = 64;
+
+/// What the leader has at a place of the journal.
+async fn copied(client: &async_nats::Client, sequence: u64) -> Result<Option<Copied>, async_nats::Error> {
+    let asked = json!({ "seq": sequence }).to_string();
+    let answer = client.request("$JS.API.STREAM.MSG.GET.CHECKOUT", asked.into()).await?;
+    let answer: Value = serde_json::from_slice(&answer.payload)?;
+    let Some(message) = answer.get("message") else {
+        // No message there. Any other error is none of the copy, and is asked again.
+        let none = answer["error"]["err_code"] == 10_037;
+        return if none { Ok(None) } else { Err(answer.to_string().into()) };
+    };
+    let text = |field: &str| message[field].as_str().unwrap_or_default();
+    Ok(Some(Copied {
+        subject: text("subject").to_owned(),
+        recorded: text("time").to_owned(),
+        headers: STANDARD.decode(text("hdrs"))?,
+        body: STANDARD.decode(text("data"))?,
+    }))
 }
 
 /// A nats-server that tells nobody where its port for the others is, so that all of them use the proxies.

@@ -8,7 +8,7 @@ use super::Order;
 use super::tampered::{block, flip};
 use crate::chaos::collect::Places;
 use crate::chaos::scene::{Ground, Outcome, ROLES, Scene};
-use crate::chaos::trio::{Cluster, Trio};
+use crate::chaos::trio::{Cluster, Trio, name};
 use crate::support::proxy::Weather;
 use crate::support::{Stack, event, session, wait_for};
 
@@ -44,6 +44,13 @@ async fn ground(three_mongod: bool) -> (Ground, Cluster, Option<Trio>) {
     (ground, cluster, trio)
 }
 
+/// Ends a cell of three NATS servers, and has the copy of each compared with the others.
+async fn finish(mut scene: Scene, cluster: &Cluster) -> Outcome {
+    let mut evidence = scene.settle().await;
+    evidence.copies = cluster.copies(&scene.places().client().await).await;
+    scene.tell(&evidence)
+}
+
 pub async fn leader_lost(order: Order) -> Option<Outcome> {
     let (ground, mut cluster, _) = ground(false).await;
     let mut scene = Scene::open(ground, order.seed).await;
@@ -71,9 +78,7 @@ pub async fn leader_lost(order: Order) -> Option<Outcome> {
             _ => cluster.around(leader, Weather::Clear),
         }
     }
-    let evidence = scene.settle().await;
-    cluster.equal().await;
-    Some(scene.tell(&evidence))
+    Some(finish(scene, &cluster).await)
 }
 
 /// Bits of one copy flip while its server is down; then that server leads.
@@ -85,29 +90,15 @@ pub async fn copy_damaged(order: Order) -> Option<Outcome> {
     let follower = (cluster.leader().await + 1) % 3;
     cluster.servers[follower].kill().await;
     let mut rng = scene.rng.fork();
-    flip(&mut rng, &block(&folder.join(format!("n{}", follower + 1))));
+    flip(&mut rng, &block(&folder.join(name(follower))));
     scene.did("copy damaged");
     scene.pause(1_000..3_000).await;
     cluster.servers[follower].restart().await.unwrap();
     scene.pause(3_000..5_000).await;
-    let client = scene.places().client().await;
-    for _ in 0..20 {
-        if cluster.leader().await == follower {
-            break;
-        }
-        let _ = client
-            .request("$JS.API.STREAM.LEADER.STEPDOWN.CHECKOUT", "".into())
-            .await;
-        scene.pause(1_000..2_000).await;
-    }
-    let leads = cluster.leader().await == follower;
-    scene
-        .notes
-        .push(format!("the server of the damaged copy leads: {leads}"));
+    cluster.lead(&scene.places().client().await, follower).await;
+    scene.did("the server of the damaged copy leads");
     scene.pause(2_000..4_000).await;
-    let evidence = scene.settle().await;
-    cluster.equal().await;
-    Some(scene.tell(&evidence))
+    Some(finish(scene, &cluster).await)
 }
 
 /// The leader of the journal and the primary of MongoDB at the same time.
@@ -126,9 +117,7 @@ pub async fn one_of_each_lost(order: Order) -> Option<Outcome> {
         cluster.servers[leader].restart().await.unwrap();
         trio.whole().await;
     }
-    let evidence = scene.settle().await;
-    cluster.equal().await;
-    Some(scene.tell(&evidence))
+    Some(finish(scene, &cluster).await)
 }
 
 /// Two of each role, over three servers of each kind; projectors come and go, and one of everything is lost.
@@ -184,9 +173,7 @@ pub async fn many_processes(order: Order) -> Option<Outcome> {
         let pauses = scene.longest_pauses(begun, Some(Instant::now()));
         scene.notes.push(format!("{deed}: {pauses}"));
     }
-    let evidence = scene.settle().await;
-    cluster.equal().await;
-    Some(scene.tell(&evidence))
+    Some(finish(scene, &cluster).await)
 }
 
 pub async fn primary_lost(order: Order) -> Option<Outcome> {
