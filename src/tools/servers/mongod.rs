@@ -65,6 +65,25 @@ pub struct Mongod {
 }
 
 impl Mongod {
+    /// A client that speaks to the server at this port of this machine alone, whatever its set believes.
+    ///
+    /// # Errors
+    /// When the driver takes no such address. It connects when it is used.
+    pub fn client_at(port: u16) -> Result<Client, ServersError> {
+        let options = ClientOptions::builder()
+            .hosts(vec![ServerAddress::Tcp {
+                host: "127.0.0.1".to_owned(),
+                port: Some(port),
+            }])
+            .direct_connection(true)
+            .server_selection_timeout(Duration::from_secs(2))
+            .build();
+        Client::with_options(options).map_err(|source| ServersError::ReplicaSet {
+            operation: "be connected to",
+            source,
+        })
+    }
+
     /// Starts a mongod and waits until it takes writes.
     ///
     /// A new data folder becomes a replica set; one that was in use under another port is moved to this one.
@@ -141,7 +160,7 @@ impl Mongod {
 
     async fn ready(&mut self) -> Result<(), ServersError> {
         let (port, pid) = (self.port, self.child.pid());
-        let client = connect(port)?;
+        let client = Self::client_at(port)?;
         let mut configured = false;
         self.child
             .ready(READY, async || {
@@ -183,22 +202,6 @@ async fn spawn(binary: &Path, options: &MongodOptions, port: u16) -> Result<Chil
         command.args(["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"]);
     };
     Child::spawn("mongod", binary, configure, &options.log).await
-}
-
-/// A client that speaks to this server whatever its set believes.
-fn connect(port: u16) -> Result<Client, ServersError> {
-    let options = ClientOptions::builder()
-        .hosts(vec![ServerAddress::Tcp {
-            host: "127.0.0.1".to_owned(),
-            port: Some(port),
-        }])
-        .direct_connection(true)
-        .server_selection_timeout(Duration::from_secs(2))
-        .build();
-    Client::with_options(options).map_err(|source| ServersError::ReplicaSet {
-        operation: "be connected to",
-        source,
-    })
 }
 
 /// The process id of the server that answers, if one does.

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ezout::tools::servers::{ClusterMember, NatsOptions, NatsServer, free_port};
+use ezout::tools::servers::{ClusterMember, Mongod, NatsOptions, NatsServer, free_port};
 use futures::{StreamExt as _, TryStreamExt as _};
 use mongodb::bson::{Document, doc};
-use mongodb::options::{ClientOptions, ServerAddress};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
@@ -45,7 +44,7 @@ impl Trio {
             std::fs::create_dir_all(&data).unwrap();
             let port = free_port().unwrap();
             let child = spawn(&data, port);
-            let client = connect(port);
+            let client = Mongod::client_at(port).unwrap();
             members.push(Member {
                 port,
                 data,
@@ -162,18 +161,6 @@ fn spawn(data: &Path, port: u16) -> Child {
         .kill_on_drop(true)
         .spawn()
         .expect("mongod starts")
-}
-
-fn connect(port: u16) -> mongodb::Client {
-    let options = ClientOptions::builder()
-        .hosts(vec![ServerAddress::Tcp {
-            host: "127.0.0.1".to_owned(),
-            port: Some(port),
-        }])
-        .direct_connection(true)
-        .server_selection_timeout(Duration::from_secs(2))
-        .build();
-    mongodb::Client::with_options(options).unwrap()
 }
 
 /// Three nats-server, each of which reaches each other one by a proxy of its own.
