@@ -419,7 +419,9 @@ async fn record(api: &Api, mut entry: Entry) -> Result<Stored, Problem> {
         entry.headers.push((TRACEPARENT, context.to_string()));
     }
     failpoint::hit("before_append");
+    let newest = api.storing().newest();
     let appended = api.journal().append(entry).await;
+    api.storing().note(newest, &appended, OffsetDateTime::now_utc());
     if let Some(span) = span {
         match &appended {
             Ok(receipt) => span.with("ezout.sequence", place(receipt.sequence)).end(None),

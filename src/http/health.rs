@@ -13,9 +13,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use super::problem::{Code, Problem};
+use super::storing::Storing;
 use crate::access;
 use crate::keys::is_same_secret;
 use crate::metrics::Metrics;
@@ -50,12 +52,15 @@ impl Check {
         }
     }
 
-    /// The journal answers, and is not weaker than promised.
-    pub fn journal(state: watch::Receiver<journal::State>) -> Self {
-        Self::new("journal", move || match &*state.borrow() {
-            journal::State::Unavailable { reason } => Err(vec![reason.clone()]),
-            journal::State::Open(facts) if facts.weaker.is_empty() => Ok(()),
-            journal::State::Open(facts) => Err(facts.weaker.clone()),
+    /// The journal answers, is not weaker than promised, and stores events, as far as those that came this way tell.
+    pub fn journal(state: watch::Receiver<journal::State>, storing: Storing) -> Self {
+        Self::new("journal", move || {
+            let mut reasons = match &*state.borrow() {
+                journal::State::Unavailable { reason } => vec![reason.clone()],
+                journal::State::Open(facts) => facts.weaker.clone(),
+            };
+            reasons.extend(storing.refusal(OffsetDateTime::now_utc()));
+            if reasons.is_empty() { Ok(()) } else { Err(reasons) }
         })
     }
 

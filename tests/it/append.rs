@@ -7,6 +7,7 @@ use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
 use crate::contracts::check;
+use crate::support::{Stack, configure_journal, session};
 
 const SESSION: &str = "4e29b2d3-7c8a-446e-a4e1-d8e2a51c0e94";
 /// Longest wait for what the pipeline does by itself.
@@ -338,4 +339,33 @@ async fn the_process_is_ready_and_counts_what_it_does() {
         .find_map(|line| line.strip_prefix("ezout_received_events_total{outcome=\"recorded\"} "))
         .unwrap();
     assert!(recorded.parse::<u64>().unwrap() >= 1);
+}
+
+#[tokio::test]
+async fn an_api_without_room_for_events_says_so_and_is_not_ready_until_one_is_recorded() {
+    let stack = Stack::start().await;
+    let api = stack.service("api").await;
+    let context = stack.jetstream().await;
+    let shop = session();
+    let answer = post(format!("{}/publish/{shop}", api.http_url()), &example(&shop)).await;
+    assert_eq!(answer.status(), 200);
+    configure_journal(&context, |config| config.max_bytes = 1).await;
+
+    let other = changed(&example(&shop), "action_id", json!(102));
+    let answer = post(format!("{}/publish/{shop}", api.http_url()), &other).await;
+    assert_eq!(answer.status(), 507);
+    assert_eq!(answer.headers()["retry-after"], "30");
+    let told = api.readiness().await.unwrap();
+    assert_eq!(told["ready"], false, "{told}");
+    let reason = told["reasons"][0].as_str().unwrap();
+    assert!(reason.starts_with("journal: the journal stores nothing"), "{told}");
+    // What is there needs no room, and is no sign of any.
+    let answer = post(format!("{}/publish/{shop}", api.http_url()), &example(&shop)).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(api.readiness().await.unwrap()["ready"], false);
+
+    configure_journal(&context, |config| config.max_bytes = -1).await;
+    let answer = post(format!("{}/publish/{shop}", api.http_url()), &other).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(api.readiness().await.unwrap()["ready"], true);
 }

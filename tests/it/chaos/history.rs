@@ -50,6 +50,17 @@ pub struct Told {
     pub tries: u64,
 }
 
+/// An answer to an event that is to come again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PutOff {
+    pub status: u16,
+    pub code: String,
+    /// What it says to do.
+    pub detail: String,
+    /// After how many seconds.
+    pub retry_after: Option<u64>,
+}
+
 /// What all phones did.
 #[derive(Debug, Clone, Default)]
 pub struct Phones {
@@ -62,6 +73,8 @@ pub struct Phones {
     pub unanswered: u64,
     /// How often each status was answered to single events, 0 for none.
     pub answers: BTreeMap<u16, u64>,
+    /// What single events were told that were to come again.
+    pub put_off: Vec<PutOff>,
     /// When receipts came.
     pub acknowledged_at: Vec<Instant>,
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::history::{Identity, Phones, Receipt};
+use super::history::{Identity, Phones, PutOff, Receipt};
 
 /// Longest that a phone waits for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(8);
@@ -219,10 +219,19 @@ impl Network {
         if status.is_client_error() {
             return Answer::Refused(status.as_u16());
         }
+        let header = |name: &str| Some(answer.headers().get(name)?.to_str().ok()?.to_owned());
         if !status.is_success() {
+            let retry_after = header("retry-after").and_then(|seconds| seconds.parse().ok());
+            let problem = answer.json::<Value>().await.unwrap_or_default();
+            let text = |field: &str| problem[field].as_str().unwrap_or_default().to_owned();
+            self.phones.lock().unwrap().put_off.push(PutOff {
+                status: status.as_u16(),
+                code: text("code"),
+                detail: text("detail"),
+                retry_after,
+            });
             return Answer::Later;
         }
-        let header = |name: &str| Some(answer.headers().get(name)?.to_str().ok()?.to_owned());
         let by_header = header("ezout-sequence").zip(header("ezout-duplicate"));
         let receipt = match by_header {
             Some((sequence, duplicate)) => sequence.parse().ok().map(|sequence| (sequence, duplicate == "true")),
