@@ -87,6 +87,8 @@ async fn wherever_the_follower_of_edits_dies_each_edit_is_one_event() {
     }
     let _last = correct(&stack, None);
     crowd.go_home().await;
+    let last = editor.last().await;
+    proof::none_is_lost(&stack, &editor.ledger, &last).await;
     let outcome = proof::hold(&stack, &editor.ledger).await;
     say(&format!(
         "{} edits took effect, {} corrections and {} rejections; the process died at {died:?}",

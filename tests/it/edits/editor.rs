@@ -11,7 +11,7 @@ use mongodb::bson::{Bson, Decimal128, Document, doc};
 use mongodb::{ClientSession, Collection};
 
 use super::shoppers::Visit;
-use crate::support::session;
+use crate::support::{session, wait_for};
 
 /// What was done.
 #[derive(Debug, Default)]
@@ -163,13 +163,9 @@ impl Editor {
                 self.count(&key, deleted.deleted_count);
             }
             "fake" => {
-                let Some(mut fake) = self.find(&key).await else { return };
-                let nobody = session();
-                let key = format!("{}.{nobody}", visit.shop);
-                fake.insert("_id", &key);
-                fake.insert("session_id", nobody);
-                self.baskets.insert_one(fake).await.unwrap();
-                self.ledger.note(&key);
+                if let Some(fake) = self.find(&key).await {
+                    self.fake(fake, &visit.shop).await;
+                }
             }
             "several baskets" | "several edits" | "back and forth" => self.together(kind).await,
             _ => {
@@ -179,6 +175,24 @@ impl Editor {
                 tokio::join!(visit.act(&url, &mut rng), self.update(&key, update));
             }
         }
+    }
+
+    /// Makes one more edit, of a basket that has no other, and answers which.
+    pub async fn last(&mut self) -> String {
+        let visit = Arc::clone(&self.visits[0]);
+        let basket = wait_for("a basket to copy", async || self.find(&visit.key()).await).await;
+        self.fake(basket, &visit.shop).await
+    }
+
+    /// Puts a copy of a basket there under the name of a session that there is not.
+    async fn fake(&mut self, mut copy: Document, shop: &str) -> String {
+        let nobody = session();
+        let key = format!("{shop}.{nobody}");
+        copy.insert("_id", &key);
+        copy.insert("session_id", nobody);
+        self.baskets.insert_one(copy).await.unwrap();
+        self.ledger.note(&key);
+        key
     }
 
     fn quantity(&mut self) -> Document {

@@ -72,6 +72,18 @@ pub async fn notes(stack: &Stack) -> Vec<Document> {
     notes.find(doc! {}).await.unwrap().try_collect().await.unwrap()
 }
 
+/// Edits are taken in their order. So when the last one, of a basket of its own, has its outcome, all have, or some are lost.
+pub async fn none_is_lost(stack: &Stack, ledger: &Ledger, last: &str) {
+    let notes = stack.database().await.collection::<Document>("corrections");
+    wait_for("an outcome of the last edit", async || {
+        notes.find_one(doc! { "basket": last }).await.unwrap()
+    })
+    .await;
+    let outcomes = notes.count_documents(doc! {}).await.unwrap();
+    let lost = ledger.total().saturating_sub(outcomes);
+    assert_eq!(lost, 0, "edits have no outcome though the last one has");
+}
+
 /// Waits until every edit has had its outcome, every event is in its basket and every basket is healed.
 pub async fn quiet(stack: &Stack, ledger: &Ledger) {
     wait_for("an outcome of every edit", async || {
