@@ -5,6 +5,7 @@
 //! has a token, whoever does not send it is told whether the process is ready, and nothing else.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::State as Shared;
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
@@ -13,7 +14,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
-use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use super::problem::{Code, Problem};
@@ -59,7 +59,7 @@ impl Check {
                 journal::State::Unavailable { reason } => vec![reason.clone()],
                 journal::State::Open(facts) => facts.weaker.clone(),
             };
-            reasons.extend(storing.refusal(OffsetDateTime::now_utc()));
+            reasons.extend(storing.refusal(Instant::now()));
             if reasons.is_empty() { Ok(()) } else { Err(reasons) }
         })
     }

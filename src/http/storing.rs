@@ -4,10 +4,9 @@
 //! is refused, or one that is not acknowledged while none is recorded. That counts for as long as phones are told to wait
 //! for room: after that somebody has to try, or a process that gets no work would never find out that it is over.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-
-use time::OffsetDateTime;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::problem::FULL_SECONDS;
 use crate::journal::{AppendError, Receipt};
@@ -20,8 +19,8 @@ pub struct Storing(Arc<Parts>);
 struct Parts {
     /// The newest place in the journal that is known here.
     newest: AtomicU64,
-    /// When an event was not stored and none has been since, in seconds since 1970; 0 where the last one was.
-    failed_at: AtomicI64,
+    /// When an event was not stored and none has been since.
+    failed_at: Mutex<Option<Instant>>,
 }
 
 impl Storing {
@@ -31,14 +30,14 @@ impl Storing {
     }
 
     /// Notes what became of an event that was sent when this was the newest place.
-    pub(super) fn note(&self, newest_then: u64, appended: &Result<Receipt, AppendError>, now: OffsetDateTime) {
+    pub(super) fn note(&self, newest_then: u64, appended: &Result<Receipt, AppendError>, now: Instant) {
         let parts = &self.0;
         let fails = match appended {
             Ok(receipt) => {
                 // An event that was there before is news where nobody here knew.
                 let is_news = parts.newest.fetch_max(receipt.sequence, Ordering::Relaxed) < receipt.sequence;
-                if parts.failed_at.load(Ordering::Relaxed) != 0 && (is_news || !receipt.duplicate) {
-                    parts.failed_at.store(0, Ordering::Relaxed);
+                if is_news || !receipt.duplicate {
+                    *self.failed_at() = None;
                 }
                 false
             }
@@ -47,31 +46,30 @@ impl Storing {
             Err(_) => false,
         };
         if fails {
-            parts.failed_at.store(now.unix_timestamp(), Ordering::Relaxed);
+            *self.failed_at() = Some(now);
         }
     }
 
     /// Why no event should come here now; nothing where one may.
-    pub(super) fn refusal(&self, now: OffsetDateTime) -> Option<String> {
-        let ago = now.unix_timestamp() - self.0.failed_at.load(Ordering::Relaxed);
-        (ago < i64::from(FULL_SECONDS)).then(|| {
+    pub(super) fn refusal(&self, now: Instant) -> Option<String> {
+        let ago = now.saturating_duration_since((*self.failed_at())?);
+        (ago < Duration::from_secs(FULL_SECONDS.into())).then(|| {
             format!(
-                "the journal stores nothing: an event was refused or not acknowledged {ago} s ago, and none is recorded since; see whether the disk of NATS or the stream has room, make some, and start NATS again, which takes nothing after a failed write"
+                "the journal stores nothing: an event was refused or not acknowledged {} s ago, and none is recorded since; see whether the disk of NATS or the stream has room, make some, and start NATS again, which takes nothing after a failed write",
+                ago.as_secs()
             )
         })
+    }
+
+    fn failed_at(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.0.failed_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::journal::Durability;
-
-    fn at(seconds: u64) -> OffsetDateTime {
-        OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
-    }
 
     fn receipt(sequence: u64, duplicate: bool) -> Receipt {
         Receipt {
@@ -89,6 +87,8 @@ mod tests {
 
     #[test]
     fn a_refused_event_counts_until_one_is_recorded_or_somebody_has_to_try_again() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
         let storing = Storing::default();
         assert_eq!(storing.refusal(at(0)), None);
         storing.note(0, &Ok(receipt(7, false)), at(0));
@@ -104,6 +104,8 @@ mod tests {
 
     #[test]
     fn an_event_without_an_answer_counts_where_no_other_was_recorded_meanwhile() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
         let storing = Storing::default();
         storing.note(0, &Ok(receipt(7, false)), at(0));
         storing.note(6, &Err(AppendError::Unknown), at(1));

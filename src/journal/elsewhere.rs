@@ -13,7 +13,7 @@ const AFTER: Duration = Duration::from_secs(8);
 /// How long it has to be seen to be of no use: one that was asleep has not heard of the others either, for a moment.
 const SEEN_FOR: Duration = Duration::from_secs(2);
 /// Longest time between two departures, where no other server is any better.
-const PAUSE_MAX: Duration = Duration::from_secs(120);
+const PAUSE_MAX: Duration = Duration::from_mins(2);
 
 /// What the looks at the stream have found, on the connection that there is.
 #[derive(Debug)]
@@ -99,21 +99,22 @@ mod tests {
 
     #[test]
     fn a_leader_is_one_that_most_servers_follow() {
-        let now = Instant::now();
+        let begin = Instant::now();
+        let now = begin + 600 * SECOND;
         let since = |leader, silences: &[u32]| without_leader_since(&cluster(leader, silences), now);
         for followed in [&[][..], &[0, 1], &[0, 600], &[0, 0, 600, 600]] {
             assert_eq!(since(Some("n1"), followed), None, "{followed:?}");
         }
-        assert_eq!(since(Some("n1"), &[9, 600]), Some(now - 9 * SECOND));
-        assert_eq!(since(Some("n1"), &[12]), Some(now - 12 * SECOND));
-        assert_eq!(since(Some("n1"), &[0, 600, 20, 600]), Some(now - 20 * SECOND));
+        assert_eq!(since(Some("n1"), &[9, 600]), Some(begin + 591 * SECOND));
+        assert_eq!(since(Some("n1"), &[12]), Some(begin + 588 * SECOND));
+        assert_eq!(since(Some("n1"), &[0, 600, 20, 600]), Some(begin + 580 * SECOND));
         // One that was the leader knows nothing of the others any more.
         assert_eq!(since(None, &[0, 0]), Some(now));
     }
 
     #[test]
     fn a_server_is_left_once_it_is_of_no_use_for_long_and_each_time_later() {
-        let begin = Instant::now() + 600 * SECOND;
+        let begin = Instant::now();
         let mut elsewhere = Elsewhere::new();
         let mut left = Vec::new();
         for second in 0..600 {
@@ -137,8 +138,8 @@ mod tests {
 
     #[test]
     fn a_server_that_was_asleep_or_is_another_one_is_not_left_at_once() {
-        let begin = Instant::now() + 600 * SECOND;
-        let long_ago = begin - 100 * SECOND;
+        let long_ago = Instant::now();
+        let begin = long_ago + 100 * SECOND;
         let mut elsewhere = Elsewhere::new();
         assert!(!elsewhere.useless(begin, 1, long_ago));
         assert!(!elsewhere.useless(begin + SECOND, 1, long_ago));

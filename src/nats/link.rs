@@ -129,7 +129,8 @@ impl Connection {
     pub async fn leave(&self) {
         {
             let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
-            chosen.left = chosen.last.clone();
+            let Choice { last, left } = &mut *chosen;
+            left.clone_from(last);
         }
         // Who was closed for good has no server to leave.
         let _ = self.client.force_reconnect().await;
