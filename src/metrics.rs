@@ -98,7 +98,7 @@ macro_rules! metrics {
         })
     };
     (@make gauge, $name:expr, $help:expr,) => { IntGauge::new($name, $help) };
-    (@make gauge_by, $name:expr, $help:expr, $label:literal) => { IntGaugeVec::new(Opts::new($name, $help), &[$label]) };
+    (@make gauge_by, $name:expr, $help:expr, $($label:literal),+) => { IntGaugeVec::new(Opts::new($name, $help), &[$($label),+]) };
     (@make amount_by, $name:expr, $help:expr, $label:literal) => { GaugeVec::new(Opts::new($name, $help), &[$label]) };
     (@make info, $name:expr, $help:expr, $label:literal = $value:expr) => {
         IntGaugeVec::new(Opts::new($name, $help), &[$label]).inspect(|series| series.with_label_values(&[$value]).set(1))
@@ -134,12 +134,12 @@ metrics! {
     journal_batch_events: histogram(EVENTS) "ezout_journal_batch_events";
     /// Time from the call of an append to its answer, whatever the answer.
     journal_append_seconds: histogram(SECONDS) "ezout_journal_append_seconds";
-    /// Events that were accepted and are not answered yet.
-    journal_waiting_events: gauge() "ezout_journal_waiting_events";
-    /// Events that may wait to be appended; one more is refused.
-    journal_queue_limit: gauge() "ezout_journal_queue_limit";
-    /// Ids of recorded events that the writer remembers, to know a retry when it sees one.
-    journal_known_ids: gauge() "ezout_journal_known_ids";
+    /// Events that were accepted for a stream of the journal and are not answered yet.
+    journal_waiting_events: gauge_by("stream") "ezout_journal_waiting_events";
+    /// Events that may wait to be appended to a stream of the journal; one more is refused.
+    journal_queue_limit: gauge_by("stream") "ezout_journal_queue_limit";
+    /// Ids of recorded events that the writer of a stream remembers, to know a retry when it sees one.
+    journal_known_ids: gauge_by("stream") "ezout_journal_known_ids";
     /// Atomic batches that the server refused since they held an event that was recorded before.
     journal_refused_batches: counter() "ezout_journal_refused_batches_total";
     /// Times that a reader of the journal opened its consumer again after an interruption.
@@ -150,10 +150,10 @@ metrics! {
     journal_weaknesses: gauge() "ezout_journal_weaknesses";
     /// Partitions of the journal; 0 while it was never seen.
     journal_partitions: gauge() "ezout_journal_partitions";
-    /// The last event in the journal, as this process has seen it within 15 s.
-    journal_last_sequence: gauge() "ezout_journal_last_sequence";
-    /// When that event was recorded, in seconds since 1970; 0 while there is none.
-    journal_last_recorded: gauge() "ezout_journal_last_recorded_timestamp_seconds";
+    /// The last event in a stream of the journal, as this process has seen it within 15 s.
+    journal_last_sequence: gauge_by("stream") "ezout_journal_last_sequence";
+    /// When that event was recorded, in seconds since 1970.
+    journal_last_recorded: gauge_by("stream") "ezout_journal_last_recorded_timestamp_seconds";
     /// Bytes of the journal on one server.
     journal_bytes: gauge() "ezout_journal_bytes";
     /// Whether a NATS server's monitoring address answers (1) or not (0), by its place in `EZOUT_NATS_MONITOR_URL`.
@@ -222,9 +222,9 @@ metrics! {
     /// Events in the journal that are not in the views yet, by partition owned here.
     projection_lag_events: gauge_by("partition") "ezout_projection_lag_events";
     /// The newest event in the views, by partition owned here.
-    projected_sequence: gauge_by("partition") "ezout_projected_sequence";
+    projected_sequence: gauge_by("partition", "stream") "ezout_projected_sequence";
     /// When that event was recorded, in seconds since 1970, by partition owned here; 0 while there is none.
-    projected_recorded: gauge_by("partition") "ezout_projected_recorded_timestamp_seconds";
+    projected_recorded: gauge_by("partition", "stream") "ezout_projected_recorded_timestamp_seconds";
     /// Baskets that the projector holds in memory.
     cached_baskets: gauge() "ezout_cached_baskets";
     /// Writes to a view that its guard refused, since somebody else had written.

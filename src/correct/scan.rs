@@ -17,7 +17,7 @@ use super::{CorrectError, Parts, journal_open};
 use crate::core::basket::Basket;
 use crate::core::failpoint;
 use crate::core::id::{BasketId, ShopId, partition_of};
-use crate::journal::{Facts, RawEvent};
+use crate::journal::{Facts, RawEvent, Tails};
 use crate::refold::{self, Decoded};
 use crate::views::{Cover, Edit, ImageError, Scan, Views, Whole, difference};
 
@@ -43,9 +43,10 @@ pub(super) async fn run(
 ) -> Result<Covered, CorrectError> {
     let facts = journal_open(parts).await;
     let views = parts.views.at(parts.views.version());
-    let end = settled(parts, &views, &facts).await?;
+    let ends = settled(parts, &views, &facts).await?;
+    let end_of = |id: BasketId| ends.of_partition(partition_of(id.shop, facts.partitions)).last_sequence;
     let mut events = Digests::new();
-    each_event(parts, &facts, end, |id, place| {
+    each_event(parts, &facts, &ends, |id, place| {
         let digest = events.entry(hash(id)).or_default();
         *digest = digest.wrapping_add(hash(place));
     })
@@ -55,6 +56,7 @@ pub(super) async fn run(
     while let Some(whole) = all.next().await? {
         let Some(id) = whole.id() else { continue };
         let expected = events.remove(&hash(id)).unwrap_or(0);
+        let end = end_of(id);
         let places = whole.sequences().into_iter().filter(|place| *place <= end);
         let digest = places.fold(0_u64, |sum, place| sum.wrapping_add(hash(place)));
         if digest != expected || !is_its_own_fold(parts, &facts, &whole) {
@@ -62,7 +64,7 @@ pub(super) async fn run(
         }
     }
     if !events.is_empty() {
-        each_event(parts, &facts, end, |id, _| {
+        each_event(parts, &facts, &ends, |id, _| {
             if events.contains_key(&hash(id)) {
                 close.insert(id);
             }
@@ -91,14 +93,15 @@ pub(super) async fn run(
     Ok(found)
 }
 
-/// Reads the basket and the place of all events up to a place.
+/// Reads the basket and the place of all events, each partition up to where the journal ended.
 async fn each_event(
     parts: &Parts,
     facts: &Facts,
-    end: u64,
+    ends: &Tails,
     mut each: impl FnMut(BasketId, u64),
 ) -> Result<(), CorrectError> {
     for partition in 0..facts.partitions {
+        let end = ends.of_partition(partition).last_sequence;
         let mut reader = parts.journal.read(partition, 0).await?;
         let mut over = reader.pending_at_open() == 0;
         while !over {
@@ -133,10 +136,11 @@ async fn look_closely(
 ) -> Result<Covered, CorrectError> {
     let facts = journal_open(parts).await;
     let views = parts.views.at(parts.views.version());
-    let end = settled(parts, &views, &facts).await?;
     let partition = partition_of(shop, facts.partitions);
+    let ends = settled(parts, &views, &facts).await?;
+    let end = ends.of_partition(partition).last_sequence;
     // A place that somebody made up is beyond the journal.
-    let tail = parts.journal.tail().await?.last_sequence;
+    let tail = parts.journal.tail(partition).await?.last_sequence;
     let now = views.moment().await?;
     let mut found = Covered::new();
     let mut seen: BTreeMap<BasketId, (Cover, Option<Whole>)> = BTreeMap::new();
@@ -266,16 +270,17 @@ fn is_its_own_fold(parts: &Parts, facts: &Facts, whole: &Whole) -> bool {
 
 /// Waits until the views are as far as the journal was when this was called, and nothing waits to be folded anew.
 /// Answers how far that is.
-async fn settled(parts: &Parts, views: &Views, facts: &Facts) -> Result<u64, CorrectError> {
-    let end = parts.journal.tail().await?.last_sequence;
-    let mut ends = Vec::new();
+async fn settled(parts: &Parts, views: &Views, facts: &Facts) -> Result<Tails, CorrectError> {
+    let ends = parts.journal.tails().await?;
+    let mut behind = Vec::new();
     for partition in 0..facts.partitions {
         let at = views.checkpoint(partition).await?.unwrap_or(0);
         if parts.journal.backlog(partition, at).await?.events > 0 {
-            ends.push(partition);
+            behind.push(partition);
         }
     }
-    for partition in ends {
+    for partition in behind {
+        let end = ends.of_partition(partition).last_sequence;
         loop {
             let at = views.checkpoint(partition).await?.unwrap_or(0);
             if at >= end || parts.journal.backlog(partition, at).await?.events == 0 {
@@ -287,7 +292,7 @@ async fn settled(parts: &Parts, views: &Views, facts: &Facts) -> Result<u64, Cor
     while views.waits_for_refolds().await? {
         tokio::time::sleep(SETTLE_PAUSE).await;
     }
-    Ok(end)
+    Ok(ends)
 }
 
 /// Few bytes for a basket, where there may be millions, or for a place.

@@ -107,7 +107,8 @@ async fn check(api: &Api, basket: BasketId, id: Uuid, proposal: &Proposal) -> Re
             return refused.map_err(|refused| refusal(&refused));
         }
         if !is_there {
-            let end = api.journal().tail().await.map_err(|_| Problem::journal_unread())?;
+            let end = api.journal().tail_of_shop(basket.shop).await;
+            let end = end.map_err(|_| Problem::journal_unread())?;
             if base > end.last_sequence {
                 return Err(beyond(base, end.last_sequence));
             }

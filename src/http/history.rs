@@ -164,7 +164,7 @@ async fn unfolded(api: &Api, id: BasketId, checkpoint: u64) -> Result<(u64, Vec<
         Problem::journal_unread()
     };
     let journal = api.journal();
-    let end = journal.tail().await.map_err(unread)?.last_sequence;
+    let end = journal.tail_of_shop(id.shop).await.map_err(unread)?.last_sequence;
     let (mut place, mut found, mut known) = (checkpoint, Vec::new(), HashSet::new());
     while place < end {
         let page = journal.page(id.shop, place, SEARCH_EVENTS).await.map_err(unread)?;

@@ -210,13 +210,13 @@ async fn look(api: &Api) -> Result<OperationsJson, Problem> {
         .try_collect()
         .await?;
     let held = held(views).await.map_err(|error| unread(&error))?;
-    let last = size.tail.last_sequence;
+    let last = size.last_sequence;
     Ok(OperationsJson {
         at: rfc3339(now),
         version: env!("CARGO_PKG_VERSION"),
         journal: JournalJson {
-            epoch: size.tail.epoch.to_string(),
-            first_sequence: size.tail.first_sequence,
+            epoch: size.epoch.to_string(),
+            first_sequence: size.first_sequence,
             last_sequence: last,
             messages: size.messages,
             bytes: size.bytes,

@@ -1,4 +1,4 @@
-//! The writer: the one task of a process that appends to the journal.
+//! The writer: the one task of a process that appends to a stream of the journal.
 //!
 //! Every request is answered once: with a receipt when the server has acknowledged it, as unknown when
 //! no answer came. An event that is appended twice is recorded once, whoever appended it first.
@@ -24,7 +24,7 @@ use super::group::{BATCH_EVENTS_MAX, Choice, Gather, Load, PIPELINE_MAX};
 use super::known::{Known, Recorded};
 use super::read::{self, RawEvent};
 use super::upkeep::Upkeep;
-use super::{DIGEST, Durability, Entry, Facts, ID, Receipt, State};
+use super::{DIGEST, Durability, Entry, Facts, ID, Lane, Receipt, State};
 use crate::core::id::partition_of;
 use crate::metrics::Metrics;
 use crate::nats::{Link, ReadError};
@@ -75,14 +75,15 @@ enum Flight {
 type CatchUp = BoxFuture<'static, Result<JournalEnd, ReadError>>;
 type Lookup = BoxFuture<'static, (Pending, u64, Result<Option<RawEvent>, ReadError>)>;
 
-/// The writer's state; [`Writer::run`] is its task.
+/// The writer's state; [`Writer::run`] is its task. All places in it are the stream's own; a receipt has the journal's.
 pub(super) struct Writer {
+    lane: Lane,
     link: Link,
     client: async_nats::Client,
     metrics: Arc<Metrics>,
     state: watch::Receiver<State>,
     recheck: Arc<Notify>,
-    /// The highest sequence that was acknowledged.
+    /// The highest place that was acknowledged.
     highest: Arc<AtomicU64>,
     requests: mpsc::Receiver<Request>,
     /// What is known of the journal; stays as it was while the journal is unavailable.
@@ -107,6 +108,7 @@ pub(super) struct Writer {
     gather: Gather,
     catch_up: Option<CatchUp>,
     lookups: FuturesUnordered<Lookup>,
+    name: String,
 }
 
 /// An event that waits for the journal's end to be read.
@@ -119,7 +121,7 @@ struct Unresolved {
 
 impl Writer {
     pub(super) fn new(
-        link: Link,
+        (lane, link): (Lane, Link),
         upkeep: &Upkeep,
         state: watch::Receiver<State>,
         requests: mpsc::Receiver<Request>,
@@ -128,12 +130,13 @@ impl Writer {
         let client = link.client();
         Self {
             inbox: client.new_inbox(),
+            lane,
             link,
             client,
             metrics,
             state,
             recheck: upkeep.recheck(),
-            highest: upkeep.highest(),
+            highest: upkeep.highest(lane),
             requests,
             facts: None,
             token: 0,
@@ -145,10 +148,11 @@ impl Writer {
             alone: VecDeque::new(),
             unresolved: Vec::new(),
             followers: HashMap::new(),
-            known: Known::default(),
+            known: Known::of_one_of(lane.spread()),
             gather: Gather::default(),
             catch_up: None,
             lookups: FuturesUnordered::new(),
+            name: lane.name(),
         }
     }
 
@@ -207,13 +211,11 @@ impl Writer {
     }
 
     fn count(&self) {
-        let waiting = self.followers.len();
-        self.metrics
-            .journal_waiting_events
-            .set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        self.metrics
-            .journal_known_ids
-            .set(i64::try_from(self.known.len()).unwrap_or(i64::MAX));
+        let (waiting, known) = (&self.metrics.journal_waiting_events, &self.metrics.journal_known_ids);
+        for (series, number) in [(waiting, self.followers.len()), (known, self.known.len())] {
+            let of_stream = series.with_label_values(&[&self.name]);
+            of_stream.set(i64::try_from(number).unwrap_or(i64::MAX));
+        }
     }
 
     /// When something is due though nothing happens.
@@ -485,7 +487,7 @@ impl Writer {
         );
         self.highest.fetch_max(sequence, Ordering::AcqRel);
         let receipt = Receipt {
-            sequence,
+            sequence: self.lane.sequence(sequence),
             duplicate: false,
             durability: self.durability(),
         };
@@ -533,8 +535,7 @@ impl Writer {
 
     fn begin_catch_up(&mut self) {
         if self.catch_up.is_none() {
-            self.catch_up =
-                Some(read_end(self.link.clone(), Arc::clone(&self.metrics), self.known.complete_to()).boxed());
+            self.catch_up = Some(read_end(self.link.clone(), Arc::clone(&self.metrics), &self.known).boxed());
         }
     }
 
@@ -586,7 +587,7 @@ impl Writer {
     fn look_up(&mut self, event: Pending, sequence: u64) {
         let stream = self.link.stream().clone();
         self.lookups
-            .push(async move { (event, sequence, read::get(&stream, sequence).await) }.boxed());
+            .push(async move { (event, sequence, read::get(&stream, Lane::ONLY, sequence).await) }.boxed());
     }
 
     fn looked_up(&mut self, event: Pending, sequence: u64, found: Result<Option<RawEvent>, ReadError>) {
@@ -605,7 +606,7 @@ impl Writer {
 
     /// The answer to an event whose identity is in the journal already.
     fn compare(&self, recorded: Recorded, digest: u128) -> Result<Receipt, AppendError> {
-        let sequence = recorded.sequence;
+        let sequence = self.lane.sequence(recorded.sequence);
         if recorded.digest == Some(digest) {
             Ok(Receipt {
                 sequence,

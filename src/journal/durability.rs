@@ -210,8 +210,8 @@ impl Servers {
         }
     }
 
-    /// Everything by which the servers that keep a stream are weaker than promised, or may be.
-    pub fn faults(&self, stream: Option<&Info>) -> Vec<ServerFault> {
+    /// Everything by which the servers that keep these streams are weaker than promised, or may be.
+    pub fn faults(&self, streams: &[&Info]) -> Vec<ServerFault> {
         let mut faults = self.unread.clone();
         for server in &self.known {
             let name = server.name.clone();
@@ -224,13 +224,15 @@ impl Servers {
             }
         }
         let named: BTreeSet<&str> = self.known.iter().map(|server| server.name.as_str()).collect();
-        let cluster = stream.and_then(|stream| stream.cluster.as_ref()).into_iter();
-        let holders = cluster.flat_map(|cluster| {
-            cluster
-                .leader
-                .iter()
-                .chain(cluster.replicas.iter().map(|peer| &peer.name))
-        });
+        let clusters = streams.iter().filter_map(|stream| stream.cluster.as_ref());
+        let holders: BTreeSet<&String> = clusters
+            .flat_map(|cluster| {
+                cluster
+                    .leader
+                    .iter()
+                    .chain(cluster.replicas.iter().map(|peer| &peer.name))
+            })
+            .collect();
         for holder in holders {
             // An unread address has been reported and may be this very server.
             if !named.contains(holder.as_str()) && self.unread.is_empty() {
@@ -250,15 +252,6 @@ pub struct Judgement {
     pub servers: Vec<ServerFault>,
     /// Reasons that lie with the stream, each with its setting.
     pub stream: Vec<(&'static str, String)>,
-}
-
-impl Judgement {
-    /// Every reason.
-    pub(super) fn weaker(self) -> Vec<String> {
-        let servers = self.servers.iter().map(ToString::to_string);
-        let stream = self.stream.into_iter().map(|(_, reason)| reason);
-        servers.chain(stream).collect()
-    }
 }
 
 /// A client for monitoring ports, which are asked directly and never by way of a proxy.
@@ -297,7 +290,7 @@ pub async fn monitor(http: &reqwest::Client, url: &str) -> Result<Server, reqwes
 /// Compares the running stream and servers with what is promised.
 pub fn judge(info: &Info, servers: &Servers, config: &Config) -> Judgement {
     let stream = &info.config;
-    let faults = servers.faults(Some(info));
+    let faults = servers.faults(&[info]);
     let synced = !servers.known.is_empty() && faults.iter().all(|fault| matches!(fault, ServerFault::TooOld { .. }));
     let kept = stream.storage == StorageType::File && stream.persist_mode != Some(PersistenceMode::Async);
     let durability = match (stream.num_replicas > 1, synced && kept) {

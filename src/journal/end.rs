@@ -1,4 +1,4 @@
-//! The end of the journal, read to learn which events are recorded already.
+//! The end of a stream of the journal, read to learn which events are recorded already.
 //!
 //! Read when the server refuses a batch for a duplicate that this process does not know: after a
 //! restart, or when other processes append the same events.
@@ -9,7 +9,8 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::known::{self, Recorded};
+use super::Lane;
+use super::known::{Known, Recorded};
 use super::read::Reader;
 use crate::metrics::Metrics;
 use crate::nats::{Link, Plan, ReadError, Start};
@@ -24,7 +25,7 @@ pub(super) const ALL: &str = "checkout.*.*";
 /// Events read at a time.
 const READ_EVENTS: usize = 1_000;
 
-/// The end of the journal, as read to find duplicates.
+/// The end of a stream, as read to find duplicates. Its places are the stream's own.
 #[derive(Debug)]
 pub(super) struct JournalEnd {
     pub(super) events: Vec<(Uuid, Recorded)>,
@@ -32,31 +33,38 @@ pub(super) struct JournalEnd {
     pub(super) to: u64,
 }
 
-/// Reads which events the journal has after `from`, or, if nothing has been read yet, as far back as the server knows duplicates.
+/// Reads which events the stream has beyond what is known, or, if nothing has been read yet, as far back as the server knows duplicates.
 ///
 /// # Errors
 /// [`ReadError`] if the journal cannot be reached, or its end is too long to be read in time.
-pub(super) async fn read_end(link: Link, metrics: Arc<Metrics>, from: Option<u64>) -> Result<JournalEnd, ReadError> {
-    let reading = tokio::time::timeout(CATCH_UP_TIMEOUT, read(&link, &metrics, from));
-    reading
-        .await
-        .unwrap_or_else(|_| Err(ReadError::unavailable("reading its end takes too long")))
+pub(super) fn read_end(
+    link: Link,
+    metrics: Arc<Metrics>,
+    known: &Known,
+) -> impl Future<Output = Result<JournalEnd, ReadError>> + use<> {
+    let (from, reach) = (known.complete_to(), known.reach());
+    async move {
+        let reading = tokio::time::timeout(CATCH_UP_TIMEOUT, read(&link, &metrics, from, reach));
+        reading
+            .await
+            .unwrap_or_else(|_| Err(ReadError::unavailable("reading its end takes too long")))
+    }
 }
 
-async fn read(link: &Link, metrics: &Arc<Metrics>, from: Option<u64>) -> Result<JournalEnd, ReadError> {
+async fn read(link: &Link, metrics: &Arc<Metrics>, from: Option<u64>, reach: u64) -> Result<JournalEnd, ReadError> {
     let info = link.stream().get_info().await.map_err(ReadError::unavailable)?;
     let to = info.state.last_sequence;
     let mut events = Vec::new();
     // More than is remembered need not be read.
-    let earliest = Start::After(to.saturating_sub(known::reach()));
+    let earliest = Start::After(to.saturating_sub(reach));
     let start = match from {
         Some(from) if from >= to => return Ok(JournalEnd { events, to }),
-        Some(from) => Start::After(from.max(to.saturating_sub(known::reach()))),
+        Some(from) => Start::After(from.max(to.saturating_sub(reach))),
         None => Start::Since(OffsetDateTime::now_utc() - CATCH_UP_WINDOW),
     };
-    let mut reader = Reader::open(link, metrics, Plan::headers(ALL.to_owned(), start)).await?;
-    if reader.pending_at_open() > known::reach() {
-        reader = Reader::open(link, metrics, Plan::headers(ALL.to_owned(), earliest)).await?;
+    let mut reader = Reader::open((Lane::ONLY, link), metrics, Plan::headers(ALL.to_owned(), start)).await?;
+    if reader.pending_at_open() > reach {
+        reader = Reader::open((Lane::ONLY, link), metrics, Plan::headers(ALL.to_owned(), earliest)).await?;
     }
     if reader.pending_at_open() == 0 {
         return Ok(JournalEnd { events, to });

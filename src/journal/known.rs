@@ -8,7 +8,10 @@ use std::collections::{HashMap, VecDeque};
 
 use uuid::Uuid;
 
-/// Most events remembered: 30 MB. The table doubles at seven eighths of a power of two, so this fills one.
+use super::Spread;
+
+/// Most events remembered by a process, an equal share for each stream: 30 MB. The table doubles at seven eighths of a power
+/// of two, so this fills one.
 const KNOWN_MAX: usize = 450_000;
 
 /// An event in the journal.
@@ -20,8 +23,9 @@ pub(super) struct Recorded {
 }
 
 /// Events lately recorded, by id.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Known {
+    max: usize,
     events: HashMap<Uuid, Recorded>,
     /// In the order of their arrival, which is the order in which they leave.
     order: VecDeque<Uuid>,
@@ -30,6 +34,16 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// Nothing yet, for one of so many streams.
+    pub(super) fn of_one_of(spread: Spread) -> Self {
+        Self {
+            max: KNOWN_MAX / usize::from(spread.streams()),
+            events: HashMap::new(),
+            order: VecDeque::new(),
+            complete_to: None,
+        }
+    }
+
     /// The event of that id, if it is remembered.
     pub(super) fn get(&self, id: Uuid) -> Option<Recorded> {
         self.events.get(&id).copied()
@@ -46,7 +60,7 @@ impl Known {
         if self.events.contains_key(&id) {
             return;
         }
-        if self.order.len() >= KNOWN_MAX
+        if self.order.len() >= self.max
             && let Some(oldest) = self.order.pop_front()
         {
             self.events.remove(&oldest);
@@ -70,15 +84,17 @@ impl Known {
         self.complete_to = self.complete_to.max(Some(sequence));
     }
 
+    /// How many events back it makes sense to read.
+    pub(super) fn reach(&self) -> u64 {
+        self.max as u64
+    }
+
     /// Forgets everything: the journal is another one.
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        self.events.clear();
+        self.order.clear();
+        self.complete_to = None;
     }
-}
-
-/// How many events back it makes sense to read.
-pub(super) const fn reach() -> u64 {
-    KNOWN_MAX as u64
 }
 
 #[cfg(test)]
@@ -94,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_first_event_of_an_id_stays() {
-        let mut known = Known::default();
+        let mut known = Known::of_one_of(Spread::ONE);
         let id = Uuid::from_u128(7);
         known.insert(id, recorded(1));
         known.insert(id, recorded(2));
@@ -104,18 +120,21 @@ mod tests {
 
     #[test]
     fn the_oldest_leave_first() {
-        let mut known = Known::default();
-        for n in 0..=(KNOWN_MAX as u64) {
-            known.insert(Uuid::from_u128(u128::from(n)), recorded(n));
+        for streams in [1, 16] {
+            let mut known = Known::of_one_of(Spread::over(streams).unwrap());
+            let max = KNOWN_MAX / usize::from(streams);
+            for n in 0..=(max as u64) {
+                known.insert(Uuid::from_u128(u128::from(n)), recorded(n));
+            }
+            assert_eq!(known.len(), max);
+            assert_eq!(known.get(Uuid::from_u128(0)), None);
+            assert_eq!(known.get(Uuid::from_u128(1)), Some(recorded(1)));
         }
-        assert_eq!(known.len(), KNOWN_MAX);
-        assert_eq!(known.get(Uuid::from_u128(0)), None);
-        assert_eq!(known.get(Uuid::from_u128(1)), Some(recorded(1)));
     }
 
     #[test]
     fn the_memory_is_complete_only_up_to_the_first_gap() {
-        let mut known = Known::default();
+        let mut known = Known::of_one_of(Spread::ONE);
         known.insert(Uuid::from_u128(1), recorded(1));
         assert_eq!(known.complete_to(), None);
         known.completed_to(4);

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{DIGEST, ID, SUBJECT};
+use super::{DIGEST, ID, Lane, SUBJECT};
 use crate::core::id::{SessionId, ShopId};
 use crate::metrics::Metrics;
 use crate::nats::{self, Link, Plan, ReadError, StoredMessage};
@@ -86,10 +86,11 @@ impl RawEvent {
     }
 }
 
-impl From<StoredMessage> for RawEvent {
-    fn from(message: StoredMessage) -> Self {
+impl RawEvent {
+    /// The event that this message of a stream is.
+    pub(super) fn of(message: StoredMessage, lane: Lane) -> Self {
         Self {
-            sequence: message.sequence,
+            sequence: lane.sequence(message.sequence),
             recorded_at: message.stored_at,
             subject: message.subject,
             body: message.body,
@@ -99,19 +100,27 @@ impl From<StoredMessage> for RawEvent {
     }
 }
 
-/// Gets one event.
-pub(super) async fn get(stream: &Stream<()>, sequence: u64) -> Result<Option<RawEvent>, ReadError> {
-    Ok(nats::get(stream, sequence).await?.map(RawEvent::from))
+/// Gets the event at a place of a stream.
+pub(super) async fn get(stream: &Stream<()>, lane: Lane, place: u64) -> Result<Option<RawEvent>, ReadError> {
+    let message = nats::get(stream, place).await?;
+    Ok(message.map(|message| RawEvent::of(message, lane)))
 }
 
 /// An endless reading of events in journal order, which goes on by itself after every interruption.
 #[derive(Debug)]
-pub struct Reader(nats::Reader);
+pub struct Reader {
+    messages: nats::Reader,
+    lane: Lane,
+}
 
 impl Reader {
-    pub(super) async fn open(link: &Link, metrics: &Arc<Metrics>, plan: Plan) -> Result<Self, ReadError> {
-        let reader = nats::Reader::open(link, &metrics.journal_reader_reopens, plan).await?;
-        Ok(Self(reader))
+    pub(super) async fn open(
+        (lane, link): (Lane, &Link),
+        metrics: &Arc<Metrics>,
+        plan: Plan,
+    ) -> Result<Self, ReadError> {
+        let messages = nats::Reader::open(link, &metrics.journal_reader_reopens, plan).await?;
+        Ok(Self { messages, lane })
     }
 
     /// Waits for an event and takes it and those that have arrived with it, up to `max`.
@@ -122,8 +131,9 @@ impl Reader {
     /// [`ReadError`] while the journal cannot be reached. Calling again goes on after the last event
     /// that was given out; the pause between attempts is made here.
     pub async fn next(&mut self, max: usize) -> Result<Vec<RawEvent>, ReadError> {
-        let messages = self.0.next(max).await?;
-        Ok(messages.into_iter().map(RawEvent::from).collect())
+        let messages = self.messages.next(max).await?;
+        let events = messages.into_iter().map(|message| RawEvent::of(message, self.lane));
+        Ok(events.collect())
     }
 
     /// How often the reading was opened at the server, which grows with each interruption.
@@ -132,11 +142,11 @@ impl Reader {
     /// from one to the other: who keeps a place compares [`Tail::epoch`](super::Tail) when this has grown,
     /// before it uses what [`next`](Self::next) gave.
     pub fn opens(&self) -> u64 {
-        self.0.opens()
+        self.messages.opens()
     }
 
     /// Events that were in the journal when the reading was opened, or opened again, and not read yet.
     pub fn pending_at_open(&self) -> u64 {
-        self.0.pending_at_open()
+        self.messages.pending_at_open()
     }
 }

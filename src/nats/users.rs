@@ -210,6 +210,12 @@ pub const RIGHTS: &[Right] = &[
     publish("ask how much is stored", "$JS.API.INFO", &[Operator]),
     publish("remove the journal", "$JS.API.STREAM.DELETE.CHECKOUT", &[]),
     publish("empty the journal", "$JS.API.STREAM.PURGE.CHECKOUT", &[]),
+    publish(
+        "remove a stream of the journal",
+        "$JS.API.STREAM.DELETE.CHECKOUT_0",
+        &[],
+    ),
+    publish("empty a stream of the journal", "$JS.API.STREAM.PURGE.CHECKOUT_0", &[]),
     publish("empty the updates", "$JS.API.STREAM.PURGE.UPDATES", &[]),
     publish("remove an event", "$JS.API.STREAM.MSG.DELETE.CHECKOUT", &[]),
     publish("remove an update", "$JS.API.STREAM.MSG.DELETE.UPDATES", &[]),

@@ -103,13 +103,10 @@ impl Partition {
         }
         self.tell(None);
         // A partition that is somebody else's has no lag here.
-        let metrics = &self.parts.metrics;
-        for series in [
-            &metrics.projection_lag_events,
-            &metrics.projected_sequence,
-            &metrics.projected_recorded,
-        ] {
-            let _ = series.remove_label_values(&[&partition.to_string()]);
+        let (metrics, [partition, stream]) = (&self.parts.metrics, self.labels());
+        let _ = metrics.projection_lag_events.remove_label_values(&[&partition]);
+        for series in [&metrics.projected_sequence, &metrics.projected_recorded] {
+            let _ = series.remove_label_values(&[&partition, &stream]);
         }
     }
 
@@ -120,15 +117,19 @@ impl Partition {
         self.parts.metrics.halted_partitions.set(halted);
     }
 
+    /// What names the partition in metrics, and the stream that has it.
+    fn labels(&self) -> [String; 2] {
+        let partition = self.lease.partition;
+        let stream = self.parts.journal.spread().of_partition(partition).name();
+        [partition.to_string(), stream]
+    }
+
     /// Notes in the metrics how far the partition is, and how many of its events wait.
     fn note(&self, checkpoint: &Checkpoint, pending: u64) {
-        let metrics = &self.parts.metrics;
-        let label = self.lease.partition.to_string();
-        let set = |series: &IntGaugeVec, number| series.with_label_values(&[&label]).set(number);
-        set(
-            &metrics.projection_lag_events,
-            i64::try_from(pending).unwrap_or(i64::MAX),
-        );
+        let (metrics, [partition, stream]) = (&self.parts.metrics, self.labels());
+        let lag = metrics.projection_lag_events.with_label_values(&[&partition]);
+        lag.set(i64::try_from(pending).unwrap_or(i64::MAX));
+        let set = |series: &IntGaugeVec, number| series.with_label_values(&[&partition, &stream]).set(number);
         set(&metrics.projected_sequence, checkpoint.sequence);
         set(&metrics.projected_recorded, checkpoint.recorded_ns / 1_000_000_000);
     }

@@ -173,10 +173,9 @@ impl Scrubber {
             let sample = self.views().sample(count - of_journal).await?;
             picked.extend(sample.into_iter().map(|id| (id, None)));
         }
-        let tail = self.parts.journal.tail().await?;
-        if tail.first_sequence <= tail.last_sequence {
-            let places = (0..of_journal).map(|_| fastrand::u64(tail.first_sequence..=tail.last_sequence));
-            for raw in refold::events_at(&self.parts.journal, &places.collect()).await? {
+        let places = self.parts.journal.tails().await?.sample(of_journal);
+        if !places.is_empty() {
+            for raw in refold::events_at(&self.parts.journal, &places).await? {
                 let decoded = Decoded::of(&raw);
                 if let (Some(id), Ok(_)) = (decoded.basket, &decoded.event) {
                     picked.push((id, Some(raw.sequence)));

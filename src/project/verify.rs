@@ -20,7 +20,7 @@ pub enum VerifyError {
 /// # Errors
 /// [`VerifyError`]
 pub async fn verify(journal: &Journal, checkpoint: &Checkpoint) -> Result<(), VerifyError> {
-    let tail = journal.tail().await?;
+    let tail = journal.tail(checkpoint.partition).await?;
     let at = u64::try_from(checkpoint.sequence).unwrap_or(0);
     let broken = |what: String| Err(VerifyError::Broken(what));
     if tail.epoch.to_string() != checkpoint.epoch {
@@ -35,7 +35,7 @@ pub async fn verify(journal: &Journal, checkpoint: &Checkpoint) -> Result<(), Ve
             tail.last_sequence
         ));
     }
-    if tail.first_sequence > at + 1 {
+    if tail.first_sequence > at + tail.step {
         return broken(format!(
             "events are lost: the journal begins at {} and the views are folded up to {at}",
             tail.first_sequence

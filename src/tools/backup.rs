@@ -25,10 +25,10 @@ use crate::app::StopSignals;
 use crate::core::event::rfc3339;
 use crate::core::failpoint;
 use crate::core::policy::Verb;
-use crate::journal::{self, Journal, RawEvent, Reader};
+use crate::journal::{self, Facts, Journal, Lane, RawEvent, Reader};
 use crate::nats::Original;
 use crate::views::{self, Deed, IRREPLACEABLE, Irreplaceable, Views};
-use manifest::{DOCUMENTS, DocumentFile, FORMAT, JOURNAL, JournalPart, Manifest, OfCollection, Segment};
+use manifest::{DOCUMENTS, DocumentFile, JOURNAL, JournalPart, Manifest, OfCollection, Segment};
 
 /// Events read at a time.
 const READ_EVENTS: usize = 1_000;
@@ -96,45 +96,26 @@ async fn write(args: &Args, tasks: &TaskTracker, end: &CancellationToken) -> any
         documents.push(keep_documents(folder, &views, *kind).await?);
     }
     failpoint::hit("after_documents");
-    let info = journal.link().stream().get_info().await.context("the journal")?;
-    let state = &info.state;
-    let known = before.as_ref().map_or(&[][..], |before| &before.journal.segments);
-    let copying = Copying {
-        args,
-        journal: &journal,
-        epoch: facts.epoch,
-        to: state.last_sequence,
-    };
-    let segments = copying.run(known, state.first_sequence).await?;
+    let mut parts = Vec::new();
+    for lane in journal.spread().lanes() {
+        let known = before.as_ref().and_then(|before| before.parts().nth(lane.index()));
+        let known = known.map_or(&[][..], |(_, part)| &part.segments);
+        parts.push(keep_events(args, (&journal, &facts), lane, known).await?);
+    }
+    let mut parts = parts.into_iter();
     let manifest = Manifest {
-        format: FORMAT,
+        format: Manifest::format_of(journal.spread()),
         program: env!("CARGO_PKG_VERSION").to_owned(),
         taken_at: rfc3339(OffsetDateTime::now_utc()),
-        journal: JournalPart {
-            epoch: facts.epoch,
-            partitions: facts.partitions,
-            // The server's own notes are the next server's to make.
-            metadata: info
-                .config
-                .metadata
-                .iter()
-                .filter(|(name, _)| !name.starts_with("_nats."))
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect::<BTreeMap<_, _>>(),
-            created_at: rfc3339(info.created),
-            first_sequence: state.first_sequence,
-            last_sequence: state.last_sequence,
-            last_recorded_at: (state.last_sequence > 0).then(|| rfc3339(state.last_timestamp)),
-            events: segments.iter().map(|segment| segment.events).sum(),
-            segments,
-        },
+        journal: parts.next().context("a journal has a stream")?,
+        others: parts.collect(),
         documents,
     };
     failpoint::hit("before_manifest");
     manifest.write(folder)?;
     failpoint::hit("after_manifest");
     clear(folder, &manifest)?;
-    let new = manifest.journal.events - before.as_ref().map_or(0, |before| before.journal.events);
+    let new = manifest.events() - before.as_ref().map_or(0, Manifest::events);
     say(&told(&manifest));
     say(&format!(
         "{new} events were new; it took {:.1} s. `ezout backup --verify {}` reads it all again",
@@ -151,9 +132,9 @@ pub(super) fn told(manifest: &Manifest) -> String {
     let megabytes = manifest.bytes() as f64 / 1e6;
     format!(
         "a whole backup, true as of sequence {} of the journal with epoch {}: {} events, {documents} documents, {megabytes:.1} MB, taken at {} by {}",
-        manifest.journal.last_sequence,
+        manifest.as_of(),
         manifest.journal.epoch,
-        manifest.journal.events,
+        manifest.events(),
         manifest.taken_at,
         manifest.program
     )
@@ -181,27 +162,32 @@ pub(super) fn original(event: RawEvent) -> Original {
 
 /// Refuses where the folder has the backup of another journal, or of one that has lost events since.
 async fn goes_on(journal: &Journal, before: &Manifest) -> anyhow::Result<()> {
-    let (tail, known) = (journal.tail().await?, &before.journal);
-    ensure!(
-        tail.epoch == known.epoch,
-        "the folder has the backup of another journal (epoch {}) than this one (epoch {}): name another folder",
-        known.epoch,
-        tail.epoch
-    );
-    ensure!(
-        tail.last_sequence >= known.last_sequence,
-        "the journal ends at event {}, and the backup has event {}: the journal has lost events; keep the backup, and name another folder",
-        tail.last_sequence,
-        known.last_sequence
-    );
-    let there = journal.get(known.last_sequence).await?;
-    let there = there.map(|event| rfc3339(event.recorded_at));
-    // One that is gone says nothing.
-    ensure!(
-        there.is_none() || there == known.last_recorded_at,
-        "event {} of the journal is another one than in the backup, so the journal has lost events since: keep the backup, and name another folder",
-        known.last_sequence
-    );
+    for (lane, known) in before.parts() {
+        let tail = journal.tail_of_lane(lane).await?;
+        ensure!(
+            tail.epoch == known.epoch,
+            "the folder has the backup of another journal (epoch {}) than this one (epoch {}): name another folder",
+            known.epoch,
+            tail.epoch
+        );
+        ensure!(
+            tail.last_sequence >= known.last_sequence,
+            "the journal ends at event {}, and the backup has event {}: the journal has lost events; keep the backup, and name another folder",
+            tail.last_sequence,
+            known.last_sequence
+        );
+        if known.last_sequence == 0 {
+            continue;
+        }
+        let there = journal.get(known.last_sequence).await?;
+        let there = there.map(|event| rfc3339(event.recorded_at));
+        // One that is gone says nothing.
+        ensure!(
+            there.is_none() || there == known.last_recorded_at,
+            "event {} of the journal is another one than in the backup, so the journal has lost events since: keep the backup, and name another folder",
+            known.last_sequence
+        );
+    }
     Ok(())
 }
 
@@ -240,11 +226,50 @@ async fn keep_documents(folder: &Path, views: &Views, kind: Irreplaceable) -> an
     }
 }
 
-/// Copies the journal up to a place.
+/// Copies a stream of the journal as far as it goes now. `known` is what the backup has of it already.
+async fn keep_events(
+    args: &Args,
+    (journal, facts): (&Journal, &Facts),
+    lane: Lane,
+    known: &[Segment],
+) -> anyhow::Result<JournalPart> {
+    let info = journal.info(lane).await.context("the journal")?;
+    let state = &info.state;
+    let (first_sequence, last_sequence) = (lane.sequence(state.first_sequence), lane.sequence(state.last_sequence));
+    let copying = Copying {
+        args,
+        journal,
+        epoch: facts.epoch,
+        lane,
+        to: last_sequence,
+    };
+    let segments = copying.run(known, first_sequence).await?;
+    Ok(JournalPart {
+        epoch: facts.epoch,
+        partitions: facts.partitions,
+        // The server's own notes are the next server's to make.
+        metadata: info
+            .config
+            .metadata
+            .iter()
+            .filter(|(name, _)| !name.starts_with("_nats."))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect::<BTreeMap<_, _>>(),
+        created_at: rfc3339(info.created),
+        first_sequence,
+        last_sequence,
+        last_recorded_at: (state.last_sequence > 0).then(|| rfc3339(state.last_timestamp)),
+        events: segments.iter().map(|segment| segment.events).sum(),
+        segments,
+    })
+}
+
+/// Copies a stream of the journal up to a place.
 struct Copying<'a> {
     args: &'a Args,
     journal: &'a Journal,
     epoch: uuid::Uuid,
+    lane: Lane,
     to: u64,
 }
 
@@ -268,8 +293,8 @@ impl Copying<'_> {
         if place >= self.to {
             return Ok(segments);
         }
-        let bar = bar(self.to - place)?;
-        let mut reader = self.journal.read_all(place).await?;
+        let bar = bar(self.lane.place(self.to) - self.lane.place(place))?;
+        let mut reader = self.journal.read_lane(self.lane, place).await?;
         let mut opens = reader.opens();
         let mut open: Option<segment::Writer> = None;
         let mut over = false;
@@ -280,7 +305,7 @@ impl Copying<'_> {
                 if event.sequence > self.to {
                     break;
                 }
-                bar.inc(event.sequence - place);
+                bar.inc(self.lane.place(event.sequence) - self.lane.place(place));
                 place = event.sequence;
                 let event = original(event);
                 let mut writer = match open.take() {
@@ -314,7 +339,7 @@ impl Copying<'_> {
                 }
             };
             if reader.opens() != *opens {
-                let Ok(tail) = self.journal.tail().await else {
+                let Ok(tail) = self.journal.tail_of_lane(self.lane).await else {
                     bail!("the connection to NATS was lost; the same command goes on where it was");
                 };
                 ensure!(
@@ -338,8 +363,9 @@ impl Copying<'_> {
             }
         }
         there.sort();
+        let step = u64::from(self.lane.spread().streams());
         loop {
-            let next = segments.last().map_or(first_sequence, |last| last.last_sequence + 1);
+            let next = segments.last().map_or(first_sequence, |last| last.last_sequence + step);
             let fits = |(first, last, _): &&(u64, u64, String)| *first == next && *last <= self.to;
             // Of several that begin alike the longest.
             let Some((first, last, file)) = there.iter().rfind(fits) else {

@@ -17,14 +17,11 @@ mod streams;
 use std::time::Duration;
 
 use anyhow::bail;
-use async_nats::Client;
 use async_nats::jetstream;
-use async_nats::jetstream::stream::Info;
 
 use self::commands::Commands;
 use self::report::{Finding, Report};
 use crate::journal::{self, Journal, Servers};
-use crate::nats::Link;
 use crate::tools::say;
 use crate::updates;
 use crate::views::{self, Views};
@@ -167,7 +164,7 @@ impl Streams {
         let mut findings = vec![finding];
         let Some(client) = client else {
             findings.push(Finding::skipped("room", "NATS does not answer"));
-            findings.extend(nats::sync(args, servers, None, commands));
+            findings.extend(nats::sync(args, servers, &[], commands));
             findings.extend(nats::users(servers, commands));
             findings.push(Finding::skipped("journal", "NATS does not answer"));
             findings.push(Finding::skipped("updates", "NATS does not answer"));
@@ -179,31 +176,31 @@ impl Streams {
         let context = jetstream::new(client.clone());
         let (room, journal, updates) = tokio::join!(
             nats::room(&client, servers, commands),
-            streams::find(&context, journal::STREAM),
+            streams::find_journal(&context, args.journal.streams),
             streams::find_within(&context, updates::STREAM, LOOKS, LOOK_PAUSE),
         );
         findings.extend(room);
-        findings.extend(nats::sync(args, servers, journal.as_ref().ok(), commands));
+        findings.extend(nats::sync(args, servers, &journal.there(), commands));
         findings.extend(nats::users(servers, commands));
         findings.extend(streams::journal(args, servers, &journal, commands));
         findings.extend(streams::updates(args, &updates, commands));
-        let journal = match &journal {
-            Ok(info) => open(args, info, client).await,
-            Err(_) => None,
+        drop(client);
+        let journal = match journal.partitions() {
+            Some(partitions) => open(args, partitions).await,
+            None => None,
         };
         Self { findings, journal }
     }
 }
 
 /// Opens the journal to read in it, on a connection as the service has one.
-async fn open(args: &Args, info: &Info, client: Client) -> Option<(Journal, u16)> {
-    let (_, partitions) = journal::identity(info).ok()?;
-    drop(client);
-    let link = Link::start(&args.journal.nats_url, journal::STREAM).await.ok()?;
-    let mut status = link.status();
+async fn open(args: &Args, partitions: u16) -> Option<(Journal, u16)> {
+    let (url, streams) = (&args.journal.nats_url, args.journal.streams);
+    let journal = Journal::to_read(url, streams, partitions).await.ok()?;
+    let mut status = journal.link().status();
     let up = tokio::time::timeout(LIMIT, status.wait_for(|status| status.up)).await;
     up.ok()?.ok()?;
-    Some((Journal::to_read(link), partitions))
+    Some((journal, partitions))
 }
 
 /// Runs a check for [`LIMIT`] at most.

@@ -6,7 +6,7 @@ use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{self, Context, ErrorCode};
 
 use crate::nats::{Difference, amended, differences};
-use crate::tools::{operator, say};
+use crate::tools::{operator, past, say};
 use crate::views::{self, Views};
 use crate::{journal, updates};
 
@@ -44,17 +44,26 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if args.streams {
         let client = operator::connect(&args.journal.nats_url, "ezout migrate").await?;
         let context = jetstream::new(client);
+        past::not_spread_otherwise(&context, args.journal.streams).await?;
         let replicas = args.journal.replicas;
-        let journal = amend(&context, &journal::settings(replicas), false).await;
-        let updates = amend(&context, &updates::settings(replicas), true).await;
+        let mut journal = Ok(());
+        for lane in args.journal.streams.lanes() {
+            let wanted = |running: &Config| journal::settings(replicas, lane, journal::partitions_in(running));
+            journal = journal.and(amend(&context, &lane.name(), wanted, false).await);
+        }
+        let updates = amend(&context, updates::STREAM, |_| updates::settings(replicas), true).await;
         journal.and(updates)?;
     }
     Ok(())
 }
 
 /// Gives a stream the settings that are wanted.
-async fn amend(context: &Context, wanted: &Config, may_be_made_anew: bool) -> anyhow::Result<()> {
-    let name = &wanted.name;
+async fn amend(
+    context: &Context,
+    name: &str,
+    wanted: impl Fn(&Config) -> Config,
+    may_be_made_anew: bool,
+) -> anyhow::Result<()> {
     let running = match context.get_stream(name).await {
         Ok(stream) => stream.cached_info().config.clone(),
         Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND) =>
@@ -64,7 +73,8 @@ async fn amend(context: &Context, wanted: &Config, may_be_made_anew: bool) -> an
         }
         Err(error) => return Err(error).with_context(|| format!("the stream {name}")),
     };
-    let (fixed, changeable): (Vec<Difference>, Vec<Difference>) = differences(&running, wanted)
+    let wanted = wanted(&running);
+    let (fixed, changeable): (Vec<Difference>, Vec<Difference>) = differences(&running, &wanted)
         .into_iter()
         .partition(Difference::is_fixed);
     if fixed.is_empty() && changeable.is_empty() {
@@ -79,7 +89,7 @@ async fn amend(context: &Context, wanted: &Config, may_be_made_anew: bool) -> an
     if !fixed.is_empty() && may_be_made_anew {
         let removed = context.delete_stream(name).await;
         removed.with_context(|| format!("cannot remove the stream {name}"))?;
-        let made = context.create_stream(wanted).await;
+        let made = context.create_stream(&wanted).await;
         made.with_context(|| format!("cannot make the stream {name}"))?;
         say(&format!("the stream {name} was made anew"));
         return Ok(());

@@ -8,7 +8,7 @@ use async_nats::jetstream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::journal::{self, Facts, Journal};
+use crate::journal::{self, Facts, Journal, Spread};
 use crate::metrics::Metrics;
 use crate::tools::operator;
 use crate::views::{self, Views};
@@ -23,10 +23,7 @@ pub(super) async fn open_journal(
     stop: CancellationToken,
 ) -> anyhow::Result<(Journal, Facts)> {
     let client = operator::connect(&config.nats_url, "ezout").await?;
-    jetstream::new(client)
-        .get_stream(journal::STREAM)
-        .await
-        .with_context(|| format!("there is no journal (stream {}) here", journal::STREAM))?;
+    is_there(&jetstream::new(client), config.streams).await?;
     let journal = Journal::start(config, Arc::new(Metrics::new()), tasks, stop)
         .await
         .context("EZOUT_NATS_URL")?;
@@ -39,6 +36,27 @@ pub(super) async fn open_journal(
         bail!("the journal cannot be opened: {:?}", journal.state().borrow().clone());
     };
     Ok((journal, facts))
+}
+
+/// Refuses where there is no journal in so many streams.
+async fn is_there(context: &jetstream::Context, spread: Spread) -> anyhow::Result<()> {
+    not_spread_otherwise(context, spread).await?;
+    let first = spread.of_partition(0).name();
+    let found = context.get_stream(&first).await;
+    found.with_context(|| format!("there is no journal (stream {first}) here"))?;
+    Ok(())
+}
+
+/// Refuses where there is a journal in another number of streams.
+pub(super) async fn not_spread_otherwise(context: &jetstream::Context, spread: Spread) -> anyhow::Result<()> {
+    for lane in [spread.of_partition(0), spread.otherwise()] {
+        if let Ok(found) = context.get_stream(lane.name()).await
+            && let Some(is) = journal::spread_in(&found.cached_info().config).filter(|is| *is != spread)
+        {
+            bail!("{}", journal::another_spread(is, spread));
+        }
+    }
+    Ok(())
 }
 
 /// Opens the views.

@@ -110,7 +110,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn replay(args: &Args, journal: &Journal, shop: ShopId, session: Option<SessionId>) -> anyhow::Result<()> {
-    let end = journal.tail().await?.last_sequence;
+    let end = journal.tail_of_shop(shop).await?.last_sequence;
     let mut reader = match args.from {
         Some(from) => journal.read_shop_since(shop, from).await?,
         None => journal.read_shop(shop, 0).await?,

@@ -10,17 +10,19 @@ use anyhow::{Context as _, bail, ensure};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Config, Info};
 use async_nats::jetstream::{self, ErrorCode};
+use indicatif::ProgressBar;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::backup::manifest::{self, Manifest};
+use super::backup::manifest::{self, JournalPart, Manifest};
 use super::backup::{bar, original, segment, told, verify};
 use super::{deed, operator, past, say};
 use crate::app::StopSignals;
 use crate::core::failpoint;
 use crate::core::policy::Verb;
+use crate::journal::{Journal, Lane};
 use crate::nats::{Extent, RestoreError, Restoring};
 use crate::views::{self, Deed, Views};
 use crate::{journal, updates};
@@ -68,29 +70,46 @@ async fn restore(args: &Args) -> anyhow::Result<()> {
     let client = operator::connect(&args.journal.nats_url, "ezout restore").await?;
     let context = jetstream::new(client.clone());
     let views = Views::to_look_at(&args.views).await?;
-    match stream(&context, journal::STREAM).await? {
-        Some(info) if is_of(&info, &manifest) => {
-            // Where the last attempt was cut off right behind its end.
-            say("the journal is in place already; it is compared with the backup");
-        }
-        Some(info) => refuse(&info)?,
-        None => {
-            fits(args, &views, &manifest).await?;
-            if !args.only_journal {
-                bring_documents(args, &views, &manifest).await?;
-            }
-            failpoint::hit("after_documents");
-            let what = format!(
-                "restore: of the journal {} up to {}",
-                manifest.journal.epoch, manifest.journal.last_sequence
-            );
-            deed::note(&views, Deed::of_system(Verb::Operate, what)).await?;
-            remove_updates(&context).await?;
-            put_journal(args, client, &manifest).await?;
-            failpoint::hit("after_journal");
+    let (is, asked) = (manifest.spread(), args.journal.streams);
+    ensure!(is == asked, "of the backup: {}", journal::another_spread(is, asked));
+    past::not_spread_otherwise(&context, manifest.spread()).await?;
+    let (mut missing, mut beyond) = (Vec::new(), Vec::new());
+    for (lane, known) in manifest.parts() {
+        match stream(&context, &lane.name()).await? {
+            Some(info) if is_of(&info, (lane, known)) => {}
+            Some(info) if goes_beyond(&info, (lane, known)) => beyond.push(((lane, known), info)),
+            Some(info) => return refuse(&info, (lane, known)),
+            None => missing.push((lane, known)),
         }
     }
-    compare(args, &manifest).await?;
+    if let (true, Some((part, info))) = (missing.is_empty(), beyond.first()) {
+        return refuse(info, *part);
+    }
+    if missing.is_empty() {
+        // Where the last attempt was cut off right behind its end.
+        say("the journal is in place already; it is compared with the backup");
+    } else {
+        let lanes: Vec<Lane> = missing.iter().map(|(lane, _)| *lane).collect();
+        fits(args, &views, &manifest, &lanes).await?;
+        if !args.only_journal {
+            bring_documents(args, &views, &manifest).await?;
+        }
+        failpoint::hit("after_documents");
+        let what = format!(
+            "restore: of the journal {} up to {}",
+            manifest.journal.epoch,
+            manifest.as_of()
+        );
+        deed::note(&views, Deed::of_system(Verb::Operate, what)).await?;
+        remove_updates(&context).await?;
+        // The first stream comes last: where that is there, the journal is whole.
+        for part in missing.into_iter().rev() {
+            put_stream(args, client.clone(), &manifest, part).await?;
+        }
+        failpoint::hit("after_journal");
+    }
+    let left_alone: Vec<Lane> = beyond.iter().map(|((lane, _), _)| *lane).collect();
+    compare(args, &manifest, &left_alone).await?;
     say(&format!("restored {}", told(&manifest)));
     say(&format!(
         "it took {:.1} s, with its comparison",
@@ -113,28 +132,48 @@ async fn stream(context: &jetstream::Context, name: &str) -> anyhow::Result<Opti
     }
 }
 
-/// Whether a stream is the journal of the backup, as far as that goes.
-fn is_of(info: &Info, manifest: &Manifest) -> bool {
-    let known = &manifest.journal;
-    journal::identity(info).is_ok_and(|(epoch, partitions)| (epoch, partitions) == (known.epoch, known.partitions))
-        && info.state.last_sequence == known.last_sequence
+/// Whether a stream is of the same journal as that of the backup.
+fn is_same(info: &Info, (lane, known): (Lane, &JournalPart)) -> bool {
+    journal::identity(info, lane).is_ok_and(|identity| identity == (known.epoch, known.partitions))
+}
+
+/// Whether a stream is that of the backup, as far as that goes.
+fn is_of(info: &Info, (lane, known): (Lane, &JournalPart)) -> bool {
+    is_same(info, (lane, known))
+        && lane.sequence(info.state.last_sequence) == known.last_sequence
         && info.state.messages == known.events
 }
 
-fn refuse(info: &Info) -> anyhow::Result<()> {
-    let (stream, messages) = (journal::STREAM, info.state.messages);
+/// Whether a stream is that of the backup and has events since. One stream of several may be lost alone.
+fn goes_beyond(info: &Info, (lane, known): (Lane, &JournalPart)) -> bool {
+    is_same(info, (lane, known)) && lane.sequence(info.state.last_sequence) > known.last_sequence
+}
+
+fn refuse(info: &Info, (lane, known): (Lane, &JournalPart)) -> anyhow::Result<()> {
+    let (stream, messages) = (lane.name(), info.state.messages);
+    if lane != Lane::ONLY && is_same(info, (lane, known)) && !goes_beyond(info, (lane, known)) {
+        bail!(
+            "the stream {stream} is there already, with {messages} events up to {}, and the backup has {} up to {}, and nothing was done: what is there is saved by `ezout backup` into another folder, and then removed by `nats stream rm {stream}`, as a user who may, if it is to make room; the other streams may stay",
+            lane.sequence(info.state.last_sequence),
+            known.events,
+            known.last_sequence
+        );
+    }
+    let each = lane.spread().lanes();
+    let each = each.map(|lane| format!("nats stream rm {}", lane.name()));
+    let removal = each.collect::<Vec<_>>().join(" && ");
     if messages == 0 && info.state.last_sequence == 0 {
         bail!(
-            "a new journal is there, without events: stop the service, which has made it, remove it (`nats stream rm {stream}`, as a user who may), and restore before the service starts again"
+            "a new journal is there, without events: stop the service, which has made it, remove it (`{removal}`, as a user who may), and restore before the service starts again"
         );
     }
     bail!(
-        "a journal is there already, with {messages} events, and nothing was done: let EZOUT_NATS_URL name the servers that have lost theirs. What is there is saved by `ezout backup` into another folder, and then removed by `nats stream rm {stream}`, as a user who may, if it is to make room"
+        "a journal is there already, with {messages} events, and nothing was done: let EZOUT_NATS_URL name the servers that have lost theirs. What is there is saved by `ezout backup` into another folder, and then removed by `{removal}`, as a user who may, if it is to make room"
     );
 }
 
-/// Refuses where MongoDB has baskets that do not fit the backup.
-async fn fits(args: &Args, views: &Views, manifest: &Manifest) -> anyhow::Result<()> {
+/// Refuses where MongoDB has baskets that do not fit the backup of these streams.
+async fn fits(args: &Args, views: &Views, manifest: &Manifest, lanes: &[Lane]) -> anyhow::Result<()> {
     let folded = views.folded().await?;
     if folded.is_empty() {
         return Ok(());
@@ -143,10 +182,11 @@ async fn fits(args: &Args, views: &Views, manifest: &Manifest) -> anyhow::Result
         args.only_journal,
         "MongoDB has baskets already, so it has not lost its data, and nothing was done: `--only-journal` leaves it as it is; or let EZOUT_MONGODB_DATABASE name a new database"
     );
-    let (epoch, end) = (manifest.journal.epoch.to_string(), manifest.journal.last_sequence);
-    for (of, furthest) in folded {
+    let epoch = manifest.journal.epoch.to_string();
+    for (of, partition, furthest) in folded {
+        let end = manifest.part_of(partition).last_sequence;
         ensure!(
-            of == epoch && furthest <= end,
+            of == epoch && (furthest <= end || !lanes.contains(&manifest.spread().of_partition(partition))),
             "MongoDB has baskets of the journal {of} up to event {furthest}, and the backup is of the journal {epoch} up to event {end}: let EZOUT_MONGODB_DATABASE name a new database, and restore without --only-journal"
         );
     }
@@ -190,17 +230,21 @@ async fn remove_updates(context: &jetstream::Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn put_journal(args: &Args, client: async_nats::Client, manifest: &Manifest) -> anyhow::Result<()> {
-    let known = &manifest.journal;
-    let mut config: Config = journal::settings(args.journal.replicas);
+async fn put_stream(
+    args: &Args,
+    client: async_nats::Client,
+    manifest: &Manifest,
+    (lane, known): (Lane, &JournalPart),
+) -> anyhow::Result<()> {
+    let mut config: Config = journal::settings(args.journal.replicas, lane, known.partitions);
     config
         .metadata
         .extend(known.metadata.iter().map(|(name, value)| (name.clone(), value.clone())));
     let created = OffsetDateTime::parse(&known.created_at, &Rfc3339).context("the manifest's created_at")?;
     let extent = Extent {
         messages: known.events,
-        first_sequence: known.first_sequence,
-        last_sequence: known.last_sequence,
+        first_sequence: lane.place(known.first_sequence),
+        last_sequence: lane.place(known.last_sequence),
     };
     let begun = Restoring::begin(client, &config, created, extent).await;
     let mut restoring = begun.map_err(|error| match error {
@@ -209,7 +253,8 @@ async fn put_journal(args: &Args, client: async_nats::Client, manifest: &Manifes
     })?;
     let bar = bar(known.events)?;
     for segment in &known.segments {
-        each_event(&args.folder, manifest, segment, async |event| {
+        each_event(&args.folder, manifest, segment, async |mut event| {
+            event.sequence = lane.place(event.sequence);
             restoring
                 .add(&event)
                 .await
@@ -221,7 +266,7 @@ async fn put_journal(args: &Args, client: async_nats::Client, manifest: &Manifes
         failpoint::hit("after_segment");
     }
     restoring
-        .end(known.last_sequence)
+        .end(extent.last_sequence)
         .await
         .context("the journal was not put in place")?;
     bar.finish_and_clear();
@@ -254,28 +299,43 @@ async fn patiently<T>(mut ask: impl AsyncFnMut() -> Result<T, journal::ReadError
     }
 }
 
-/// Reads the journal that is in place, and compares each event with the backup.
-async fn compare(args: &Args, manifest: &Manifest) -> anyhow::Result<()> {
+/// Reads the journal that is in place, and compares each event with the backup, but for streams that have gone on since.
+async fn compare(args: &Args, manifest: &Manifest, left_alone: &[Lane]) -> anyhow::Result<()> {
     let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
     let (journal, facts) = past::open_journal(args.journal.clone(), &tasks, end.clone()).await?;
-    let known = &manifest.journal;
     ensure!(
-        facts.epoch == known.epoch,
+        facts.epoch == manifest.journal.epoch,
         "the journal in place has the epoch {}, and the backup {}",
         facts.epoch,
-        known.epoch
+        manifest.journal.epoch
     );
-    let size = patiently(async || journal.size().await).await?;
+    let bar = bar(manifest.events())?;
+    for part in manifest.parts().filter(|(lane, _)| !left_alone.contains(lane)) {
+        compare_stream(args, &journal, manifest, part, &bar).await?;
+    }
+    bar.finish_and_clear();
+    end.cancel();
+    Ok(())
+}
+
+async fn compare_stream(
+    args: &Args,
+    journal: &Journal,
+    manifest: &Manifest,
+    (lane, known): (Lane, &JournalPart),
+    bar: &ProgressBar,
+) -> anyhow::Result<()> {
+    let state = patiently(async || journal.info(lane).await).await?.state;
+    let last_sequence = lane.sequence(state.last_sequence);
     ensure!(
-        (size.tail.last_sequence, size.messages) == (known.last_sequence, known.events),
-        "the journal in place has {} events and ends at {}, and the backup has {} and ends at {}",
-        size.messages,
-        size.tail.last_sequence,
+        (last_sequence, state.messages) == (known.last_sequence, known.events),
+        "the stream {} in place has {} events and ends at {last_sequence}, and the backup has {} and ends at {}",
+        lane.name(),
+        state.messages,
         known.events,
         known.last_sequence
     );
-    let bar = bar(known.events)?;
-    let mut reader = patiently(async || journal.read_all(0).await).await?;
+    let mut reader = patiently(async || journal.read_lane(lane, 0).await).await?;
     let mut waiting = std::collections::VecDeque::new();
     for segment in &known.segments {
         each_event(&args.folder, manifest, segment, async |event| {
@@ -287,14 +347,12 @@ async fn compare(args: &Args, manifest: &Manifest) -> anyhow::Result<()> {
                 there.as_ref() == Some(&event),
                 "event {} in place is not that of the backup: remove the journal (`nats stream rm {}`, as a user who may), and restore again",
                 event.sequence,
-                journal::STREAM
+                lane.name()
             );
             bar.inc(1);
             Ok(())
         })
         .await?;
     }
-    bar.finish_and_clear();
-    end.cancel();
     Ok(())
 }

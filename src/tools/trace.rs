@@ -16,7 +16,7 @@ use super::{past, say};
 use crate::core::event::{JournalEvent, Recorded, from_unix_microseconds, rfc3339};
 use crate::core::id::{BasketId, SessionId, ShopId, partition_of};
 use crate::core::trace::{TRACEPARENT, TraceContext};
-use crate::journal::{self, Facts, Journal, RECEIVED, RawEvent};
+use crate::journal::{self, Facts, Journal, Lane, RECEIVED, RawEvent};
 use crate::metrics::Metrics;
 use crate::refold::{self, Decoded};
 use crate::updates::Feed;
@@ -158,7 +158,7 @@ impl Life {
         let parked = self.views.parked_of(&self.facts.epoch.to_string(), self.id).await?;
         sequences.extend(parked.iter().map(|event| event.sequence));
         let mut events = refold::events_at(&self.journal, &sequences).await?;
-        let end = self.journal.tail().await?.last_sequence;
+        let end = self.journal.tail_of_shop(self.id.shop).await?.last_sequence;
         let id = self.id;
         refold::events_of_shop(&self.journal, id.shop, checkpoint.min(end), end, |raw| {
             if !sequences.contains(&raw.sequence) {
@@ -196,7 +196,16 @@ impl Life {
                 ),
             }
         }
-        let place = format!("place {} of {}", raw.sequence, journal::STREAM);
+        let lane = self.journal.spread().of_sequence(raw.sequence);
+        let place = match lane {
+            Lane::ONLY => format!("place {} of {}", raw.sequence, lane.name()),
+            _ => format!(
+                "sequence {}, place {} of {}",
+                raw.sequence,
+                lane.place(raw.sequence),
+                lane.name()
+            ),
+        };
         add("recorded", Some(raw.recorded_at), place);
         let parked = self.views.parked_of(&epoch, self.id).await?;
         if let Some(event) = parked.iter().find(|event| event.sequence == raw.sequence) {

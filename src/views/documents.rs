@@ -98,22 +98,31 @@ impl Views {
         Ok(otherwise)
     }
 
-    /// The journals that baskets of any version were folded from, each with the furthest place.
+    /// The journals that baskets of any version were folded from, with each partition and how far it is folded.
     ///
     /// # Errors
     /// [`ViewError`].
-    pub async fn folded(&self) -> Result<Vec<(String, u64)>, ViewError> {
+    pub async fn folded(&self) -> Result<Vec<(String, u16, u64)>, ViewError> {
         let checkpoints: Collection<Document> = self.database.collection("checkpoints");
-        let group = vec![doc! { "$group": { "_id": "$epoch", "furthest": { "$max": "$sequence" } } }];
         let found: Vec<Document> = within("look how far baskets are folded", async {
-            checkpoints.aggregate(group).await?.try_collect().await
+            checkpoints.find(doc! {}).await?.try_collect().await
         })
         .await?;
         let of = |found: &Document| {
-            let furthest = u64::try_from(found.get_i64("furthest").unwrap_or(0)).unwrap_or(0);
-            (found.get_str("_id").unwrap_or_default().to_owned(), furthest)
+            let id = found.get("_id");
+            let partition = match id {
+                Some(Bson::Int32(partition)) => u16::try_from(*partition).ok(),
+                Some(Bson::String(id)) => id.rsplit(':').next().and_then(|partition| partition.parse().ok()),
+                _ => None,
+            };
+            let partition = partition.ok_or_else(|| ViewError::Unreadable {
+                id: format!("checkpoints/{id:?}"),
+                reason: "it is of no partition".to_owned(),
+            })?;
+            let at = u64::try_from(found.get_i64("sequence").unwrap_or(0)).unwrap_or(0);
+            Ok((found.get_str("epoch").unwrap_or_default().to_owned(), partition, at))
         };
-        Ok(found.iter().map(of).collect())
+        found.iter().map(of).collect()
     }
 }
 

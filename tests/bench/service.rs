@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ezout::journal::{Config, Journal, State};
+use ezout::journal::{Config, Journal, Spread, State};
 use ezout::metrics::Metrics;
 use ezout::nats::User;
 use ezout::tools::servers::{
@@ -158,6 +158,7 @@ impl Place {
             monitor_urls: self.nats.iter().map(NatsServer::monitor_url).collect(),
             replicas: self.nats.len(),
             partitions: 16,
+            streams: Spread::ONE,
             append_queue: 2 * BACKLOG_IN_FLIGHT,
         };
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());

@@ -349,7 +349,7 @@ async fn an_api_without_room_for_events_says_so_and_is_not_ready_until_one_is_re
     let shop = session();
     let answer = post(format!("{}/publish/{shop}", api.http_url()), &example(&shop)).await;
     assert_eq!(answer.status(), 200);
-    configure_journal(&context, |config| config.max_bytes = 1).await;
+    configure_journal(&context, stack.spread, |config| config.max_bytes = 1).await;
 
     let other = changed(&example(&shop), "action_id", json!(102));
     let answer = post(format!("{}/publish/{shop}", api.http_url()), &other).await;
@@ -364,7 +364,7 @@ async fn an_api_without_room_for_events_says_so_and_is_not_ready_until_one_is_re
     assert_eq!(answer.status(), 200);
     assert_eq!(api.readiness().await.unwrap()["ready"], false);
 
-    configure_journal(&context, |config| config.max_bytes = -1).await;
+    configure_journal(&context, stack.spread, |config| config.max_bytes = -1).await;
     let answer = post(format!("{}/publish/{shop}", api.http_url()), &other).await;
     assert_eq!(answer.status(), 200);
     assert_eq!(api.readiness().await.unwrap()["ready"], true);

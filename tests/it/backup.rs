@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_nats::jetstream;
-use ezout::core::id::{ShopId, partition_of};
 use ezout::nats::{Extent, Original, Restoring};
 use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc};
@@ -93,7 +92,7 @@ impl Everything {
             ((message.2, update["sequence"].as_u64().unwrap()), message.4)
         });
         Self {
-            journal: messages(stack, "CHECKOUT").await,
+            journal: journal_of(stack).await,
             baskets,
             updates: updates.collect(),
             kept,
@@ -118,6 +117,20 @@ fn differing(these: &BTreeMap<String, Document>, those: &BTreeMap<String, Docume
         (!fields.is_empty()).then(|| format!("{id} differs in {}", fields.join(", ")))
     });
     told.collect()
+}
+
+/// All events of the journal, read by another client than the product's.
+async fn journal_of(stack: &Stack) -> Vec<Message> {
+    let mut all = Vec::new();
+    for lane in stack.spread.lanes() {
+        let of_stream = messages(stack, &lane.name()).await;
+        all.extend(of_stream.into_iter().map(|mut message| {
+            message.0 = lane.sequence(message.0);
+            message
+        }));
+    }
+    all.sort();
+    all
 }
 
 /// All messages of a stream, read by another client than the product's.
@@ -154,20 +167,13 @@ async fn messages(stack: &Stack, name: &str) -> Vec<Message> {
 /// Puts an event that nobody can read into the journal, and a good one of the same session behind it; then drops the first.
 async fn park_and_drop(stack: &Stack) {
     let (shop, visitor) = (session(), session());
-    let partition = partition_of(ShopId::parse(&shop).unwrap(), 16);
-    let context = stack.jetstream().await;
     let mut places = Vec::new();
     let good = event(&shop, &visitor, 2, "ADD", 5, 2.5, 2.5).to_string();
     for body in ["no event".to_owned(), good] {
         let mut headers = async_nats::HeaderMap::new();
         headers.insert("ce-subject", visitor.as_str());
         headers.insert("ce-type", "ezout.checkout.action.v1");
-        let subject = format!("checkout.{partition}.{shop}");
-        let stored = context
-            .publish_with_headers(subject, headers, body.into())
-            .await
-            .unwrap();
-        places.push(stored.await.unwrap().sequence);
+        places.push(stack.record(&shop, headers, body).await);
     }
     wait_for("two parked events", async || {
         let listed = printed(&stack.ezout(&["parked", "list"]).await);
@@ -236,10 +242,9 @@ struct Lost {
 }
 
 /// Backs a system up while events come in, killed on the way, in two goes, and loses it.
-async fn backed_up_and_lost(folder: &Path) -> Lost {
+async fn backed_up_and_lost(stack: Stack, folder: &Path) -> Lost {
     let to = folder.to_str().unwrap();
     let backup = ["backup", to, "--segment-events", "200"];
-    let stack = Stack::start().await;
     let service = Arc::new(stack.service_with("serve", EDITS).await);
     let shops = fill_with_everything(&stack, &service, 50).await;
 
@@ -287,11 +292,19 @@ async fn backed_up_and_lost(folder: &Path) -> Lost {
     printed(&stack.ezout(&backup).await);
     assert_eq!(ages(&untouched), written);
     let second = manifest(folder).unwrap();
-    assert_eq!(second["journal"]["last_sequence"], before.journal.last().unwrap().0);
-    assert_eq!(second["journal"]["events"], before.journal.len());
-    let named: BTreeSet<String> = second["journal"]["segments"]
-        .as_array()
-        .unwrap()
+    let others = second["others"].as_array().into_iter().flatten();
+    let parts: Vec<&Value> = [&second["journal"]].into_iter().chain(others).collect();
+    assert_eq!(parts.len(), usize::from(stack.spread.streams()));
+    let number = |part: &&Value, field: &str| part[field].as_u64().unwrap();
+    let last = parts.iter().map(|part| number(part, "last_sequence")).max();
+    assert_eq!(last, before.journal.last().map(|event| event.0));
+    let events: u64 = parts.iter().map(|part| number(part, "events")).sum();
+    assert_eq!(events, before.journal.len() as u64);
+    let segments: Vec<&Value> = parts
+        .iter()
+        .flat_map(|part| part["segments"].as_array().unwrap())
+        .collect();
+    let named: BTreeSet<String> = segments
         .iter()
         .map(|segment| segment["file"].as_str().unwrap().to_owned())
         .collect();
@@ -300,11 +313,10 @@ async fn backed_up_and_lost(folder: &Path) -> Lost {
         named.len(),
         "nothing is left over"
     );
-    let segments = second["journal"]["segments"].as_array().unwrap();
     let small = segments
         .iter()
         .filter(|segment| segment["events"].as_u64().unwrap() < 200);
-    assert!(small.count() <= 1, "small files grow: {segments:?}");
+    assert!(small.count() <= parts.len(), "small files grow: {segments:?}");
     // And once more, with nothing new.
     let again = printed(&stack.ezout(&backup).await);
     assert!(again.contains("0 events were new"), "{again}");
@@ -323,6 +335,15 @@ async fn backed_up_and_lost(folder: &Path) -> Lost {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_as_it_was_after_the_loss_of_all_data() {
+    everything_comes_back(Stack::start).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_in_four_streams_is_as_it_was_after_the_loss_of_all_data() {
+    everything_comes_back(async || Stack::start_spread(4).await).await;
+}
+
+async fn everything_comes_back(start: impl AsyncFn() -> Stack) {
     let kept = tempfile::tempdir().unwrap();
     let folder = kept.path().join("backup");
     let to = folder.to_str().unwrap();
@@ -331,12 +352,14 @@ async fn everything_is_as_it_was_after_the_loss_of_all_data() {
         everything: before,
         proof,
         audit,
-    } = backed_up_and_lost(&folder).await;
-    let stack = Stack::start().await;
+    } = backed_up_and_lost(start().await, &folder).await;
+    let stack = start().await;
     let restore = ["restore", to];
     for point in ["after_document_file:2", "after_segment:2", "after_journal"] {
         refused(&stack.ezout_with(&restore, &[("EZOUT_FAIL_POINT", point)]).await);
-        let there = stack.jetstream().await.get_stream("CHECKOUT").await.is_ok();
+        // Whoever finds the first stream finds all of them.
+        let first = stack.spread.of_partition(0).name();
+        let there = stack.jetstream().await.get_stream(first).await.is_ok();
         assert_eq!(there, point == "after_journal", "whole or not at all: {point}");
     }
     let told = printed(&stack.ezout(&restore).await);
@@ -364,9 +387,11 @@ async fn everything_is_as_it_was_after_the_loss_of_all_data() {
     assert!(service.metric("ezout_drift_baskets").await == Some(0.0));
 
     // It goes on after the last event, and is not overwritten.
-    let end = before.journal.last().unwrap().0;
+    let lane = stack.lane_of(&shops[0]);
+    let of_lane = |event: &&Message| stack.spread.of_sequence(event.0) == lane;
+    let end = before.journal.iter().rfind(of_lane).unwrap().0;
     let next = record(&service, &shops[0], &visit(&shops[0], &session(), 2)[..1]).await;
-    assert_eq!(next, end + 1);
+    assert_eq!(next, end + u64::from(stack.spread.streams()));
     let no = refused(&stack.ezout(&restore).await);
     assert!(
         no.contains("a journal is there already") && no.contains("nothing was done"),
@@ -389,7 +414,7 @@ async fn a_stream_is_put_in_place_with_its_gaps_and_times_and_stays_so() {
     let large = "x".repeat(100_000);
     let mut originals = vec![message(3, headers, "a"), message(4, "", ""), message(9, headers, "ü")];
     originals.extend((20..220).map(|sequence| message(sequence, headers, &large)));
-    let mut config = ezout::journal::settings(1);
+    let mut config = ezout::journal::settings(1, ezout::journal::Lane::ONLY, 16);
     config.metadata.insert("ezout_epoch".to_owned(), "an epoch".to_owned());
     let created = OffsetDateTime::from_unix_timestamp(1_600_000_000).unwrap();
     let extent = Extent {
@@ -473,8 +498,7 @@ async fn only_the_journal_is_restored_where_mongodb_has_lost_nothing() {
     printed(&stack.ezout(&["restore", to, "--only-journal"]).await);
     let service = stack.service("serve").await;
     caught_up(&stack).await;
-    let after = messages(&stack, "CHECKOUT").await;
-    assert_eq!(after, before.journal);
+    assert_eq!(journal_of(&stack).await, before.journal);
     assert!(documents(&stack.database().await, "members", doc! {}).await.is_empty());
     assert_eq!(report(&stack, "after.json", &[]).await.1["different"], 0);
 
@@ -498,4 +522,51 @@ async fn only_the_journal_is_restored_where_mongodb_has_lost_nothing() {
     assert!(no.contains("the backup of another journal"), "{no}");
     let no = refused(&stack.ezout_with(&["restore", to], &another).await);
     assert!(no.contains("a new journal is there, without events"), "{no}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_stream_that_is_lost_is_restored_beside_those_that_have_gone_on() {
+    let kept = tempfile::tempdir().unwrap();
+    let to = kept.path().to_str().unwrap();
+    let stack = Stack::start_spread(4).await;
+    let mut service = stack.service("serve").await;
+    let (shops, _) = fill(&service, 16, 3).await;
+    caught_up(&stack).await;
+    printed(&stack.ezout(&["backup", to]).await);
+    let lost = stack.lane_of(&shops[0]);
+    let other = shops.iter().find(|shop| stack.lane_of(shop) != lost).unwrap();
+    record(&service, other, &visit(other, &session(), 1)).await;
+    caught_up(&stack).await;
+    service.stop().await;
+    let before = journal_of(&stack).await;
+    let beyond = refused(&stack.ezout(&["restore", to, "--only-journal"]).await);
+    assert!(beyond.contains("a journal is there already"), "{beyond}");
+
+    // It ends earlier than the backup, as that of an older copy would.
+    let jetstream = stack.jetstream().await;
+    let config = jetstream
+        .get_stream(lost.name())
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    jetstream.delete_stream(lost.name()).await.unwrap();
+    jetstream.create_stream(config).await.unwrap();
+    let short = refused(&stack.ezout(&["restore", to, "--only-journal"]).await);
+    let removal = format!("`nats stream rm {}`", lost.name());
+    assert!(
+        short.contains(&removal) && short.contains("the other streams may stay"),
+        "{short}"
+    );
+
+    jetstream.delete_stream(lost.name()).await.unwrap();
+    let no = refused(&stack.ezout(&["restore", to]).await);
+    assert!(no.contains("--only-journal"), "{no}");
+    printed(&stack.ezout(&["restore", to, "--only-journal"]).await);
+    assert_eq!(journal_of(&stack).await, before);
+    let service = stack.service("serve").await;
+    record(&service, &shops[0], &visit(&shops[0], &session(), 1)).await;
+    caught_up(&stack).await;
+    assert_eq!(report(&stack, "after.json", &[]).await.1["different"], 0);
 }

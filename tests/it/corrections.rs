@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::contracts::check;
-use crate::support::{Service, Stack, event, printed, session, system, wait_for};
+use crate::support::{Service, Stack, configure_journal, event, printed, session, system, wait_for};
 
 /// Appends a product to a visit, and answers its place in the journal.
 async fn add(service: &Service, shop: &str, visit: &str, action: i64, product: i64, pieces: u32) -> u64 {
@@ -498,16 +498,14 @@ async fn a_correction_of_a_basket_that_somebody_deleted_waits_until_it_is_healed
 
 /// The journal's events of a visit, folded without the views.
 async fn refolded(stack: &Stack, shop: &str, visit: &str) -> Basket {
-    let stream = stack.jetstream().await.get_stream("CHECKOUT").await.unwrap();
-    let last = stream.get_info().await.unwrap().state.last_sequence;
     let id = BasketId {
         shop: ShopId::parse(shop).unwrap(),
         session: SessionId::parse(visit).unwrap(),
     };
     let mut basket = Basket::new(id, ActionIdMeaning::Auto);
-    for sequence in 1..=last {
-        let message = stream.get_raw_message(sequence).await.unwrap();
-        let kind = message.headers.get("ce-type").map(|kind| kind.as_str().to_owned());
+    for (sequence, message) in stack.recorded().await {
+        let kind = message.headers.as_ref().and_then(|headers| headers.get("ce-type"));
+        let kind = kind.map(|kind| kind.as_str().to_owned());
         let event = JournalEvent::read(kind.as_deref(), &message.payload).unwrap();
         if event.basket() == id {
             basket.put(Recorded {
@@ -527,11 +525,11 @@ async fn a_death_between_any_two_effects_leaves_one_event_for_each_correction() 
     let _projector = stack.service("project").await;
     let api = stack.service("api").await;
     // What keeps the second attempt from being a second event is not the journal's memory, which is short.
-    let jetstream = stack.jetstream().await;
-    let journal = jetstream.get_stream("CHECKOUT").await.unwrap();
-    let mut config = journal.cached_info().config.clone();
-    config.duplicate_window = Duration::from_millis(100);
-    jetstream.update_stream(config).await.unwrap();
+    let context = stack.jetstream().await;
+    configure_journal(&context, stack.spread, |config| {
+        config.duplicate_window = Duration::from_millis(100);
+    })
+    .await;
     let shop = session();
     for point in [
         "before_correction_plan",

@@ -201,13 +201,15 @@ async fn all_is_well_right_after_the_start_and_after_the_first_event() {
         .collect();
     assert_eq!(names, CHECKS);
 
-    patient.shop().await;
+    let (_, _, last) = patient.shop().await;
     let text = printed(&patient.doctor(&[]).await);
     assert!(text.ends_with("\n21 ok, 0 warn, 0 FAIL\n"), "{text}");
-    assert!(
-        text.contains("journal      1 event, the last 1, in 16 partitions; acknowledged means disk"),
-        "{text}"
-    );
+    let streams = patient.stack.spread.streams();
+    let shared = (streams > 1).then(|| format!(", which {streams} streams share"));
+    let shared = shared.unwrap_or_default();
+    let journal =
+        format!("journal      1 event, the last {last}, in 16 partitions{shared}; acknowledged means disk; epoch ");
+    assert!(text.contains(&journal), "{text}");
     assert!(text.contains("leases       16 partitions owned by "), "{text}");
     assert!(text.contains(&format!("/{} (16)", patient.service.pid())), "{text}");
     assert!(
@@ -215,6 +217,47 @@ async fn all_is_well_right_after_the_start_and_after_the_first_event() {
         "{text}"
     );
     assert!(text.contains("lag          every event is in its basket"), "{text}");
+}
+
+#[tokio::test]
+async fn a_journal_in_four_streams_is_told_as_one_and_what_is_missing_of_it_is_named() {
+    let stack = Stack::start_spread(4).await;
+    let service = stack.service("serve").await;
+    let patient = Patient { stack, service };
+    for _ in 0..3 {
+        patient.shop().await;
+    }
+    let text = printed(&patient.doctor(&[]).await);
+    assert!(text.contains("3 events, the last "), "{text}");
+    assert!(text.contains(", in 16 partitions, which 4 streams share; "), "{text}");
+
+    let (http, admin) = (patient.service.http_url(), patient.service.admin_url());
+    let wrong = [
+        ("EZOUT_HTTP_ADDR", http.as_str()),
+        ("EZOUT_ADMIN_ADDR", admin.as_str()),
+        ("EZOUT_JOURNAL_STREAMS", "1"),
+    ];
+    let report = Report::of(&patient.stack.ezout_with(&["doctor", "--json"], &wrong).await);
+    let next = report.command("journal", "fail", "the journal lies in 4 streams");
+    assert!(next.contains("--journal-streams 4"), "{next}");
+    printed(&run(&next).await);
+    for command in [
+        &["replay", "--shop", &session()][..],
+        &["rebuild"],
+        &["migrate", "--streams"],
+    ] {
+        let no = refused(&patient.stack.ezout_with(command, &wrong).await);
+        assert!(no.contains("set EZOUT_JOURNAL_STREAMS=4"), "{command:?}: {no}");
+    }
+
+    let jetstream = patient.stack.jetstream().await;
+    jetstream.delete_stream("CHECKOUT_3").await.unwrap();
+    let report = patient.report().await;
+    report.command(
+        "journal",
+        "fail",
+        "the stream CHECKOUT_3 is gone, and the others are there",
+    );
 }
 
 #[tokio::test]
@@ -250,17 +293,13 @@ async fn all_is_well_with_three_servers_and_one_that_is_away_is_named() {
     assert!(routes.contains("\"num_routes\""), "{next}: {routes}");
 
     servers[2].kill().await;
-    let report = settled(
-        look,
-        &[
-            "fail readiness: ",
-            "fail sync: ",
-            "fail journal: server n3",
-            "fail updates: server n3",
-        ],
-    )
-    .await;
-    report.command("journal", "fail", "server n3 keeps CHECKOUT, and has said nothing for ");
+    let mut told = vec!["fail readiness: ", "fail sync: ", "fail updates: server n3"];
+    // Each stream of the journal misses it.
+    told.extend(stack.spread.lanes().map(|_| "fail journal: server n3"));
+    let report = settled(look, &told).await;
+    let first = stack.spread.of_partition(0).name();
+    let silent = format!("server n3 keeps {first}, and has said nothing for ");
+    report.command("journal", "fail", &silent);
     report.command("sync", "fail", "so whether that server syncs its disk is not known");
     assert_eq!(report.of_check("mongodb")[0]["level"], "ok");
 }
@@ -310,7 +349,7 @@ async fn settings_of_streams_are_compared_one_by_one_and_the_command_sets_them_r
         change(&mut config);
         jetstream.update_stream(config).await.unwrap();
     };
-    change("CHECKOUT", |stream| {
+    change(&patient.stack.spread.of_partition(0).name(), |stream| {
         stream.max_message_size = 65_536;
         stream.duplicate_window = Duration::from_mins(1);
     })
@@ -343,7 +382,7 @@ async fn a_journal_or_updates_that_are_not_there_are_said_to_be() {
     printed(&stack.ezout(&["migrate"]).await);
     let service = stack.launch("api", &[]);
     service.wait_ready().await;
-    stack.jetstream().await.delete_stream("CHECKOUT").await.unwrap();
+    stack.remove_journal().await;
     let report = Report::of(&doctor(&stack, &service, &["--json"]).await);
     report.command("journal", "fail", "there is no stream CHECKOUT");
     report.command("updates", "fail", "there is no stream UPDATES");
@@ -351,7 +390,8 @@ async fn a_journal_or_updates_that_are_not_there_are_said_to_be() {
         assert_eq!(report.of_check(name)[0]["level"], "skipped", "{name}");
     }
     // It looks, and makes nothing.
-    assert!(stack.jetstream().await.get_stream("CHECKOUT").await.is_err());
+    let first = stack.spread.of_partition(0).name();
+    assert!(stack.jetstream().await.get_stream(first).await.is_err());
 }
 
 #[tokio::test]
@@ -560,9 +600,10 @@ async fn a_checkpoint_that_lags_behind_is_told_with_the_events_that_wait() {
     assert!(projector.stop().await.success());
     // The checkpoint falls back, as one may that no majority has.
     let checkpoints = patient.stack.database().await.collection::<Document>("checkpoints");
-    let recorded = patient.stack.jetstream().await.get_stream("CHECKOUT").await.unwrap();
+    let lane = patient.stack.lane_of(&shop);
+    let recorded = patient.stack.jetstream().await.get_stream(lane.name()).await.unwrap();
     let recorded = recorded
-        .get_raw_message(first)
+        .get_raw_message(lane.place(first))
         .await
         .unwrap()
         .time

@@ -1,5 +1,7 @@
 //! The journal against real servers: once and in order, whatever is killed.
 
+mod spread;
+
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ezout::core::id::{ShopId, partition_of};
-use ezout::journal::{AppendError, Config, Durability, Entry, Facts, Journal, RawEvent, Reader, Receipt, State};
+use ezout::journal::{
+    AppendError, Config, Durability, Entry, Facts, Journal, RawEvent, Reader, Receipt, Spread, State,
+};
 use ezout::metrics::Metrics;
 use ezout::tools::servers::{NatsOptions, NatsServer};
 use futures::future::join_all;
@@ -16,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::support::binaries;
+use crate::support::{self, binaries};
 
 /// A server with data of its own; the last of a cluster to go takes the data with it.
 struct Server {
@@ -76,9 +80,9 @@ impl Server {
         self.nats.restart().await.unwrap();
     }
 
-    /// Cuts the last quarter off the journal's only block of messages. The server must not be running.
-    fn truncate_journal(&self) {
-        let block = self.folder.join("jetstream/$G/streams/CHECKOUT/msgs/1.blk");
+    /// Cuts the last quarter off a stream's only block of messages. The server must not be running.
+    fn truncate(&self, stream: &str) {
+        let block = self.folder.join(format!("jetstream/$G/streams/{stream}/msgs/1.blk"));
         let file = std::fs::OpenOptions::new().write(true).open(block).unwrap();
         file.set_len(file.metadata().unwrap().len() * 3 / 4).unwrap();
     }
@@ -97,11 +101,17 @@ struct Process {
 impl Process {
     /// Starts it without waiting for anything.
     async fn begin(servers: &[&Server]) -> Self {
+        Self::begin_spread(servers, support::spread()).await
+    }
+
+    /// The same for a journal in so many streams.
+    async fn begin_spread(servers: &[&Server], streams: Spread) -> Self {
         let config = Config {
             nats_url: servers[0].url(),
             monitor_urls: servers.iter().map(|server| server.nats.monitor_url()).collect(),
             replicas: servers.len(),
             partitions: PARTITIONS,
+            streams,
             append_queue: 4_096,
         };
         let (metrics, tasks, stop) = (
@@ -123,6 +133,13 @@ impl Process {
     /// Starts it and waits until the journal is open.
     async fn start(servers: &[&Server]) -> Self {
         let process = Self::begin(servers).await;
+        process.opened().await;
+        process
+    }
+
+    /// The same for a test that speaks of the one stream of a journal.
+    async fn start_in_one(servers: &[&Server]) -> Self {
+        let process = Self::begin_spread(servers, Spread::ONE).await;
         process.opened().await;
         process
     }
@@ -249,7 +266,7 @@ async fn take(reader: &mut Reader, count: usize) -> Vec<RawEvent> {
 #[tokio::test]
 async fn an_event_is_recorded_once_and_another_of_its_identity_is_a_conflict() {
     let server = start().await;
-    let process = Process::start(&[&server]).await;
+    let process = Process::start_in_one(&[&server]).await;
     let first = process.journal.append(entry(1)).await.unwrap();
     assert_eq!(
         first,
@@ -273,7 +290,7 @@ async fn an_event_is_recorded_once_and_another_of_its_identity_is_a_conflict() {
     );
 
     // A process that remembers nothing gives the same answers.
-    let fresh = Process::start(&[&server]).await;
+    let fresh = Process::start_in_one(&[&server]).await;
     assert_eq!(
         fresh.journal.append(other).await,
         Err(AppendError::Conflict { sequence: 1 })
@@ -293,7 +310,7 @@ async fn an_event_is_recorded_once_and_another_of_its_identity_is_a_conflict() {
     assert_eq!(stored.shop(), Some(entry(1).shop));
     assert_eq!(stored.body, entry(1).body);
     assert!(process.journal.get(2).await.unwrap().is_none());
-    let tail = process.journal.tail().await.unwrap();
+    let tail = process.journal.size().await.unwrap();
     assert_eq!((tail.first_sequence, tail.last_sequence), (1, 1));
     process.end().await;
     fresh.end().await;
@@ -363,11 +380,11 @@ async fn one_event_appended_by_many_at_once_is_recorded_once() {
 #[tokio::test]
 async fn a_storm_of_retries_after_a_restart_does_not_leave_the_fast_path() {
     let server = start().await;
-    let process = Process::start(&[&server]).await;
+    let process = Process::start_in_one(&[&server]).await;
     let firsts = sequences(&process.append_all(&entries(0..2_000)).await);
     process.end().await;
 
-    let fresh = Process::start(&[&server]).await;
+    let fresh = Process::start_in_one(&[&server]).await;
     // Retries and new events mixed, as the phones send them.
     let mixed: Vec<Entry> = entries(0..2_000)
         .into_iter()
@@ -503,6 +520,7 @@ async fn a_monitoring_port_that_cannot_be_read_promises_nothing() {
         monitor_urls: vec!["http://127.0.0.1:1".to_owned()],
         replicas: 1,
         partitions: PARTITIONS,
+        streams: support::spread(),
         append_queue: 16,
     };
     let journal = Journal::start(config, Arc::default(), &TaskTracker::new(), CancellationToken::new())
@@ -542,7 +560,7 @@ async fn a_stream_that_is_weaker_than_promised_is_named_with_every_reason() {
         ..Default::default()
     };
     context.create_stream(config).await.unwrap();
-    let process = Process::start(&[&server]).await;
+    let process = Process::start_in_one(&[&server]).await;
     let facts = process.opened().await;
     assert_eq!((facts.partitions, facts.durability), (3, Durability::Disk));
     for word in [
@@ -573,7 +591,7 @@ async fn a_stream_without_an_epoch_is_not_taken_for_the_journal() {
         ..Default::default()
     };
     context.create_stream(config).await.unwrap();
-    let process = Process::begin(&[&server]).await;
+    let process = Process::begin_spread(&[&server], Spread::ONE).await;
     process
         .wait_for(
             "a refusal",
@@ -597,13 +615,13 @@ async fn processes_that_create_the_journal_at_once_agree_on_its_epoch() {
         .map(|facts| facts.epoch)
         .collect();
     assert_eq!(epochs.len(), 1);
-    assert!(epochs.contains(&processes[0].journal.tail().await.unwrap().epoch));
+    assert!(epochs.contains(&processes[0].journal.size().await.unwrap().epoch));
 }
 
 #[tokio::test]
 async fn a_journal_that_vanishes_is_not_begun_anew_by_a_running_process() {
     let server = start().await;
-    let process = Process::start(&[&server]).await;
+    let process = Process::start_in_one(&[&server]).await;
     let before = process.opened().await.epoch;
     process.journal.append(entry(1)).await.unwrap();
     let context = async_nats::jetstream::new(async_nats::connect(server.url()).await.unwrap());
@@ -619,19 +637,19 @@ async fn a_journal_that_vanishes_is_not_begun_anew_by_a_running_process() {
         )
         .await;
     process.end().await;
-    let fresh = Process::start(&[&server]).await;
+    let fresh = Process::start_in_one(&[&server]).await;
     assert_ne!(fresh.opened().await.epoch, before);
 }
 
 #[tokio::test]
 async fn a_journal_that_lost_its_end_is_not_appended_to() {
     let mut server = start().await;
-    let process = Process::start(&[&server]).await;
+    let process = Process::start_in_one(&[&server]).await;
     process.append_all(&entries(0..50)).await;
     server.kill().await;
     process.unavailable().await;
     // A block whose end is gone is cut there by the server, without a word.
-    server.truncate_journal();
+    server.truncate("CHECKOUT");
     server.restart().await;
     process
         .wait_for(
@@ -690,7 +708,7 @@ async fn a_reader_resumes_after_any_sequence_and_two_do_not_disturb_each_other()
 #[tokio::test]
 async fn a_reader_goes_on_after_the_server_was_killed() {
     let mut server = start().await;
-    let process = Process::start(&[&server]).await;
+    let process = Process::start_in_one(&[&server]).await;
     let same_shop = |n| Entry {
         shop: shop(1),
         ..entry(n)

@@ -89,10 +89,13 @@ async fn streams_get_their_settings_back_and_keep_their_events() {
         let info = jetstream.get_stream(name).await.unwrap().cached_info().clone();
         (info.config, info.state.messages)
     };
-    let (before, _) = running("CHECKOUT").await;
+    let name = &stack.lane_of(&shop).name();
+    let (before, _) = running(name).await;
+    let as_it_should_be = |name: String| format!("the stream {name} is as it should be\n");
+    let lanes: String = stack.spread.lanes().map(|lane| as_it_should_be(lane.name())).collect();
     assert_eq!(
         printed(&stack.ezout(&["migrate", "--streams"]).await),
-        "every migration is applied already\nthe stream CHECKOUT is as it should be\nthe stream UPDATES is as it should be\n"
+        format!("every migration is applied already\n{lanes}the stream UPDATES is as it should be\n")
     );
 
     let mut changed = before.clone();
@@ -105,21 +108,23 @@ async fn streams_get_their_settings_back_and_keep_their_events() {
     jetstream.update_stream(changed).await.unwrap();
     let told = printed(&stack.ezout(&["migrate", "--streams"]).await);
     for line in [
-        "the stream CHECKOUT: max_msg_size is 65536, and should be 131072; it is now",
-        "the stream CHECKOUT: duplicate_window is 120000000000, and should be 300000000000; it is now",
-        "the stream CHECKOUT: allow_direct is not set, and should be true; it is now",
-        r#"the stream UPDATES: republish is not set, and should be {"src":"upd.*.*","dest":"updates.store.{{wildcard(2)}}","headers_only":false}; it is now"#,
+        "max_msg_size is 65536, and should be 131072; it is now",
+        "duplicate_window is 120000000000, and should be 300000000000; it is now",
+        "allow_direct is not set, and should be true; it is now",
     ] {
+        let line = format!("the stream {name}: {line}");
         assert!(told.lines().any(|told| told == line), "{line}\nis not in\n{told}");
     }
-    let (after, events) = running("CHECKOUT").await;
+    let line = r#"the stream UPDATES: republish is not set, and should be {"src":"upd.*.*","dest":"updates.store.{{wildcard(2)}}","headers_only":false}; it is now"#;
+    assert!(told.lines().any(|told| told == line), "{line}\nis not in\n{told}");
+    let (after, events) = running(name).await;
     assert_eq!((after, events), (before, 1));
 }
 
 /// Each setting of the files, made with another value: either it can be changed in place, or it is known that it cannot.
 #[tokio::test]
 async fn every_setting_of_the_journal_can_be_changed_in_place_or_is_known_to_be_fixed() {
-    let stack = Stack::start().await;
+    let stack = Stack::start_spread(1).await;
     let jetstream = stack.jetstream().await;
     for (name, other, fixed) in [
         ("subjects", json!(["other.*.*"]), false),

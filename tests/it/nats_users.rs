@@ -50,9 +50,12 @@ async fn each_user_may_do_what_the_table_says_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_lets_everybody_do_everything_makes_a_part_not_ready() {
-    let stack = Stack::start().await;
+    let stack = Stack::start_spread(1).await;
     let jetstream = stack.jetstream().await;
-    let journal = jetstream.create_stream(ezout::journal::settings(1)).await.unwrap();
+    let journal = jetstream
+        .create_stream(ezout::journal::settings(1, ezout::journal::Lane::ONLY, 16))
+        .await
+        .unwrap();
     let appended = jetstream.publish("checkout.0.shop", "an event".into()).await.unwrap();
     appended.await.unwrap();
     let url = stack.nats.url().replace("nats://", "nats://api:whatever@");
@@ -317,7 +320,10 @@ async fn streams_that_were_made_without_users_are_there_with_them() {
         .await
         .unwrap();
     let context = async_nats::jetstream::new(async_nats::connect(without.url()).await.unwrap());
-    context.create_stream(ezout::journal::settings(1)).await.unwrap();
+    context
+        .create_stream(ezout::journal::settings(1, ezout::journal::Lane::ONLY, 16))
+        .await
+        .unwrap();
     context
         .publish("checkout.0.shop", "an event".into())
         .await
@@ -354,6 +360,27 @@ fn the_settings_of_the_users_name_their_version() {
         wanted,
         "nats/users.conf was changed; its tag is now {wanted}"
     );
+}
+
+/// What may be done with the one stream of a journal may be done with each of several, by the same users.
+#[test]
+fn each_stream_of_a_journal_has_the_rights_of_the_one() {
+    let settings = include_str!("../../nats/users.conf");
+    for user in settings.split("user: ").skip(1) {
+        let subjects: BTreeSet<&str> = user.split('"').skip(1).step_by(2).collect();
+        let token = |subject: &str, name: &str| subject.split('.').any(|token| token == name);
+        let of_one: Vec<&&str> = subjects.iter().filter(|subject| token(subject, "CHECKOUT")).collect();
+        for lane in ezout::journal::Spread::over(16).unwrap().lanes() {
+            let name = lane.name();
+            let wanted: BTreeSet<String> = of_one
+                .iter()
+                .map(|subject| subject.replace("CHECKOUT", &name))
+                .collect();
+            let found = subjects.iter().filter(|subject| token(subject, &name));
+            let found: BTreeSet<String> = found.map(|subject| (*subject).to_owned()).collect();
+            assert_eq!(found, wanted, "{}", user.lines().next().unwrap());
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
 use crate::contracts::check;
-use crate::support::{Service, Stack, all_printed, event, printed, refused, session, wait_for};
+use crate::support::{PARTITIONS, Service, Stack, all_printed, event, printed, refused, session, wait_for};
 
 async fn ezout(stack: &Stack, arguments: &[&str]) -> Output {
     stack.ezout(arguments).await
@@ -72,19 +72,19 @@ pub async fn fill(service: &Service, shops: usize, visits: i64) -> (Vec<String>,
 
 /// Waits until every partition is folded up to its last event, and so every update is published.
 pub async fn caught_up(stack: &Stack) {
-    let jetstream = stack.jetstream().await;
-    let journal = jetstream.get_stream("CHECKOUT").await.unwrap();
+    let journal = stack.journal().await;
     let database = stack.database().await;
     wait_for("every partition has caught up", async || {
         let version = active(&database).await;
         let checkpoints = checkpoints(&database, &version).await;
-        for partition in 0..16_i32 {
+        for partition in 0..PARTITIONS {
+            let (lane, stream) = &journal[stack.spread.of_partition(partition).index()];
             let subject = format!("checkout.{partition}.*");
             // A partition without events has no last one.
-            if let Ok(last) = journal.get_last_raw_message_by_subject(&subject).await
+            if let Ok(last) = stream.get_last_raw_message_by_subject(&subject).await
                 && checkpoints
                     .get(&partition.to_string())
-                    .is_none_or(|place| u64::try_from(*place).unwrap() < last.sequence)
+                    .is_none_or(|place| u64::try_from(*place).unwrap() < lane.sequence(last.sequence))
             {
                 return None;
             }
@@ -137,20 +137,9 @@ async fn updates(stack: &Stack) -> u64 {
         .messages
 }
 
-async fn events(stack: &Stack) -> u64 {
-    let jetstream = stack.jetstream().await;
-    jetstream
-        .get_stream("CHECKOUT")
-        .await
-        .unwrap()
-        .cached_info()
-        .state
-        .messages
-}
-
 /// Waits until there are as many updates as events, of which none may have a second one.
 async fn each_update_once(stack: &Stack) {
-    let events = events(stack).await;
+    let events = stack.events().await;
     wait_for("the updates", async || (updates(stack).await >= events).then_some(())).await;
     assert_eq!(updates(stack).await, events, "an update was sent again");
 }
@@ -197,7 +186,15 @@ pub async fn report(stack: &Stack, name: &str, arguments: &[&str]) -> (Output, V
 
 #[tokio::test]
 async fn a_rebuild_under_load_finds_nothing_and_sends_nothing_again() {
-    let stack = Stack::start().await;
+    rebuild_under_load(Stack::start().await).await;
+}
+
+#[tokio::test]
+async fn a_rebuild_under_load_of_a_journal_in_four_streams_finds_nothing() {
+    rebuild_under_load(Stack::start_spread(4).await).await;
+}
+
+async fn rebuild_under_load(stack: Stack) {
     let service = Arc::new(stack.service_with("serve", &[("EZOUT_SCRUB_PER_MINUTE", "1200")]).await);
     let database = stack.database().await;
     let seen = subscriber(&stack).await;
@@ -250,7 +247,7 @@ async fn a_rebuild_under_load_finds_nothing_and_sends_nothing_again() {
     let last = load.await.unwrap();
     caught_up(&stack).await;
 
-    let total = events(&stack).await;
+    let total = stack.events().await;
     each_update_once(&stack).await;
     wait_for("the subscriber has them all", async || {
         let count: usize = seen.lock().unwrap().values().map(Vec::len).sum();
@@ -287,9 +284,9 @@ async fn a_rebuild_under_load_finds_nothing_and_sends_nothing_again() {
         .await;
     assert_eq!(old.unwrap(), new, "brought up to date before anybody reads it");
     let shop = &shops[0];
-    let last = record(&service, shop, &visit(shop, &session(), 1)).await;
+    record(&service, shop, &visit(shop, &session(), 1)).await;
     caught_up(&stack).await;
-    assert!(last > total);
+    assert_eq!(stack.events().await, total + 7);
     each_update_once(&stack).await;
     for places in seen.lock().unwrap().values() {
         assert!(places.is_sorted_by(|one, next| one < next));
@@ -630,13 +627,9 @@ async fn what_is_decided_about_parked_events_holds_for_every_version() {
     let database = stack.database().await;
     let (shop, visitor) = (session(), session());
     record(&service, &shop, &[event(&shop, &visitor, 1, "ADD", 1, 1.0, 1.0)]).await;
-    let shop_id = ezout::core::id::ShopId::parse(&shop).unwrap();
-    let subject = format!("checkout.{}.{shop}", ezout::core::id::partition_of(shop_id, 16));
     let mut headers = HeaderMap::new();
     headers.insert("ce-subject", visitor.as_str());
-    let jetstream = stack.jetstream().await;
-    let poison = jetstream.publish_with_headers(subject, headers, "{".into());
-    let poisoned = poison.await.unwrap().await.unwrap().sequence;
+    let poisoned = stack.record(&shop, headers, "{").await;
     let last = record(&service, &shop, &[event(&shop, &visitor, 2, "ADD", 1, 1.0, 2.0)]).await;
     let basket = service.basket(&shop, &visitor, last).await;
     assert_eq!(basket["parked_since"], poisoned);
@@ -682,7 +675,15 @@ async fn other_numbers_are_folded_into_another_version() {
 
 #[tokio::test]
 async fn a_replay_is_in_order_and_never_reaches_those_who_watch() {
-    let stack = Stack::start().await;
+    replay(Stack::start().await).await;
+}
+
+#[tokio::test]
+async fn a_replay_from_a_journal_in_four_streams_is_in_order() {
+    replay(Stack::start_spread(4).await).await;
+}
+
+async fn replay(stack: Stack) {
     let service = stack.service("serve").await;
     let (shop, one, other) = (session(), session(), session());
     let mut all = visit(&shop, &one, 0);

@@ -17,11 +17,14 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use ezout::core::id::{ShopId, partition_of};
+use ezout::journal::{Lane, Spread};
 use ezout::nats::User;
 use ezout::tools::servers::{
     Binaries, BinaryOptions, Mongod, MongodOptions, NatsOptions, NatsServer, NatsUsers, free_port,
 };
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 use tokio::process::{Child, Command};
@@ -59,10 +62,27 @@ pub async fn heard(messages: &mut async_nats::Subscriber) -> async_nats::Message
         .expect("the subscription lasts")
 }
 
+/// The partitions of every journal here.
+pub const PARTITIONS: u16 = 16;
+
+/// The streams that the journals of this run lie in, where a test says nothing else: `EZOUT_TEST_STREAMS`.
+pub fn spread() -> Spread {
+    let chosen = chosen("EZOUT_TEST_STREAMS");
+    chosen.map_or(Spread::ONE, |streams| streams.parse().expect("a number of streams"))
+}
+
+/// The subject of a shop's events.
+pub fn subject_of(shop: &str) -> String {
+    let partition = partition_of(ShopId::parse(shop).expect("a shop's id"), PARTITIONS);
+    format!("checkout.{partition}.{shop}")
+}
+
 /// A nats-server and a mongod with data of their own.
 pub struct Stack {
     pub nats: NatsServer,
     pub mongod: Mongod,
+    /// The streams that the journal lies in.
+    pub spread: Spread,
     folder: PathBuf,
     // Removed when the stack is dropped.
     data: Option<tempfile::TempDir>,
@@ -72,6 +92,17 @@ impl Stack {
     /// Starts both servers on free ports.
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
+    }
+
+    /// Starts both, for a journal in so many streams.
+    pub async fn start_spread(streams: u16) -> Self {
+        Self::start().await.with_streams(streams)
+    }
+
+    /// These servers, for a journal in so many streams.
+    pub fn with_streams(mut self, streams: u16) -> Self {
+        self.spread = Spread::over(streams).expect("a number of streams");
+        self
     }
 
     /// Starts both, with another mongod than usual.
@@ -106,6 +137,7 @@ impl Stack {
         Self {
             nats,
             mongod,
+            spread: spread(),
             folder,
             data: Some(data),
         }
@@ -144,6 +176,7 @@ impl Stack {
             ),
             ("EZOUT_NATS_MONITOR_URL", self.nats.monitor_url()),
             ("EZOUT_MONGODB_URI", self.mongod.uri()),
+            ("EZOUT_JOURNAL_STREAMS", self.spread.to_string()),
             // Most tests that spoil a document by hand want to see what others make of it.
             ("EZOUT_EDITS_PER_MINUTE", "0".to_owned()),
         ]);
@@ -164,6 +197,7 @@ impl Stack {
             .env("EZOUT_MONGODB_URI", self.mongod.uri())
             .env("EZOUT_NATS_URL", self.nats.url_of(User::Operator))
             .env("EZOUT_NATS_MONITOR_URL", self.nats.monitor_url())
+            .env("EZOUT_JOURNAL_STREAMS", self.spread.to_string())
             .envs(environment.iter().copied())
             .kill_on_drop(true);
         command.output().await.expect("the program starts")
@@ -196,14 +230,85 @@ impl Stack {
     pub async fn jetstream(&self) -> jetstream::Context {
         jetstream::new(self.nats_client().await)
     }
+
+    /// The stream of the journal that has a shop.
+    pub fn lane_of(&self, shop: &str) -> Lane {
+        let shop = ShopId::parse(shop).expect("a shop's id");
+        self.spread.of_partition(partition_of(shop, PARTITIONS))
+    }
+
+    /// Each stream of the journal.
+    pub async fn journal(&self) -> Vec<(Lane, jetstream::stream::Stream)> {
+        let context = self.jetstream().await;
+        let mut streams = Vec::new();
+        for lane in self.spread.lanes() {
+            let stream = context.get_stream(lane.name()).await;
+            streams.push((lane, stream.expect("the journal is there")));
+        }
+        streams
+    }
+
+    /// Removes the journal.
+    pub async fn remove_journal(&self) {
+        for lane in self.spread.lanes() {
+            let removed = self.jetstream().await.delete_stream(lane.name()).await;
+            removed.expect("the journal is there");
+        }
+    }
+
+    /// How many events the journal has.
+    pub async fn events(&self) -> u64 {
+        let streams = self.journal().await;
+        streams
+            .iter()
+            .map(|(_, stream)| stream.cached_info().state.messages)
+            .sum()
+    }
+
+    /// What the journal has, each with its sequence and in that order, read by another client than the product's.
+    pub async fn recorded(&self) -> Vec<(u64, jetstream::Message)> {
+        let mut all = Vec::new();
+        for (lane, stream) in self.journal().await {
+            let count = usize::try_from(stream.cached_info().state.messages).expect("few");
+            let consumer = stream
+                .create_consumer(OrderedConfig::default())
+                .await
+                .expect("a consumer");
+            let messages = consumer.messages().await.expect("messages").take(count);
+            let messages: Vec<jetstream::Message> = messages.try_collect().await.expect("messages");
+            all.extend(messages.into_iter().map(|message| {
+                let place = message.info().expect("it comes from a stream").stream_sequence;
+                (lane.sequence(place), message)
+            }));
+        }
+        all.sort_by_key(|(sequence, _)| *sequence);
+        all
+    }
+
+    /// Publishes into the journal past the product, and answers with the sequence.
+    pub async fn record(&self, shop: &str, headers: async_nats::HeaderMap, body: impl Into<bytes::Bytes>) -> u64 {
+        let context = self.jetstream().await;
+        let sent = context
+            .publish_with_headers(subject_of(shop), headers, body.into())
+            .await;
+        let stored = sent.expect("nats-server is there").await;
+        let place = stored.expect("it is taken").sequence;
+        self.lane_of(shop).sequence(place)
+    }
 }
 
-/// Gives the journal another configuration than it was created with.
-pub async fn configure_journal(context: &jetstream::Context, change: impl FnOnce(&mut jetstream::stream::Config)) {
-    let stream = context.get_stream(ezout::journal::STREAM).await.unwrap();
-    let mut config = stream.cached_info().config.clone();
-    change(&mut config);
-    context.update_stream(config).await.unwrap();
+/// Gives each stream of the journal another configuration than it was created with.
+pub async fn configure_journal(
+    context: &jetstream::Context,
+    spread: Spread,
+    change: impl Fn(&mut jetstream::stream::Config),
+) {
+    for lane in spread.lanes() {
+        let stream = context.get_stream(lane.name()).await.unwrap();
+        let mut config = stream.cached_info().config.clone();
+        change(&mut config);
+        context.update_stream(config).await.unwrap();
+    }
 }
 
 /// What a variable of a test run says.

@@ -5,7 +5,8 @@ import { rateOf, type Sample, sampleOf, withSample } from '../src/operations/rat
 const at = (seconds: number, journal: number): Sample =>
   sampleOf({
     at: new Date(seconds * 1000).toISOString(),
-    stages: [{ stage: 'journal', sequence: journal, lag_events: 0, lag_seconds: 0 }],
+    journal: { messages: journal },
+    stages: [{ stage: 'journal', sequence: journal * 4, lag_events: 0, lag_seconds: 0 }],
     corrections: { waiting: 0, decided: journal / 10, held_shops: [] },
     updates: { last_place: journal * 2, messages: 0, bytes: 0, last_at: null },
   } as unknown as Operations);

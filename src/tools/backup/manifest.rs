@@ -9,9 +9,12 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::files::{self, digest};
+use crate::journal::{Lane, Spread};
 
 /// The form that this program writes; it reads this one and those before it.
-pub(in crate::tools) const FORMAT: u32 = 1;
+pub(in crate::tools) const FORMAT: u32 = 2;
+/// That of a journal in one stream, which older programs read as well.
+const FORMAT_OF_ONE: u32 = 1;
 /// Name of the file.
 pub(in crate::tools) const MANIFEST: &str = "manifest.json";
 /// Folder of the events.
@@ -28,12 +31,16 @@ pub(in crate::tools) struct Manifest {
     pub program: String,
     /// When it was taken.
     pub taken_at: String,
+    /// The journal, or the first of the streams that it is spread over.
     pub journal: JournalPart,
+    /// Its other streams, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<JournalPart>,
     /// What the journal cannot give back, by collection.
     pub documents: Vec<OfCollection>,
 }
 
-/// The journal in a backup.
+/// A stream of the journal in a backup. Sequences are those of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::tools) struct JournalPart {
     pub epoch: Uuid,
@@ -42,7 +49,7 @@ pub(in crate::tools) struct JournalPart {
     pub metadata: BTreeMap<String, String>,
     /// When the stream was created.
     pub created_at: String,
-    /// Sequence of the first event; one above the last where there is none.
+    /// Sequence of the first event; beyond the last where there is none.
     pub first_sequence: u64,
     /// The backup is true as of this sequence.
     pub last_sequence: u64,
@@ -116,6 +123,11 @@ impl Manifest {
             bail!("it has format {format}, and this program reads up to {FORMAT}: take a newer one");
         }
         let manifest: Self = serde_json::from_str(body)?;
+        let streams = 1 + manifest.others.len();
+        ensure!(
+            u16::try_from(streams).ok().and_then(Spread::over).is_some(),
+            "no journal has {streams} streams"
+        );
         for file in manifest.files() {
             let named = Path::new(file);
             let plain = named
@@ -133,16 +145,63 @@ impl Manifest {
         files::replace(&folder.join(MANIFEST), sealed.as_bytes())
     }
 
+    /// The form of a manifest of so many streams.
+    pub(in crate::tools) fn format_of(spread: Spread) -> u32 {
+        match spread {
+            Spread::ONE => FORMAT_OF_ONE,
+            _ => FORMAT,
+        }
+    }
+
+    /// The streams of the journal.
+    pub(in crate::tools) fn spread(&self) -> Spread {
+        let streams = u16::try_from(1 + self.others.len()).ok();
+        streams
+            .and_then(Spread::over)
+            .expect("it was looked at when it was read")
+    }
+
+    /// Each stream of the journal.
+    pub(in crate::tools) fn parts(&self) -> impl DoubleEndedIterator<Item = (Lane, &JournalPart)> {
+        let all: Vec<&JournalPart> = [&self.journal].into_iter().chain(&self.others).collect();
+        self.spread().lanes().zip(all)
+    }
+
+    /// The stream that has a partition.
+    pub(in crate::tools) fn part_of(&self, partition: u16) -> &JournalPart {
+        let lane = self.spread().of_partition(partition);
+        match lane.index().checked_sub(1) {
+            None => &self.journal,
+            Some(other) => &self.others[other],
+        }
+    }
+
+    /// Events of all streams.
+    pub(in crate::tools) fn events(&self) -> u64 {
+        self.parts().map(|(_, part)| part.events).sum()
+    }
+
+    /// The files of events of all streams.
+    fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.parts().flat_map(|(_, part)| &part.segments)
+    }
+
+    /// The sequence that the backup is true as of, of several streams one for each.
+    pub(in crate::tools) fn as_of(&self) -> String {
+        let sequences = self.parts().map(|(_, part)| part.last_sequence.to_string());
+        sequences.collect::<Vec<_>>().join(", ")
+    }
+
     /// Every file that it names.
     pub(in crate::tools) fn files(&self) -> BTreeSet<&str> {
-        let segments = self.journal.segments.iter().map(|segment| segment.file.as_str());
+        let segments = self.segments().map(|segment| segment.file.as_str());
         let documents = self.documents.iter().flat_map(|documents| &documents.files);
         segments.chain(documents.map(|file| file.file.as_str())).collect()
     }
 
     /// Bytes of all files.
     pub(in crate::tools) fn bytes(&self) -> u64 {
-        let segments: u64 = self.journal.segments.iter().map(|segment| segment.bytes).sum();
+        let segments: u64 = self.segments().map(|segment| segment.bytes).sum();
         let documents = self.documents.iter().flat_map(|documents| &documents.files);
         segments + documents.map(|file| file.bytes).sum::<u64>()
     }
@@ -190,6 +249,7 @@ mod tests {
                 events: 0,
                 segments: Vec::new(),
             },
+            others: Vec::new(),
             documents: Vec::new(),
         }
     }

@@ -15,7 +15,7 @@ use crate::tools::{complain, say};
 /// Where anything is broken; each file is named before.
 pub(super) fn run(folder: &Path) -> anyhow::Result<()> {
     let manifest = manifest::read(folder)?;
-    let bar = bar(manifest.journal.events)?;
+    let bar = bar(manifest.events())?;
     let mut broken = 0_u64;
     let mut tell = |outcome: anyhow::Result<()>, file: &str| {
         if let Err(error) = outcome {
@@ -23,25 +23,27 @@ pub(super) fn run(folder: &Path) -> anyhow::Result<()> {
             bar.suspend(|| complain(&format!("BROKEN {file}: {error:#}")));
         }
     };
-    let mut next = manifest.journal.first_sequence;
-    for segment in &manifest.journal.segments {
-        let of_segment = events(folder, &manifest, segment).and_then(|()| {
-            ensure!(
-                segment.first_sequence >= next,
-                "it begins before the one before it has ended"
+    for (_, part) in manifest.parts() {
+        let mut next = part.first_sequence;
+        for segment in &part.segments {
+            let of_segment = events(folder, &manifest, segment).and_then(|()| {
+                ensure!(
+                    segment.first_sequence >= next,
+                    "it begins before the one before it has ended"
+                );
+                Ok(())
+            });
+            tell(of_segment, &segment.file);
+            next = segment.last_sequence + 1;
+            bar.inc(segment.events);
+        }
+        let events: u64 = part.segments.iter().map(|segment| segment.events).sum();
+        if events != part.events {
+            tell(
+                Err(anyhow::anyhow!("its files have {events} events")),
+                manifest::MANIFEST,
             );
-            Ok(())
-        });
-        tell(of_segment, &segment.file);
-        next = segment.last_sequence + 1;
-        bar.inc(segment.events);
-    }
-    let events: u64 = manifest.journal.segments.iter().map(|segment| segment.events).sum();
-    if events != manifest.journal.events {
-        tell(
-            Err(anyhow::anyhow!("its files have {events} events")),
-            manifest::MANIFEST,
-        );
+        }
     }
     for part in &manifest.documents {
         for file in &part.files {

@@ -37,6 +37,7 @@ impl Commands {
         };
         let monitors = args.journal.monitor_urls.join(",");
         let replicas = args.journal.replicas.to_string();
+        let streams = args.journal.streams.to_string();
         Self {
             program: std::env::args_os()
                 .next()
@@ -45,6 +46,7 @@ impl Commands {
                 ("nats-url", "EZOUT_NATS_URL", &args.journal.nats_url),
                 ("nats-monitor-url", "EZOUT_NATS_MONITOR_URL", &monitors),
                 ("nats-replicas", "EZOUT_NATS_REPLICAS", &replicas),
+                ("journal-streams", "EZOUT_JOURNAL_STREAMS", &streams),
             ]),
             views: options(&[
                 ("mongodb-uri", "EZOUT_MONGODB_URI", &args.views.uri),

@@ -116,9 +116,9 @@ fn unknown(args: &Args, addresses: &[ServerAddr]) -> Server {
 }
 
 /// What an acknowledgement of these servers means.
-pub(super) fn sync(args: &Args, servers: &Servers, stream: Option<&Info>, commands: &Commands) -> Vec<Finding> {
+pub(super) fn sync(args: &Args, servers: &Servers, streams: &[&Info], commands: &Commands) -> Vec<Finding> {
     const CHECK: &str = "sync";
-    let faults = servers.faults(stream);
+    let faults = servers.faults(streams);
     let start = |named: &str| {
         let server = servers.known.iter().find(|server| server.name == named);
         server.map_or_else(|| commands.doctor(), Commands::nats_server)

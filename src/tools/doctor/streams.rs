@@ -1,5 +1,6 @@
 //! The two streams: whether they are what `nats/*.json` asks for, and whole.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::jetstream::context::GetStreamErrorKind;
@@ -9,7 +10,7 @@ use async_nats::jetstream::{Context, ErrorCode};
 use super::Args;
 use super::commands::Commands;
 use super::report::{Finding, counted};
-use crate::journal::{self, Servers};
+use crate::journal::{self, Judgement, Lane, Servers, Spread};
 use crate::nats::{Difference, differences};
 use crate::updates;
 
@@ -47,25 +48,135 @@ pub(super) enum Missing {
     Silent(String),
 }
 
-/// The journal: what it is, what is weaker than promised, and whether anything has gone from it.
-pub(super) fn journal(
-    args: &Args,
-    servers: &Servers,
-    found: &Result<Info, Missing>,
-    commands: &Commands,
-) -> Vec<Finding> {
-    let info = match found {
-        Ok(info) => info,
-        Err(Missing::NotThere) => {
-            let fact = format!("there is no stream {}", journal::STREAM);
-            let finding = Finding::fail(JOURNAL, fact, commands.serve());
-            return vec![finding.first("restore it from a copy where there was one; a new and empty one is made by")];
-        }
-        Err(Missing::Silent(reason)) => return vec![silent(JOURNAL, journal::STREAM, reason, commands)],
+/// The streams of the journal.
+pub(super) struct Found {
+    by_lane: Vec<(Lane, Result<Info, Missing>)>,
+    /// The number that the journal was created with, where that is another one.
+    another: Option<Spread>,
+}
+
+/// What is said of the streams of a journal.
+pub(super) async fn find_journal(context: &Context, spread: Spread) -> Found {
+    let finds = spread
+        .lanes()
+        .map(async |lane| (lane, find(context, &lane.name()).await));
+    let by_lane = futures::future::join_all(finds).await;
+    let is_missing = by_lane.iter().any(|(_, found)| matches!(found, Err(Missing::NotThere)));
+    let of_another = if is_missing {
+        find(context, &spread.otherwise().name()).await.ok()
+    } else {
+        None
     };
+    let there = by_lane.iter().filter_map(|(_, found)| found.as_ref().ok());
+    let another = there
+        .chain(&of_another)
+        .filter_map(|info| journal::spread_in(&info.config))
+        .find(|is| *is != spread);
+    Found { by_lane, another }
+}
+
+impl Found {
+    /// The streams that are there.
+    pub(super) fn there(&self) -> Vec<&Info> {
+        self.by_lane
+            .iter()
+            .filter_map(|(_, found)| found.as_ref().ok())
+            .collect()
+    }
+
+    /// The partitions of the journal, where it is one.
+    pub(super) fn partitions(&self) -> Option<u16> {
+        let mut partitions = None;
+        for (lane, found) in &self.by_lane {
+            let (_, of) = journal::identity(found.as_ref().ok()?, *lane).ok()?;
+            partitions = Some(of);
+        }
+        partitions
+    }
+}
+
+/// The journal: what it is, what is weaker than promised, and whether anything has gone from it.
+pub(super) fn journal(args: &Args, servers: &Servers, found: &Found, commands: &Commands) -> Vec<Finding> {
+    let spread = args.journal.streams;
+    if let Some(is) = found.another {
+        let mut right = args.clone();
+        right.journal.streams = is;
+        let next = Commands::new(&right).doctor();
+        return vec![Finding::fail(JOURNAL, journal::another_spread(is, spread), next)];
+    }
+    let not_there = |(_, found): &(Lane, Result<Info, Missing>)| matches!(found, Err(Missing::NotThere));
+    if found.by_lane.iter().all(not_there) {
+        let fact = format!("there is no stream {}", spread.of_partition(0).name());
+        let finding = Finding::fail(JOURNAL, fact, commands.serve());
+        return vec![finding.first("restore it from a copy where there was one; a new and empty one is made by")];
+    }
     let mut findings = Vec::new();
-    let judgement = journal::judge(info, servers, &args.journal);
-    let wanted = journal::settings(args.journal.replicas);
+    let (mut epochs, mut durability) = (BTreeMap::new(), None);
+    for (lane, found) in &found.by_lane {
+        let info = match found {
+            Ok(info) => info,
+            Err(Missing::NotThere) => {
+                let fact = format!("the stream {} is gone, and the others are there", lane.name());
+                let finding = Finding::fail(JOURNAL, fact, commands.doctor());
+                findings.push(finding.first("restore it from a copy; then"));
+                continue;
+            }
+            Err(Missing::Silent(reason)) => {
+                findings.push(silent(JOURNAL, &lane.name(), reason, commands));
+                continue;
+            }
+        };
+        let judgement = journal::judge(info, servers, &args.journal);
+        let of_lane = of_lane(args, (*lane, info), &judgement, commands);
+        match journal::identity(info, *lane) {
+            // Other subjects have been told.
+            Err(reason) if of_lane.is_empty() => {
+                let next = format!("nats stream info {}", lane.name());
+                findings.push(Finding::fail(JOURNAL, reason, next));
+            }
+            Err(_) => {}
+            Ok((epoch, partitions)) => {
+                epochs.insert((epoch, partitions), lane.name());
+                durability = durability.into_iter().chain([judgement.durability]).min();
+            }
+        }
+        findings.extend(of_lane);
+    }
+    if epochs.len() > 1 {
+        let names: Vec<&str> = epochs.values().map(String::as_str).collect();
+        let fact = format!("{} are of different journals", names.join(" and "));
+        findings.push(Finding::fail(JOURNAL, fact, commands.doctor()).first("restore the one that is wrong; then"));
+    }
+    if let (true, Some(((epoch, partitions), _)), Some(durability)) =
+        (findings.is_empty(), epochs.first_key_value(), durability)
+    {
+        let states = || found.there().into_iter().map(|info| &info.state);
+        let last = found.by_lane.iter().filter_map(|(lane, found)| {
+            let info = found.as_ref().ok()?;
+            Some(lane.sequence(info.state.last_sequence))
+        });
+        let lies = match spread {
+            Spread::ONE => format!("{partitions} partitions"),
+            _ => format!("{partitions} partitions, which {spread} streams share"),
+        };
+        let fact = format!(
+            "{}, the last {}, in {lies}; acknowledged means {durability}; epoch {epoch}",
+            counted(states().map(|state| state.messages).sum(), "event"),
+            last.max().unwrap_or(0),
+        );
+        findings.push(Finding::ok(JOURNAL, fact));
+    }
+    findings
+}
+
+/// What is wrong with a stream of the journal.
+fn of_lane(args: &Args, (lane, info): (Lane, &Info), judgement: &Judgement, commands: &Commands) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let wanted = journal::settings(args.journal.replicas, lane, journal::partitions_in(&info.config));
+    let named = |fact: String| match lane {
+        Lane::ONLY => fact,
+        _ => format!("{}: {fact}", lane.name()),
+    };
     for difference in differences(&info.config, &wanted) {
         let weak = judgement
             .stream
@@ -73,10 +184,10 @@ pub(super) fn journal(
             .find(|(setting, _)| *setting == difference.setting);
         let next = change(&difference, &info.config, commands);
         let finding = match weak {
-            Some((_, reason)) => Finding::fail(JOURNAL, format!("{difference}: {reason}"), next),
+            Some((_, reason)) => Finding::fail(JOURNAL, named(format!("{difference}: {reason}")), next),
             // The service opens no journal with other subjects.
-            None if difference.setting == "subjects" => Finding::fail(JOURNAL, difference.to_string(), next),
-            None => Finding::warn(JOURNAL, difference.to_string(), next),
+            None if difference.setting == "subjects" => Finding::fail(JOURNAL, named(difference.to_string()), next),
+            None => Finding::warn(JOURNAL, named(difference.to_string()), next),
         };
         findings.push(if difference.is_fixed() {
             finding.first("no server changes that in place: the journal has to be copied into a new stream, and first")
@@ -84,34 +195,13 @@ pub(super) fn journal(
             finding
         });
     }
-    findings.extend(whole(info, commands));
+    findings.extend(whole((lane, info), &named, commands));
     findings.extend(replicas(JOURNAL, info));
-    match journal::identity(info) {
-        // Other subjects have been told.
-        Err(reason) if findings.is_empty() => {
-            findings.push(Finding::fail(
-                JOURNAL,
-                reason,
-                format!("nats stream info {}", journal::STREAM),
-            ));
-        }
-        Ok((epoch, partitions)) if findings.is_empty() => {
-            let state = &info.state;
-            let fact = format!(
-                "{}, the last {}, in {partitions} partitions; acknowledged means {}; epoch {epoch}",
-                counted(state.messages, "event"),
-                state.last_sequence,
-                judgement.durability
-            );
-            findings.push(Finding::ok(JOURNAL, fact));
-        }
-        _ => {}
-    }
     findings
 }
 
 /// What the stream has lost; nothing ever leaves a journal.
-fn whole(info: &Info, commands: &Commands) -> Option<Finding> {
+fn whole((lane, info): (Lane, &Info), named: &impl Fn(String) -> String, commands: &Commands) -> Option<Finding> {
     let state = &info.state;
     let reaches = (state.last_sequence + 1).saturating_sub(state.first_sequence);
     let gone = state.last_sequence.saturating_sub(state.messages);
@@ -126,10 +216,11 @@ fn whole(info: &Info, commands: &Commands) -> Option<Finding> {
     } else {
         format!(
             "the journal begins at {}: {} are gone",
-            state.first_sequence,
+            lane.sequence(state.first_sequence),
             counted(gone, "event")
         )
     };
+    let fact = named(fact);
     let finding = Finding::fail(JOURNAL, fact, commands.rebuild("--report lost.json", None));
     Some(finding.first("restore it from a copy; which baskets have lost events is told by"))
 }

@@ -233,7 +233,7 @@ impl Fill {
     }
 
     async fn verify(&self, limit: u64) -> anyhow::Result<()> {
-        let tail = self.journal.tail().await?;
+        let tail = self.journal.tail(self.partition).await?;
         if tail.epoch.to_string() != self.building.epoch {
             bail!(
                 "the journal is another one (epoch {}) than {} is filled from",

@@ -28,11 +28,8 @@ fn asker(stack: &Stack, service: &Service, subject: &str) -> Asker {
 
 /// The ids of all corrections that the journal has.
 async fn in_journal(stack: &Stack) -> BTreeSet<String> {
-    let mut stream = stack.jetstream().await.get_stream("CHECKOUT").await.unwrap();
-    let last = stream.info().await.unwrap().state.last_sequence;
     let mut ids = BTreeSet::new();
-    for sequence in 1..=last {
-        let message = stream.get_raw_message(sequence).await.unwrap();
+    for (_, message) in stack.recorded().await {
         let event: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
         ids.extend(event["correction_id"].as_str().map(str::to_owned));
     }

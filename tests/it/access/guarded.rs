@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::support::{Service, Stack, event, session, wait_for};
+use crate::support::{Service, Stack, event, session, subject_of, wait_for};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -135,9 +135,9 @@ impl Guarded {
     /// The events of a shop, as the journal has them.
     pub async fn journal_of(&self, shop: &str) -> Vec<String> {
         let context = self.stack.jetstream().await;
-        let stream = context.get_stream(ezout::journal::STREAM).await.unwrap();
+        let stream = context.get_stream(self.stack.lane_of(shop).name()).await.unwrap();
         let config = pull::Config {
-            filter_subject: format!("checkout.*.{shop}"),
+            filter_subject: subject_of(shop),
             ack_policy: AckPolicy::None,
             ..pull::Config::default()
         };

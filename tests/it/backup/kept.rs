@@ -65,7 +65,7 @@ fn paths(baskets: impl Iterator<Item = String>) -> Vec<String> {
 async fn makes_what_is_kept() {
     let Some(version) = chosen("EZOUT_KEEP") else { return };
     let folder = folder().join(version);
-    let stack = Stack::start().await;
+    let stack = Stack::start_spread(1).await;
     let service = stack.service_with("serve", EDITS).await;
     fill_with_everything(&stack, &service, 3).await;
     caught_up(&stack).await;
@@ -90,7 +90,7 @@ async fn makes_what_is_kept() {
 async fn a_backup_of_an_earlier_version_is_restored_and_served_as_it_was() {
     for version in all() {
         // With users, as in production.
-        let stack = Stack::start_with_users(|_| ()).await;
+        let stack = Stack::start_with_users(|_| ()).await.with_streams(1);
         let backup = version.join("backup");
         printed(&stack.ezout(&["restore", backup.to_str().unwrap()]).await);
         let service = stack.service("serve").await;
@@ -131,7 +131,7 @@ async fn a_backup_of_an_earlier_version_is_restored_and_served_as_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_restored_on_three_servers() {
     let version = all().pop().unwrap();
-    let stack = Stack::start().await;
+    let stack = Stack::start_spread(1).await;
     let servers = NatsServer::start_cluster(&binaries().nats_server, &stack.folder().join("cluster")).await;
     let servers = servers.unwrap();
     let list = |of: fn(&NatsServer) -> String| servers.iter().map(of).collect::<Vec<_>>().join(",");
@@ -162,7 +162,7 @@ async fn a_flipped_byte_in_any_file_is_named_and_never_restored() {
     let kept = tempfile::tempdir().unwrap();
     copy(&version.join("backup"), kept.path());
     let to = kept.path().to_str().unwrap();
-    let stack = Stack::start().await;
+    let stack = Stack::start_spread(1).await;
     printed(&stack.ezout(&["backup", "--verify", to]).await);
     let mut kinds = BTreeSet::new();
     for (path, content) in files(kept.path()) {

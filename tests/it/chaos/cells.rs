@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use ezout::core::id::{ShopId, partition_of};
+use ezout::core::id::ShopId;
 use futures::future::join_all;
 use mongodb::bson::{Document, doc};
 
@@ -13,7 +13,6 @@ use super::collect::Watch;
 use super::phones::Network;
 use crate::support::{Service, Stack, event, session, wait_for};
 
-const PARTITIONS: u16 = 16;
 /// Phones that shop in a cell: some thirty events.
 const VISITS: u64 = 4;
 const API_POINTS: &[(&str, u64)] = &[
@@ -48,7 +47,10 @@ struct Cells {
 
 impl Cells {
     async fn start() -> Self {
-        let stack = Stack::start().await;
+        Self::on(Stack::start().await).await
+    }
+
+    async fn on(stack: Stack) -> Self {
         let watch = Watch::start(&stack).await;
         let api = stack.service("api").await;
         let network = Network::new(api.http_url());
@@ -96,13 +98,7 @@ pub async fn plant(stack: &Stack, shop: ShopId, session: &str, kind: &str, body:
     let mut headers = HeaderMap::new();
     headers.insert("ce-subject", session);
     headers.insert("ce-type", kind);
-    let subject = format!("checkout.{}.{shop}", partition_of(shop, PARTITIONS));
-    let context = stack.jetstream().await;
-    let stored = context
-        .publish_with_headers(subject, headers, body.into())
-        .await
-        .unwrap();
-    stored.await.unwrap().sequence
+    stack.record(&shop.to_string(), headers, body).await
 }
 
 /// Waits until a process dies at the fail-point that was armed.
@@ -114,7 +110,15 @@ pub async fn dies(service: &mut Service, cell: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_projector_that_dies_between_two_effects_leaves_no_trace() {
-    let mut cells = Cells::start().await;
+    projectors_die(Cells::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_projector_of_a_journal_in_four_streams_that_dies_leaves_no_trace() {
+    projectors_die(Cells::on(Stack::start_spread(4).await).await).await;
+}
+
+async fn projectors_die(mut cells: Cells) {
     for (seed, (point, count)) in (1..).zip(PROJECTOR_POINTS) {
         let cell = format!("{point}:{count}");
         let mut armed = cells.stack.launch("project", &[("EZOUT_FAIL_POINT", &cell)]);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::{self, ErrorCode, consumer::pull::OrderedConfig};
+use ezout::journal::Spread;
 use futures::{StreamExt as _, TryStreamExt as _};
 use mongodb::bson::{Document, doc};
 use mongodb::options::{ReadConcern, SelectionCriteria};
@@ -35,6 +36,8 @@ pub struct Places {
     /// Addresses of NATS, separated by commas.
     pub nats: String,
     pub mongodb: String,
+    /// The streams of the journal.
+    pub spread: Spread,
 }
 
 impl From<&Stack> for Places {
@@ -42,6 +45,7 @@ impl From<&Stack> for Places {
         Self {
             nats: stack.nats.url(),
             mongodb: stack.mongod.uri(),
+            spread: stack.spread,
         }
     }
 }
@@ -87,7 +91,7 @@ impl Watch {
         let tasks = vec![
             tokio::spawn(listen(subscriber, Arc::clone(&heard))),
             tokio::spawn(look_at_fences(places.database().await, Arc::clone(&seen))),
-            tokio::spawn(look_at_end(jetstream::new(client), Arc::clone(&ends))),
+            tokio::spawn(look_at_end(jetstream::new(client), places.spread, Arc::clone(&ends))),
         ];
         Self {
             heard,
@@ -132,6 +136,7 @@ impl Watch {
         parked.sort_unstable();
         Evidence {
             phones,
+            streams: places.spread.streams().into(),
             journal,
             updates: updates.iter().map(stored_update).collect(),
             baskets: baskets(&database, "baskets").await,
@@ -166,12 +171,12 @@ async fn listen(mut subscriber: async_nats::Subscriber, heard: Arc<Mutex<Heard>>
 
 /// Notes each end of the journal that is another one than before. One that is lower counts when it stays for a while: a server
 /// that has just become the leader of three may not have applied yet what it has.
-async fn look_at_end(context: jetstream::Context, ends: Arc<Mutex<Vec<End>>>) {
+async fn look_at_end(context: jetstream::Context, spread: Spread, ends: Arc<Mutex<Vec<End>>>) {
     const LOOKS: u32 = 10;
     let mut lower = 0;
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
-        let Ok(Some(end)) = end_of(&context).await else {
+        let Ok(Some(end)) = end_of(&context, spread).await else {
             continue;
         };
         let mut ends = ends.lock().unwrap();
@@ -262,7 +267,7 @@ async fn checkpoints(database: &mongodb::Database) -> BTreeMap<i32, u64> {
 /// The journal, once every partition's checkpoint is at its last event.
 pub async fn settled(places: &Places) -> Vec<JournalEvent> {
     let database = places.database().await;
-    let messages = read_stream(places, "CHECKOUT").await;
+    let messages = recorded(places).await;
     let journal: Vec<JournalEvent> = messages.iter().map(journal_event).collect();
     let mut ends: BTreeMap<i32, u64> = BTreeMap::new();
     for event in &journal {
@@ -280,6 +285,20 @@ pub async fn settled(places: &Places) -> Vec<JournalEvent> {
     })
     .await;
     journal
+}
+
+/// Every event of the journal with its sequence, in that order.
+async fn recorded(places: &Places) -> Vec<(u64, jetstream::Message)> {
+    let mut all = Vec::new();
+    for lane in places.spread.lanes() {
+        let messages = read_stream(places, &lane.name()).await;
+        all.extend(messages.into_iter().map(|message| {
+            let place = message.info().unwrap().stream_sequence;
+            (lane.sequence(place), message)
+        }));
+    }
+    all.sort_by_key(|(sequence, _)| *sequence);
+    all
 }
 
 /// Every message of a stream, in its order.
@@ -300,22 +319,31 @@ pub async fn read_once(context: &jetstream::Context, name: &str) -> Result<Vec<j
     Ok(consumer.messages().await?.take(count).try_collect().await?)
 }
 
-/// Where the journal ends; nothing where there is none.
-pub async fn end_of(context: &jetstream::Context) -> Result<Option<End>, GetStreamError> {
-    match context.get_stream("CHECKOUT").await {
-        Ok(stream) => Ok(Some(End::of(stream.cached_info()))),
-        Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND) => {
-            Ok(None)
+/// Where the journal ends, of several streams as if they were one behind the other; nothing where one is not there.
+pub async fn end_of(context: &jetstream::Context, spread: Spread) -> Result<Option<End>, GetStreamError> {
+    let mut end: Option<End> = None;
+    for lane in spread.lanes() {
+        match context.get_stream(lane.name()).await {
+            Ok(stream) => {
+                let mut of_lane = End::of(stream.cached_info());
+                of_lane.last += end.map_or(0, |end| end.last);
+                end = Some(of_lane);
+            }
+            Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
         }
-        Err(error) => Err(error),
     }
+    Ok(end)
 }
 
-fn journal_event(message: &jetstream::Message) -> JournalEvent {
+fn journal_event((sequence, message): &(u64, jetstream::Message)) -> JournalEvent {
     let header = |name: &str| message.headers.as_ref()?.get(name).map(ToString::to_string);
     let info = message.info().unwrap();
     JournalEvent {
-        sequence: info.stream_sequence,
+        sequence: *sequence,
         subject: message.subject.to_string(),
         recorded_ms: (info.published.unix_timestamp_nanos() / 1_000_000).try_into().unwrap(),
         session: header("ce-subject"),

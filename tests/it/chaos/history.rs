@@ -135,7 +135,9 @@ pub struct StoredUpdate {
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
     pub phones: Phones,
-    /// In the order of the stream.
+    /// The streams that the journal lies in; 0 stands for one.
+    pub streams: u64,
+    /// In the order of the sequences, which of each stream have no gaps.
     pub journal: Vec<JournalEvent>,
     /// In the order of the stream.
     pub updates: Vec<StoredUpdate>,

@@ -89,10 +89,11 @@ async fn another_journal_that_has_grown_as_long_is_not_gone_on_with() {
         }
     };
     shop_a_little(&former, 3).await;
-    caught_up(&database, 3).await;
+    let third = stack.lane_of(&shop).sequence(3);
+    caught_up(&database, third).await;
     former.stop().await;
 
-    stack.jetstream().await.delete_stream("CHECKOUT").await.unwrap();
+    stack.remove_journal().await;
     let api = stack.service("api").await;
     shop_a_little(&api, 3).await;
     shop_a_little(&api, 2).await;
@@ -100,7 +101,7 @@ async fn another_journal_that_has_grown_as_long_is_not_gone_on_with() {
     let checkpoints = database.collection::<Document>("checkpoints");
     wait_for("the projector to halt", async || {
         let beyond = checkpoints
-            .find_one(doc! { "sequence": { "$gt": 3_i64 } })
+            .find_one(doc! { "sequence": { "$gt": i64::try_from(third).unwrap() } })
             .await
             .unwrap();
         let place = beyond.map(|checkpoint| checkpoint.get_i64("sequence").unwrap());

@@ -283,7 +283,8 @@ impl Scene {
                 .publish_with_headers(subject, headers, body.into())
                 .await
                 .unwrap();
-            self.planted.insert(stored.await.unwrap().sequence);
+            let lane = self.places().spread.of_partition(partition_of(shop, PARTITIONS));
+            self.planted.insert(lane.sequence(stored.await.unwrap().sequence));
         }
     }
 

@@ -20,6 +20,8 @@ use crate::support::proxy::{Proxy, Weather};
 use crate::support::{binaries, wait_for};
 
 const SET: &str = "rs3";
+/// The journal, where it lies in one stream.
+const STREAM: &str = "CHECKOUT";
 
 /// One mongod of a set of three.
 struct Member {
@@ -215,9 +217,14 @@ impl Cluster {
 
     /// The place of the server that leads the journal.
     pub async fn leader(&self) -> usize {
-        wait_for("a leader of the journal", async || {
+        self.leader_of(STREAM).await
+    }
+
+    /// The place of the server that leads a stream.
+    pub async fn leader_of(&self, stream: &str) -> usize {
+        wait_for(&format!("a leader of {stream}"), async || {
             for (place, server) in self.servers.iter().enumerate() {
-                if self.state(server).await?["leader"] == true {
+                if self.state(server, stream).await?["leader"] == true {
                     return Some(place);
                 }
             }
@@ -226,8 +233,8 @@ impl Cluster {
         .await
     }
 
-    /// What a server says of its copy of the journal: whether it leads, how many messages, the first and the last.
-    async fn state(&self, server: &NatsServer) -> Option<Value> {
+    /// What a server says of its copy of a stream: whether it leads, how many messages, the first and the last.
+    async fn state(&self, server: &NatsServer, stream: &str) -> Option<Value> {
         let url = format!("{}/jsz?streams=true&accounts=true", server.monitor_url());
         let answer = reqwest::Client::new().get(url).timeout(Duration::from_secs(1)).send();
         let told: Value = match answer.await {
@@ -240,7 +247,7 @@ impl Cluster {
             .iter()
             .filter_map(|account| account["stream_detail"].as_array())
             .flatten();
-        let journal = streams.find(|stream| stream["name"] == "CHECKOUT")?;
+        let journal = streams.find(|found| found["name"] == stream)?;
         let here = self.servers.iter().position(|other| std::ptr::eq(other, server))?;
         let state = &journal["state"];
         Some(json!({
@@ -249,12 +256,12 @@ impl Cluster {
         }))
     }
 
-    /// Waits until each server has as many messages of the journal, from the same to the same; answers the last.
-    async fn level(&self) -> u64 {
+    /// Waits until each server has as many messages of a stream, from the same to the same; answers the last.
+    pub async fn level(&self, stream: &str) -> u64 {
         wait_for("three copies that are equally long", async || {
             let mut copies = Vec::new();
             for server in &self.servers {
-                let mut copy = self.state(server).await?;
+                let mut copy = self.state(server, stream).await?;
                 copy.as_object_mut()?.remove("leader");
                 copies.push(copy);
             }
@@ -287,7 +294,7 @@ impl Cluster {
         let mut copies = BTreeMap::new();
         for place in 0..self.servers.len() {
             let copy = wait_for(&format!("the copy of {}", name(place)), async || {
-                let last = self.level().await;
+                let last = self.level(STREAM).await;
                 self.lead(client, place).await;
                 let reading = futures::stream::iter(1..=last).map(|sequence| copied(client, sequence));
                 let copy: Vec<_> = reading.buffered(ASKED_AT_ONCE).try_collect().await.ok()?;

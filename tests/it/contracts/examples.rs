@@ -175,7 +175,8 @@ fn read(media: &str, body: &[u8]) -> Value {
 
 #[tokio::test]
 async fn every_example_is_what_is_sent_and_answered() {
-    let stack = Stack::start().await;
+    // The examples tell sequences of one stream.
+    let stack = Stack::start_spread(1).await;
     let environment = [("EZOUT_LOG", "warn")];
     let mut service = stack.service_with("serve", &environment).await;
     let client = stack.nats_client().await;
@@ -203,10 +204,8 @@ async fn every_example_is_what_is_sent_and_answered() {
 
     let mut told: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
     told.insert("RepublishedUpdate", received(&mut updates, EVENTS).await);
-    told.insert(
-        "Event",
-        stored(&stack, "CHECKOUT", ("journal", "event"), 1..=EVENTS).await,
-    );
+    let journal = &stack.lane_of(SHOP).name();
+    told.insert("Event", stored(&stack, journal, ("journal", "event"), 1..=EVENTS).await);
     stored(&stack, "UPDATES", ("storedUpdates", "update"), 1..=EVENTS).await;
     many_at_once(&stack, &service).await;
     view(&mut service, &mut told).await;
@@ -228,8 +227,8 @@ async fn every_example_is_what_is_sent_and_answered() {
 /// Waits until the answers are true at the last event of the journal.
 async fn all_is_projected(stack: &Stack, service: &Service) {
     let url = format!("{}/v1/shops/{SHOP}/summary", service.http_url());
-    let mut journal = stack.jetstream().await.get_stream("CHECKOUT").await.unwrap();
-    let last = journal.info().await.unwrap().state.last_sequence;
+    let recorded = stack.recorded().await;
+    let last = recorded.last().map_or(0, |(sequence, _)| *sequence);
     wait_for("the last event of the examples", async || {
         let (_, summary) = check::json_of(&url).await;
         (summary["sequence"] == last).then_some(())
@@ -284,7 +283,10 @@ async fn many_at_once(stack: &Stack, service: &Service) {
     let response = request.body(lines.join("\n")).send().await.unwrap();
     assert_eq!(check::answer("POST", response).await.0, 200);
     received(&mut updates, COUNT).await;
-    stored(stack, "CHECKOUT", ("journal", "event"), EVENTS + 1..=EVENTS + COUNT).await;
+    let mut journal = stack.jetstream().await.get_stream(stack.lane_of(&shop).name()).await;
+    let last = journal.as_mut().unwrap().info().await.unwrap().state.last_sequence;
+    let lane = &stack.lane_of(&shop).name();
+    stored(stack, lane, ("journal", "event"), last - COUNT + 1..=last).await;
     stored(
         stack,
         "UPDATES",

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::consumer::pull::OrderedConfig;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 
@@ -48,11 +47,7 @@ pub struct Outcome {
 
 /// Every correction in the journal, in its order.
 pub async fn corrections(stack: &Stack) -> Vec<Corrected> {
-    let stream = stack.jetstream().await.get_stream("CHECKOUT").await.unwrap();
-    let count = stream.get_info().await.unwrap().state.messages;
-    let consumer = stream.create_consumer(OrderedConfig::default()).await.unwrap();
-    let messages = consumer.messages().await.unwrap().take(count.try_into().unwrap());
-    let messages: Vec<async_nats::jetstream::Message> = messages.try_collect().await.unwrap();
+    let messages = stack.recorded().await;
     let correction = |message: &async_nats::jetstream::Message| {
         let kind = message.headers.as_ref()?.get("ce-type")?;
         (kind.as_str() == "ezout.checkout.correction.v1").then(|| {
@@ -64,7 +59,8 @@ pub async fn corrections(stack: &Stack) -> Vec<Corrected> {
             }
         })
     };
-    messages.iter().filter_map(correction).collect()
+    let all = messages.iter().filter_map(|(_, message)| correction(message));
+    all.collect()
 }
 
 pub async fn notes(stack: &Stack) -> Vec<Document> {

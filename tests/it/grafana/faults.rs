@@ -258,7 +258,7 @@ impl Place {
             Fault::ResgateDown => self.resgate.kill().await,
             Fault::JournalFull => {
                 let context = self.stack.jetstream().await;
-                configure_journal(&context, |config| config.max_bytes = 1).await;
+                configure_journal(&context, self.stack.spread, |config| config.max_bytes = 1).await;
             }
             Fault::LeasesTaken => {
                 let leases = self.stack.database().await.collection::<Document>("leases");

@@ -240,7 +240,7 @@ pub async fn mongod(order: Order) -> Option<Outcome> {
 /// Allows the journal so many bytes.
 async fn allow(scene: &Scene, bytes: i64) {
     let context = async_nats::jetstream::new(scene.places().client().await);
-    configure_journal(&context, |config| config.max_bytes = bytes).await;
+    configure_journal(&context, scene.places().spread, |config| config.max_bytes = bytes).await;
 }
 
 pub async fn journal(order: Order) -> Option<Outcome> {
@@ -249,7 +249,8 @@ pub async fn journal(order: Order) -> Option<Outcome> {
     for _ in 0..if order.brief { 1 } else { 3 } {
         scene.pause(2_000..4_000).await;
         let context = async_nats::jetstream::new(scene.places().client().await);
-        let bytes = context.get_stream("CHECKOUT").await.unwrap().cached_info().state.bytes;
+        let first = scene.places().spread.of_partition(0).name();
+        let bytes = context.get_stream(first).await.unwrap().cached_info().state.bytes;
         allow(&scene, i64::try_from(bytes + 32 * 1024).unwrap()).await;
         scene.did("journal full");
         seen.extend(without_room(&mut scene, None).await);

@@ -74,7 +74,10 @@ pub async fn clocks_wrong(order: Order) -> Option<Outcome> {
 /// For so long the server knows an event that comes again.
 async fn remembers(scene: &Scene, window: Duration) {
     let context = async_nats::jetstream::new(scene.places().client().await);
-    configure_journal(&context, |config| config.duplicate_window = window).await;
+    configure_journal(&context, scene.places().spread, |config| {
+        config.duplicate_window = window;
+    })
+    .await;
 }
 
 /// Phones send again what was answered, when neither the server nor the API knows it any more.

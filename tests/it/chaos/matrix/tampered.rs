@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ezout::journal::Spread;
 use serde_json::json;
 
 use super::Order;
@@ -110,7 +111,7 @@ async fn compare(scene: &Scene, before: &Kept) -> Compared {
     let begun = Instant::now();
     let context = async_nats::jetstream::new(scene.places().client().await);
     loop {
-        let why = match end_of(&context).await {
+        let why = match end_of(&context, Spread::ONE).await {
             Ok(None) => return Compared::Gone,
             Ok(Some(end)) if end.is_fall_from(&before.end) => return Compared::Fallen(end),
             Ok(Some(_)) => match tokio::time::timeout(READ_MAX, read_once(&context, "CHECKOUT")).await {
@@ -185,7 +186,9 @@ async fn takes(scene: &Scene) -> bool {
 
 async fn kept_of(scene: &Scene) -> Kept {
     let context = async_nats::jetstream::new(scene.places().client().await);
-    let end = wait_for("the end of the journal", async || end_of(&context).await.ok()?);
+    let end = wait_for("the end of the journal", async || {
+        end_of(&context, Spread::ONE).await.ok()?
+    });
     Kept {
         end: end.await,
         events: events(&read_stream(&scene.places(), "CHECKOUT").await),
@@ -193,7 +196,8 @@ async fn kept_of(scene: &Scene) -> Kept {
 }
 
 pub async fn journal(order: Order) -> Option<Outcome> {
-    let mut scene = Scene::open(Stack::start().await, order.seed).await;
+    // One stream: what is said of a loss is compared with where the whole journal ends. `journal::spread` damages one of several.
+    let mut scene = Scene::open(Stack::start_spread(1).await, order.seed).await;
     let folder = scene.stack().folder().to_owned();
     let (data, kept, older) = (folder.join("nats"), folder.join("kept"), folder.join("older"));
     let mut damages = DAMAGES;

@@ -1,7 +1,9 @@
 //! Three servers of a kind: one is lost, whichever leads, and everything goes on.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use ezout::journal::Lane;
 use rustix::process::Signal;
 
 use super::Order;
@@ -17,7 +19,11 @@ const AWAY: Duration = Duration::from_secs(15);
 
 /// Three NATS servers, and three mongod where they are asked for. Those of the stack itself are not needed.
 async fn ground(three_mongod: bool) -> (Ground, Cluster, Option<Trio>) {
-    let mut stack = Stack::start().await;
+    // One stream: its leader is the one that is lost, and its copies are compared byte for byte.
+    ground_of(Stack::start_spread(1).await, three_mongod).await
+}
+
+async fn ground_of(mut stack: Stack, three_mongod: bool) -> (Ground, Cluster, Option<Trio>) {
     stack.nats.kill().await;
     let cluster = Cluster::start(&stack.folder().join("cluster")).await;
     let trio = if three_mongod {
@@ -29,6 +35,7 @@ async fn ground(three_mongod: bool) -> (Ground, Cluster, Option<Trio>) {
     let places = Places {
         nats: cluster.urls(),
         mongodb: trio.as_ref().map_or_else(|| stack.mongod.uri(), Trio::uri),
+        spread: stack.spread,
     };
     let environment = vec![
         ("EZOUT_NATS_REPLICAS", "3".to_owned()),
@@ -183,6 +190,7 @@ pub async fn primary_lost(order: Order) -> Option<Outcome> {
     let places = Places {
         nats: stack.nats.url(),
         mongodb: trio.uri(),
+        spread: stack.spread,
     };
     let ground = Ground {
         places: Some(places),
@@ -245,4 +253,44 @@ async fn a_part_leaves_a_server_that_is_cut_off_from_the_others() {
         publish(number).await.then_some(())
     })
     .await;
+}
+
+/// The leaders of four streams are not all on one server, and the server of some of them dies under load.
+#[tokio::test(flavor = "multi_thread")]
+async fn four_streams_lose_and_double_nothing_when_the_server_that_leads_some_of_them_dies() {
+    let (ground, mut cluster, _) = ground_of(Stack::start_spread(4).await, false).await;
+    let mut scene = Scene::open(ground, 1).await;
+    let streams: Vec<String> = scene.places().spread.lanes().map(Lane::name).collect();
+    let client = scene.places().client().await;
+    for turn in 0..2 {
+        // Who leads a stream is up to the servers, so one that has too many gives one away.
+        let leaders = wait_for("leaders on several servers", async || {
+            let leaders = streams.iter().map(|stream| cluster.leader_of(stream));
+            let leaders = futures::future::join_all(leaders).await;
+            if leaders.iter().any(|leader| *leader != leaders[0]) {
+                return Some(leaders);
+            }
+            let away = format!("$JS.API.STREAM.LEADER.STEPDOWN.{}", streams[0]);
+            let _ = client.request(away, "".into()).await;
+            None
+        })
+        .await;
+        scene.pause(3_000..5_000).await;
+        let victim = leaders[turn];
+        scene.did("a leader of some streams killed");
+        cluster.servers[victim].kill().await;
+        tokio::time::sleep(AWAY).await;
+        for stream in &streams {
+            assert_ne!(cluster.leader_of(stream).await, victim);
+        }
+        cluster.servers[victim].restart().await.unwrap();
+    }
+    let evidence = scene.settle().await;
+    for stream in &streams {
+        cluster.level(stream).await;
+    }
+    let used: BTreeSet<u64> = evidence.journal.iter().map(|event| (event.sequence - 1) % 4).collect();
+    assert_eq!(used.len(), streams.len(), "each stream has events");
+    let outcome = scene.tell(&evidence);
+    assert!(outcome.report.violations.is_empty(), "{:#?}", outcome.report.violations);
 }
