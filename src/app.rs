@@ -23,7 +23,7 @@ use crate::admit;
 use crate::config::ServiceOptions;
 use crate::correct;
 use crate::http::serve::Room;
-use crate::http::{self, Api, Storing, health};
+use crate::http::{self, Api, health};
 use crate::journal::Journal;
 use crate::keys::{Keys, Mode};
 use crate::live::Hub;
@@ -128,8 +128,7 @@ pub async fn run(
     let tracer = Tracer::start(&options.trace, role.word(), &metrics, &tasks, stop_journal.clone())
         .context("EZOUT_OTLP_ENDPOINT")?;
 
-    let storing = Storing::default();
-    let mut checks = vec![health::Check::journal(journal.state(), storing.clone())];
+    let mut checks = vec![health::Check::journal(journal.state(), journal.storing())];
     if role.projects() || role.corrects() {
         // An API without MongoDB still takes every event, so it does not ask to be left alone.
         checks.push(health::Check::views(views.state()));
@@ -172,7 +171,6 @@ pub async fn run(
     let becoming_ready = announce(&journal, &views, ready);
     if let Some(listener) = api {
         let state = api_state(&options, &journal, &views, access, (&metrics, &tracer), &tasks, &stop).await?;
-        let state = state.with_storing(storing);
         let router = http::router(state);
         let room = Room::for_clients(&options.http, &metrics);
         let serving = http::serve::serve(listener, router, room, stop.clone());

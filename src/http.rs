@@ -24,7 +24,6 @@ mod read;
 mod seen;
 pub mod serve;
 mod shop;
-mod storing;
 mod traced;
 mod web;
 
@@ -69,7 +68,6 @@ use crate::views::Views;
 
 pub use self::append::{EVENT_BYTES_MAX, LINES_BYTES_MAX, LINES_MAX};
 pub use self::door::Door;
-pub use self::storing::Storing;
 
 /// How long a browser may remember which requests of other origins are let through.
 const CORS_AGE: Duration = Duration::from_hours(1);
@@ -116,7 +114,6 @@ pub struct Api(Arc<Parts>);
 #[derive(Debug)]
 struct Parts {
     journal: Journal,
-    storing: Storing,
     views: Option<Views>,
     live: Option<Hub>,
     access: Access,
@@ -138,7 +135,6 @@ impl Api {
     pub fn new(journal: Journal, views: Option<Views>, meaning: ActionIdMeaning, metrics: Arc<Metrics>) -> Self {
         Self(Arc::new(Parts {
             journal,
-            storing: Storing::default(),
             views,
             live: None,
             access: Access::off(None),
@@ -179,14 +175,6 @@ impl Api {
         parts.limits = Limits::new(config, &parts.metrics);
         let forgetting = parts.limits.clone().forget();
         tasks.spawn(async move { stop.run_until_cancelled(forgetting).await });
-        self
-    }
-
-    /// Notes here whether events can be stored. Called before the routes are made; without it nobody else knows.
-    #[must_use]
-    pub fn with_storing(mut self, storing: Storing) -> Self {
-        let parts = Arc::get_mut(&mut self.0).expect("nobody has a clone before the routes are made");
-        parts.storing = storing;
         self
     }
 
@@ -246,10 +234,6 @@ impl Api {
 
     fn journal(&self) -> &Journal {
         &self.0.journal
-    }
-
-    fn storing(&self) -> &Storing {
-        &self.0.storing
     }
 
     fn views(&self) -> Option<&Views> {

@@ -16,6 +16,7 @@ mod group;
 mod known;
 mod read;
 mod spread;
+mod storing;
 mod upkeep;
 
 use std::collections::BTreeSet;
@@ -40,6 +41,7 @@ pub use self::ack::AppendError;
 pub use self::durability::{Durability, Judgement, Server, ServerFault, Servers, judge, monitor, monitor_client};
 pub use self::read::{RawEvent, Reader};
 pub use self::spread::{Lane, Spread};
+pub use self::storing::Storing;
 pub use self::upkeep::{another_spread, identity, partitions_in, settings, spread_in};
 pub use crate::nats::{LinkError, ReadError};
 
@@ -260,6 +262,7 @@ pub struct Journal {
     /// 0 until they are known.
     partitions: Arc<AtomicU16>,
     state: watch::Receiver<State>,
+    storing: Storing,
     /// By stream.
     requests: Arc<[mpsc::Sender<Request>]>,
     metrics: Arc<Metrics>,
@@ -285,13 +288,21 @@ impl Journal {
         let places = config.append_queue.max(1);
         let (upkeep, state) = Upkeep::new(config, Arc::clone(&links), Arc::clone(&metrics));
         let partitions = upkeep.partitions();
-        let mut requests = Vec::new();
+        let (storing, mut requests) = (Storing::over(spread), Vec::new());
         for lane in spread.lanes() {
             let (sender, queue) = mpsc::channel(places);
             let limit = metrics.journal_queue_limit.with_label_values(&[&lane.name()]);
             limit.set(i64::try_from(places).unwrap_or(i64::MAX));
             let link = links[lane.index()].clone();
-            let writer = Writer::new((lane, link), &upkeep, state.clone(), queue, Arc::clone(&metrics));
+            let storing = storing.of(lane);
+            let writer = Writer::new(
+                (lane, link),
+                &upkeep,
+                state.clone(),
+                storing,
+                queue,
+                Arc::clone(&metrics),
+            );
             tasks.spawn(writer.run(stop.clone()).instrument(tracing::error_span!("append")));
             requests.push(sender);
         }
@@ -301,6 +312,7 @@ impl Journal {
             links,
             partitions,
             state,
+            storing,
             requests: requests.into(),
             metrics,
         })
@@ -319,9 +331,15 @@ impl Journal {
             links: links(url, spread).await?,
             partitions: Arc::new(partitions.into()),
             state,
+            storing: Storing::over(spread),
             requests: Arc::default(),
             metrics: Arc::default(),
         })
+    }
+
+    /// Whether its streams store events, as far as those that were sent by this process tell.
+    pub fn storing(&self) -> Storing {
+        self.storing.clone()
     }
 
     /// What the journal can do now, and every change of it.

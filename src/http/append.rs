@@ -5,7 +5,7 @@
 //! again is safe.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
@@ -419,9 +419,7 @@ async fn record(api: &Api, mut entry: Entry) -> Result<Stored, Problem> {
         entry.headers.push((TRACEPARENT, context.to_string()));
     }
     failpoint::hit("before_append");
-    let newest = api.storing().newest();
     let appended = api.journal().append(entry).await;
-    api.storing().note(newest, &appended, Instant::now());
     if let Some(span) = span {
         match &appended {
             Ok(receipt) => span.with("ezout.sequence", place(receipt.sequence)).end(None),

@@ -17,7 +17,6 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::problem::{Code, Problem};
-use super::storing::Storing;
 use crate::access;
 use crate::keys::is_same_secret;
 use crate::metrics::Metrics;
@@ -53,7 +52,7 @@ impl Check {
     }
 
     /// The journal answers, is not weaker than promised, and stores events, as far as those that came this way tell.
-    pub fn journal(state: watch::Receiver<journal::State>, storing: Storing) -> Self {
+    pub fn journal(state: watch::Receiver<journal::State>, storing: journal::Storing) -> Self {
         Self::new("journal", move || {
             let mut reasons = match &*state.borrow() {
                 journal::State::Unavailable { reason } => vec![reason.clone()],

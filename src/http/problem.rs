@@ -24,7 +24,7 @@ const RETRY_SECONDS: u16 = 2;
 /// Pause that is asked for when too much came at once, in seconds.
 const OVERLOAD_SECONDS: u16 = 1;
 /// Pause that is asked for when somebody has to make room first, in seconds.
-pub(super) const FULL_SECONDS: u16 = 30;
+const FULL_SECONDS: u16 = 30;
 
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $code:ident = $word:literal, $status:ident, $title:literal;)+) => {

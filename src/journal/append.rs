@@ -23,6 +23,7 @@ use super::end::{JournalEnd, read_end};
 use super::group::{BATCH_EVENTS_MAX, Choice, Gather, Load, PIPELINE_MAX};
 use super::known::{Known, Recorded};
 use super::read::{self, RawEvent};
+use super::storing::OfStream;
 use super::upkeep::Upkeep;
 use super::{DIGEST, Durability, Entry, Facts, ID, Lane, Receipt, State};
 use crate::core::id::partition_of;
@@ -85,6 +86,7 @@ pub(super) struct Writer {
     recheck: Arc<Notify>,
     /// The highest place that was acknowledged.
     highest: Arc<AtomicU64>,
+    storing: Arc<OfStream>,
     requests: mpsc::Receiver<Request>,
     /// What is known of the journal; stays as it was while the journal is unavailable.
     facts: Option<Facts>,
@@ -124,6 +126,7 @@ impl Writer {
         (lane, link): (Lane, Link),
         upkeep: &Upkeep,
         state: watch::Receiver<State>,
+        storing: Arc<OfStream>,
         requests: mpsc::Receiver<Request>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -137,6 +140,7 @@ impl Writer {
             state,
             recheck: upkeep.recheck(),
             highest: upkeep.highest(lane),
+            storing,
             requests,
             facts: None,
             token: 0,
@@ -461,6 +465,9 @@ impl Writer {
             (Flight::Single(event), None) if ack.seq > 0 => self.recorded(event, ack.seq),
             (Flight::Single(event), Some(refusal)) => {
                 let error = refusal.single();
+                if matches!(error, AppendError::Full { .. }) {
+                    self.storing.refused(std::time::Instant::now());
+                }
                 self.answer(event, Err(error));
             }
             (Flight::Batch { id, events, sent }, None)
@@ -485,6 +492,7 @@ impl Writer {
                 digest: Some(event.entry.digest),
             },
         );
+        self.storing.recorded(std::time::Instant::now());
         self.highest.fetch_max(sequence, Ordering::AcqRel);
         let receipt = Receipt {
             sequence: self.lane.sequence(sequence),
@@ -521,7 +529,10 @@ impl Writer {
             }
             // Some may be stored and some not, and the server does not say which.
             STORE_FAILED => self.answer_all(events, &AppendError::Unknown),
-            _ if refusal.is_full() => self.answer_all(events, &refusal.single()),
+            _ if refusal.is_full() => {
+                self.storing.refused(std::time::Instant::now());
+                self.answer_all(events, &refusal.single());
+            }
             code => {
                 tracing::warn!(
                     code,
@@ -657,6 +668,8 @@ impl Writer {
             self.deadlines.pop_front();
             if let Some(flight) = self.land(token) {
                 self.recheck.notify_one();
+                let sent = deadline.checked_sub(ACK_TIMEOUT).unwrap_or(deadline);
+                self.storing.unanswered(sent.into_std(), std::time::Instant::now());
                 self.answer_flight(flight, &AppendError::Unknown);
             }
         }

@@ -37,6 +37,11 @@ impl Elsewhere {
         }
     }
 
+    /// Notes that nobody can tell whether the server is of use, as where it is only slow.
+    pub(super) fn unknown(&mut self) {
+        self.useless = None;
+    }
+
     /// Notes that the server is of use.
     pub(super) fn useful(&mut self) {
         self.useless = None;

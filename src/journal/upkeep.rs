@@ -14,6 +14,7 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config as StreamConfig, Info};
 use prometheus::IntGaugeVec;
+use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -29,6 +30,10 @@ use crate::nats::{Link, Status};
 const RECHECK: Duration = Duration::from_secs(15);
 /// The same where several servers keep it: whoever only reads notices by this alone that its server is cut off.
 const RECHECK_OF_SEVERAL: Duration = Duration::from_secs(5);
+/// Longest time to tell the connection to leave its server.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long after the last of its streams a new journal has the others: whoever makes it takes seconds.
+const CREATION_MAX: Duration = Duration::from_mins(5);
 /// Metadata key of the epoch.
 const EPOCH: &str = "ezout_epoch";
 /// Metadata key of the number of partitions.
@@ -263,6 +268,8 @@ impl Upkeep {
                 // Whoever acknowledges events is only slow to tell of a stream.
                 if silent && highest == self.places() {
                     self.consider_leaving(generation, asked).await;
+                } else {
+                    self.elsewhere.unknown();
                 }
                 return State::Unavailable { reason };
             }
@@ -303,9 +310,12 @@ impl Upkeep {
 
     /// Leaves the server, which has been of no use since then, if it is time to; there is another one where several keep the journal.
     async fn consider_leaving(&mut self, generation: u64, since: Instant) {
-        if self.replicas > 1 && self.elsewhere.useless(Instant::now(), generation, since) {
+        // There may be another connection by now.
+        let is_it = self.link().status().borrow().generation == generation;
+        if is_it && self.replicas > 1 && self.elsewhere.useless(Instant::now(), generation, since) {
             tracing::warn!("this NATS server has not been able to serve the journal, so another one is tried");
-            self.link().leave().await;
+            // A connection that hangs does not even take that; its pings will end it.
+            let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.link().leave()).await;
         }
     }
 
@@ -403,8 +413,11 @@ impl Upkeep {
             let reason = format!("the journal {missing} is gone: restore it, or restart to begin a new one");
             return Err(reason.into());
         }
-        let has_events = found.iter().flatten().any(|info| info.state.last_sequence > 0);
-        if was_open || found[0].is_some() || has_events {
+        let there = || found.iter().flatten();
+        let has_events = there().any(|info| info.state.last_sequence > 0);
+        // One that has no events may have been there for long, beside one that had some.
+        let is_old = there().any(|info| info.created + CREATION_MAX < OffsetDateTime::now_utc());
+        if was_open || found[0].is_some() || has_events || is_old {
             let reason = format!("the journal has lost {missing}: restore it; nothing is recorded until then");
             return Err(reason.into());
         }

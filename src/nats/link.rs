@@ -2,7 +2,7 @@
 //!
 //! Nothing is promised about what was being sent when a connection was lost.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, context::ContextBuilder};
@@ -41,28 +41,41 @@ pub struct Connection {
     chosen: Arc<Mutex<Choice>>,
 }
 
-/// Which server to connect to: the one that refused least often, by chance among those, and the one that was left last of all.
+/// Which server to connect to: one that was not tried since there was a connection, and of these rather another one than
+/// the one that was left, and one that refused least often.
 #[derive(Debug, Default)]
 struct Choice {
+    tried: Vec<ServerAddr>,
     last: Option<ServerAddr>,
     left: Option<ServerAddr>,
 }
 
 impl Choice {
     fn next(&mut self, servers: &[Server]) -> Option<ReconnectToServer> {
-        let chosen = servers.iter().min_by_key(|server| {
-            (
-                self.left.as_ref() == Some(&server.addr),
-                server.failed_attempts,
-                fastrand::u32(..),
-            )
-        })?;
-        self.last = Some(chosen.addr.clone());
-        Some(ReconnectToServer {
-            addr: chosen.addr.clone(),
-            delay: None,
-        })
+        let key = |server: &&Server| {
+            let tries = self.tried.iter().filter(|tried| **tried == server.addr).count();
+            let is_left = self.left.as_ref() == Some(&server.addr);
+            (tries, is_left, server.failed_attempts, fastrand::u32(..))
+        };
+        let addr = servers.iter().min_by_key(key)?.addr.clone();
+        self.tried.push(addr.clone());
+        // Each was tried as often as any other: it begins again.
+        if self.tried.len() >= servers.len() && servers.iter().all(|server| self.tried.contains(&server.addr)) {
+            self.tried.clear();
+            self.left = None;
+        }
+        self.last = Some(addr.clone());
+        Some(ReconnectToServer { addr, delay: None })
     }
+
+    /// There is a connection, to the last one that was chosen.
+    fn connected(&mut self) {
+        self.tried.clear();
+    }
+}
+
+fn locked(choice: &Mutex<Choice>) -> MutexGuard<'_, Choice> {
+    choice.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Connection {
@@ -74,7 +87,7 @@ impl Connection {
         let (sender, status) = watch::channel(Status::default());
         let address = Address::parse(urls)?;
         let chosen: Arc<Mutex<Choice>> = Arc::default();
-        let choice = Arc::clone(&chosen);
+        let (choice, connected) = (Arc::clone(&chosen), Arc::clone(&chosen));
         let client = address
             .options()
             .name(name)
@@ -90,17 +103,20 @@ impl Connection {
                     .min(RECONNECT_PAUSE_MAX)
             })
             .reconnect_to_server_callback(move |servers, _| {
-                let next = choice.lock().unwrap_or_else(PoisonError::into_inner).next(&servers);
+                let next = locked(&choice).next(&servers);
                 std::future::ready(next)
             })
             .event_callback(move |event| {
                 match event {
-                    Event::Connected => sender.send_modify(|status| {
-                        *status = Status {
-                            up: true,
-                            generation: status.generation + 1,
-                        };
-                    }),
+                    Event::Connected => {
+                        locked(&connected).connected();
+                        sender.send_modify(|status| {
+                            *status = Status {
+                                up: true,
+                                generation: status.generation + 1,
+                            };
+                        });
+                    }
                     Event::Disconnected | Event::Closed => sender.send_modify(|status| status.up = false),
                     Event::SlowConsumer(_) => tracing::warn!("a NATS subscription fell behind and lost messages"),
                     Event::ServerError(error) => tracing::warn!(%error, "the NATS server complained"),
@@ -128,8 +144,7 @@ impl Connection {
     /// Leaves the server for another one, if it knows another one; else it comes back. What was on its way may never be answered.
     pub async fn leave(&self) {
         {
-            let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
-            let Choice { last, left } = &mut *chosen;
+            let Choice { last, left, .. } = &mut *locked(&self.chosen);
             left.clone_from(last);
         }
         // Who was closed for good has no server to leave.
@@ -212,5 +227,49 @@ impl Link {
     /// Whether there is a connection now.
     pub fn is_up(&self) -> bool {
         self.connection.is_up()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn servers(failures: [usize; 3]) -> Vec<Server> {
+        let server = |(number, failed_attempts)| Server {
+            addr: format!("nats://n{number}:4222").parse().unwrap(),
+            failed_attempts,
+            did_connect: true,
+            is_discovered: false,
+            last_error: None,
+        };
+        (1..).zip(failures).map(server).collect()
+    }
+
+    #[test]
+    fn the_server_that_was_left_is_the_last_to_be_tried_again() {
+        let mut choice = Choice::default();
+        for _ in 0..50 {
+            let servers = servers([0, 3, 7]);
+            let first = choice.next(&servers).unwrap().addr;
+            choice.connected();
+            choice.left = Some(first.clone());
+            let round: Vec<ServerAddr> = (0..3).map(|_| choice.next(&servers).unwrap().addr).collect();
+            assert_eq!(round[2], first, "{round:?}");
+            assert_ne!(round[0], round[1]);
+            choice.connected();
+        }
+    }
+
+    #[test]
+    fn each_is_tried_though_one_fails_without_being_counted() {
+        let mut choice = Choice::default();
+        // As where its name is gone.
+        let servers = servers([0, 1, 1]);
+        let mut round: Vec<String> = (0..3)
+            .map(|_| choice.next(&servers).unwrap().addr.host().to_owned())
+            .collect();
+        assert_eq!(round[0], "n1");
+        round.sort();
+        assert_eq!(round, ["n1", "n2", "n3"]);
     }
 }

@@ -21,7 +21,7 @@ pub(super) async fn decide(fold: &mut Fold, partition: u16, up_to: u64) -> Resul
         let events = views.parked_of(&epoch, id).await?;
         let decided = match fold.apply_parked(id, &events, up_to).await {
             Ok(decided) => decided,
-            // The next time is in a moment; until somebody heals the basket, the others of the partition go on.
+            // The next time is in a moment; until somebody heals the basket, what is parked in others is not kept waiting.
             Err(StepError::Stale) => {
                 fold.parts.metrics.guarded_writes.inc();
                 continue;

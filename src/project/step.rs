@@ -505,7 +505,11 @@ impl Fold {
         up_to: u64,
     ) -> Result<Vec<(String, Decided)>, StepError> {
         let result = self.try_apply_parked(id, events, up_to).await;
-        self.settle_cache(&BTreeSet::from([id]), result.is_err());
+        match &result {
+            // Nothing was stored, and of the others everything is known.
+            Err(StepError::Stale) => self.forget(id),
+            _ => self.settle_cache(&BTreeSet::from([id]), result.is_err()),
+        }
         result
     }
 

@@ -50,11 +50,14 @@ async fn is_there(context: &jetstream::Context, spread: Spread) -> anyhow::Resul
 /// Refuses where there is a journal in another number of streams.
 pub(super) async fn not_spread_otherwise(context: &jetstream::Context, spread: Spread) -> anyhow::Result<()> {
     for lane in [spread.of_partition(0), spread.otherwise()] {
-        if let Ok(found) = context.get_stream(lane.name()).await
-            && let Some(is) = journal::spread_in(&found.cached_info().config).filter(|is| *is != spread)
-        {
+        let Ok(found) = context.get_stream(lane.name()).await else {
+            continue;
+        };
+        if let Some(is) = journal::spread_in(&found.cached_info().config).filter(|is| *is != spread) {
             bail!("{}", journal::another_spread(is, spread));
         }
+        // Where this one is there, nobody need be asked for the other.
+        break;
     }
     Ok(())
 }

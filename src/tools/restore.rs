@@ -78,12 +78,12 @@ async fn restore(args: &Args) -> anyhow::Result<()> {
         match stream(&context, &lane.name()).await? {
             Some(info) if is_of(&info, (lane, known)) => {}
             Some(info) if goes_beyond(&info, (lane, known)) => beyond.push(((lane, known), info)),
-            Some(info) => return refuse(&info, (lane, known)),
+            Some(info) => return refuse(&info, (lane, known), is_empty(&context, &manifest).await?),
             None => missing.push((lane, known)),
         }
     }
     if let (true, Some((part, info))) = (missing.is_empty(), beyond.first()) {
-        return refuse(info, *part);
+        return refuse(info, *part, false);
     }
     if missing.is_empty() {
         // Where the last attempt was cut off right behind its end.
@@ -149,7 +149,18 @@ fn goes_beyond(info: &Info, (lane, known): (Lane, &JournalPart)) -> bool {
     is_same(info, (lane, known)) && lane.sequence(info.state.last_sequence) > known.last_sequence
 }
 
-fn refuse(info: &Info, (lane, known): (Lane, &JournalPart)) -> anyhow::Result<()> {
+/// Whether none of the streams that are there ever had an event.
+async fn is_empty(context: &jetstream::Context, manifest: &Manifest) -> anyhow::Result<bool> {
+    for (lane, _) in manifest.parts() {
+        let info = stream(context, &lane.name()).await?;
+        if info.is_some_and(|info| info.state.last_sequence > 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn refuse(info: &Info, (lane, known): (Lane, &JournalPart), all_empty: bool) -> anyhow::Result<()> {
     let (stream, messages) = (lane.name(), info.state.messages);
     if lane != Lane::ONLY && is_same(info, (lane, known)) && !goes_beyond(info, (lane, known)) {
         bail!(
@@ -162,7 +173,7 @@ fn refuse(info: &Info, (lane, known): (Lane, &JournalPart)) -> anyhow::Result<()
     let each = lane.spread().lanes();
     let each = each.map(|lane| format!("nats stream rm {}", lane.name()));
     let removal = each.collect::<Vec<_>>().join(" && ");
-    if messages == 0 && info.state.last_sequence == 0 {
+    if all_empty {
         bail!(
             "a new journal is there, without events: stop the service, which has made it, remove it (`{removal}`, as a user who may), and restore before the service starts again"
         );

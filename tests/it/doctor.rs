@@ -709,9 +709,18 @@ async fn what_a_rebuild_and_a_request_have_left_is_told() {
     // A request for baskets that nobody reads is never taken.
     let requests = patient.stack.database().await.collection::<Document>("refolds");
     let request = doc! { "_id": format!("baskets_2/{shop}.{visit}"), "version": "baskets_2", "basket": format!("{shop}.{visit}"), "partition": 0, "sequences": [], "through": 0_i64 };
-    requests.insert_one(request).await.unwrap();
-    let report = patient.report().await;
-    report.command("refolds", "warn", "1 request");
+    // A partition that has not gone over to the others yet does take it.
+    wait_for("a request to be told", async || {
+        let asked = doc! { "_id": request.get("_id").unwrap() };
+        let kept = requests.replace_one(asked, request.clone()).upsert(true).await;
+        kept.unwrap();
+        let findings = patient.report().await.findings();
+        findings
+            .iter()
+            .any(|found| found.starts_with("warn refolds") && found.contains("1 request"))
+            .then_some(())
+    })
+    .await;
     printed(&run(&next).await);
     assert_eq!(patient.report().await.findings(), [""; 0]);
 }

@@ -123,6 +123,7 @@ async fn the_baskets_before_are_read_until_the_new_ones_have_caught_up() {
 
     // As soon as the projector has gone over, what is new comes from the new ones.
     lagging.project.signal(Signal::CONT);
+    said(&lagging.project, "baskets are read from baskets_2").await;
     let more = adds(&lagging.shop, &lagging.session, 2 * EACH + 1..=3 * EACH);
     let last = record(&lagging.api, &lagging.shop, &more).await;
     let basket = lagging.api.basket(&lagging.shop, &lagging.session, last).await;
