@@ -699,6 +699,15 @@ async fn a_summary_is_what_the_baskets_add_up_to() {
     assert!(empty["oldest_untouched"].is_null());
 }
 
+/// Has MongoDB note what it does for such questions.
+async fn profile(database: &mongodb::Database, which: Document) {
+    // Of its usual megabyte others who look at the same time would take so much that what was asked first is gone.
+    let room = doc! { "create": "system.profile", "capped": true, "size": 64 * 1024 * 1024 };
+    database.run_command(room).await.unwrap();
+    let on = doc! { "profile": 2, "filter": which };
+    database.run_command(on).await.unwrap();
+}
+
 /// What MongoDB did for the questions of a shop since the last call.
 async fn profiled(database: &mongodb::Database, shop: &str, seen: &mut usize) -> Vec<Document> {
     let entries = wait_for("the profile of a question", async || {
@@ -784,13 +793,7 @@ async fn no_question_reads_more_of_an_index_than_it_must() {
         { "op": "query", "command.filter.shop_id": &shop },
         { "op": "command", "command.aggregate": "baskets" },
     ] };
-    // Of its usual megabyte others who look at the same time would take so much that what was asked first is gone.
-    let profile = doc! { "create": "system.profile", "capped": true, "size": 64 * 1024 * 1024 };
-    database.run_command(profile).await.unwrap();
-    database
-        .run_command(doc! { "profile": 2, "filter": of_looking })
-        .await
-        .unwrap();
+    profile(&database, of_looking).await;
     let mut seen = 0;
     for query in day_questions(middle, earlier, &day_cursor).into_iter().chain([
         "limit=10".to_owned(),
