@@ -51,7 +51,7 @@ impl Check {
         }
     }
 
-    /// The journal answers, is not weaker than promised, and stores events, as far as those that came this way tell.
+    /// The journal answers, is not weaker than promised, and stores events, as far as those that this process sent tell.
     pub fn journal(state: watch::Receiver<journal::State>, storing: journal::Storing) -> Self {
         Self::new("journal", move || {
             let mut reasons = match &*state.borrow() {

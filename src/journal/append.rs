@@ -462,7 +462,10 @@ impl Writer {
         };
         match (flight, ack.error) {
             (Flight::Single(event), None) if ack.duplicate => self.duplicate(event, ack.seq),
-            (Flight::Single(event), None) if ack.seq > 0 => self.recorded(event, ack.seq),
+            (Flight::Single(event), None) if ack.seq > 0 => {
+                self.storing.recorded(std::time::Instant::now());
+                self.recorded(event, ack.seq);
+            }
             (Flight::Single(event), Some(refusal)) => {
                 let error = refusal.single();
                 if matches!(error, AppendError::Full { .. }) {
@@ -473,6 +476,7 @@ impl Writer {
             (Flight::Batch { id, events, sent }, None)
                 if ack.batch.as_deref() == Some(&id) && ack.count == events.len() as u64 && ack.seq >= ack.count =>
             {
+                self.storing.recorded(std::time::Instant::now());
                 self.gather
                     .begin(events.len(), self.waiting.len(), sent.elapsed(), Instant::now());
                 for (sequence, event) in (ack.seq - ack.count + 1..).zip(events) {
@@ -492,7 +496,6 @@ impl Writer {
                 digest: Some(event.entry.digest),
             },
         );
-        self.storing.recorded(std::time::Instant::now());
         self.highest.fetch_max(sequence, Ordering::AcqRel);
         let receipt = Receipt {
             sequence: self.lane.sequence(sequence),

@@ -44,7 +44,7 @@ impl Storing {
 }
 
 impl OfStream {
-    /// Notes that an event was recorded.
+    /// Notes that events were recorded.
     pub(super) fn recorded(&self, now: Instant) {
         *self.last() = Last {
             recorded_at: Some(now),

@@ -418,7 +418,12 @@ impl Upkeep {
         // One that has no events may have been there for long, beside one that had some.
         let is_old = there().any(|info| info.created + CREATION_MAX < OffsetDateTime::now_utc());
         if was_open || found[0].is_some() || has_events || is_old {
-            let reason = format!("the journal has lost {missing}: restore it; nothing is recorded until then");
+            let mut reason = format!("the journal has lost {missing}: restore it; nothing is recorded until then");
+            if !has_events {
+                reason.push_str(
+                    "; if its creation was cut off, remove its other streams, which have no events, and restart",
+                );
+            }
             return Err(reason.into());
         }
         if let Some(other) = self.another().await {

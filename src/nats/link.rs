@@ -37,7 +37,7 @@ pub struct Status {
 pub struct Connection {
     client: async_nats::Client,
     status: watch::Receiver<Status>,
-    /// The server that was chosen last.
+    /// By which its server is chosen.
     chosen: Arc<Mutex<Choice>>,
 }
 

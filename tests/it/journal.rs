@@ -604,18 +604,21 @@ async fn a_stream_without_an_epoch_is_not_taken_for_the_journal() {
     ));
 }
 
+/// The epoch on which these processes agree.
+async fn epoch_of_all(processes: &[Process]) -> Uuid {
+    let opened = join_all(processes.iter().map(Process::opened)).await;
+    let epochs: HashSet<Uuid> = opened.iter().map(|facts| facts.epoch).collect();
+    assert_eq!(epochs.len(), 1);
+    opened[0].epoch
+}
+
 #[tokio::test]
 async fn processes_that_create_the_journal_at_once_agree_on_its_epoch() {
     let server = start().await;
     let servers = [&server];
     let processes: Vec<Process> = join_all((0..6).map(|_| Process::start(&servers))).await;
-    let epochs: HashSet<Uuid> = join_all(processes.iter().map(Process::opened))
-        .await
-        .iter()
-        .map(|facts| facts.epoch)
-        .collect();
-    assert_eq!(epochs.len(), 1);
-    assert!(epochs.contains(&processes[0].journal.size().await.unwrap().epoch));
+    let epoch = epoch_of_all(&processes).await;
+    assert_eq!(processes[0].journal.size().await.unwrap().epoch, epoch);
 }
 
 #[tokio::test]

@@ -172,17 +172,12 @@ async fn processes_that_create_it_at_once_agree_on_all_streams() {
     let server = start().await;
     let servers = [&server];
     let processes = join_all((0..6).map(|_| Process::begin_spread(&servers, over(STREAMS)))).await;
-    let epochs: HashSet<Uuid> = join_all(processes.iter().map(Process::opened))
-        .await
-        .iter()
-        .map(|facts| facts.epoch)
-        .collect();
-    assert_eq!(epochs.len(), 1);
+    let epoch = epoch_of_all(&processes).await;
     let context = context(&server).await;
     for lane in over(STREAMS).lanes() {
         let stream = context.get_stream(lane.name()).await.unwrap();
         let noted = &stream.cached_info().config.metadata["ezout_epoch"];
-        assert_eq!(noted.parse::<Uuid>().ok().as_ref(), epochs.iter().next());
+        assert_eq!(noted.parse(), Ok(epoch));
     }
 }
 
