@@ -27,6 +27,9 @@ const FASTER: u64 = 15;
 const WELL: Duration = Duration::from_secs(8);
 /// How long a fault lasts after its alert, for others to follow.
 const AFTER: Duration = Duration::from_secs(5);
+/// Visits that go on beside the one that something is done to: few, so that all are looked at every few seconds, however
+/// slow the machine is.
+const VISITS: usize = 20;
 /// What the machine that tests may have by itself.
 const OF_THE_MACHINE: &str = "MongodbDiskFills";
 /// Faults that are tried where nobody asks for all.
@@ -189,13 +192,14 @@ impl Place {
         tokio::spawn(async move {
             let client = reqwest::Client::new();
             let mut tick = tokio::time::interval(Duration::from_millis(50));
-            let mut number = 0;
-            while sending.load(Ordering::Relaxed) {
+            let others: Vec<String> = (0..VISITS).map(|_| session()).collect();
+            let visits = std::iter::once(&visit).chain(others.iter().cycle());
+            for (number, visit) in (1..).zip(visits) {
                 tick.tick().await;
-                number += 1;
-                // The first visit goes on, the others are one event each.
-                let visit = if number == 1 { visit.clone() } else { session() };
-                let event = event(&shop, &visit, number, "ADD", 1, 1.5, 1.5);
+                if !sending.load(Ordering::Relaxed) {
+                    break;
+                }
+                let event = event(&shop, visit, number, "ADD", 1, 1.5, 1.5);
                 let sent = client.post(format!("{url}/publish/{shop}")).json(&event);
                 tokio::spawn(sent.timeout(Duration::from_secs(5)).send());
             }
