@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream::Stream};
-use ezout::core::id::ShopId;
+use ezout::core::id::{ShopId, partition_of};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -20,6 +20,8 @@ use crate::table::{Goal, Row, Table};
 
 /// Shops; at any time each has one visit.
 const SHOPS: u64 = 1_000;
+/// As many as the journal has.
+const PARTITIONS: u16 = 16;
 /// How often each question is asked at each size, of random sessions.
 const ASKED: u64 = 1_000;
 /// Questions before those that count.
@@ -96,7 +98,7 @@ struct First {
 pub(crate) async fn growth(machine: &Machine, plan: &Plan, table: &mut Table) {
     let work = "growth";
     // It takes so long that it is only done by itself.
-    if plan.only.as_deref() != Some(work) {
+    if plan.only != [work] {
         return;
     }
     let all = plan.sessions;
@@ -276,7 +278,7 @@ struct Missed {
 
 impl Missed {
     async fn of(updates: &Stream, shop: ShopId) -> Self {
-        let subject = format!("updates.store.{shop}");
+        let subject = format!("upd.{}.{shop}", partition_of(shop, PARTITIONS));
         let last = updates.direct_get_last_for_subject(subject.as_str()).await;
         let last = last.expect("the shop has updates").sequence;
         let some_before = last.saturating_sub(SHOPS * ACTIONS / 2).max(1);

@@ -138,6 +138,40 @@ pub(crate) async fn three_replicas(machine: &Machine, plan: &Plan, table: &mut T
     }
 }
 
+/// Single events into journals of several streams, against the same into one.
+pub(crate) async fn several_streams(machine: &Machine, plan: &Plan, table: &mut Table) {
+    const CONNECTIONS: usize = 1_024;
+    for replicas in [1, 3] {
+        let work = |streams: u16| format!("ingest, {CONNECTIONS} in flight, {replicas} replicas, {streams} streams");
+        let wanted: Vec<u16> = [1, 2, 4].into_iter().filter(|n| plan.wants(&work(*n))).collect();
+        let mut alone = None;
+        for streams in wanted {
+            let place = match replicas {
+                1 => machine.place().await,
+                _ => machine.place_of_three().await,
+            };
+            let options = ["--journal-streams", &streams.to_string()];
+            let service = place.start_with("api", &options).await;
+            let (mut sum, mut used) = (None, Used::default());
+            for _ in 0..ROUNDS {
+                let [first, _] = singles(&place, &service, CONNECTIONS, plan).await;
+                add(&mut sum, first.meter);
+                used = first.used;
+            }
+            let figure = rate(sum.as_ref());
+            let alone = *alone.get_or_insert(figure);
+            table.add(&Row {
+                work: work(streams),
+                figure: figure.to_string(),
+                limit: alone.alone("by the fewest"),
+                ratio: figure.per_second / alone.per_second,
+                goal: Goal::None,
+                used,
+            });
+        }
+    }
+}
+
 /// All phones send again what was stored, as after an outage: the process knows it, or was started since.
 pub(crate) async fn storm(machine: &Machine, plan: &Plan, table: &mut Table) {
     const CONNECTIONS: usize = 256;

@@ -6,7 +6,7 @@
 //! says who used the processors, since what the load uses the service lacks.
 //!
 //! Words after `--` choose: `quick` measures for a shorter time, `long` lets the crowd of browsers go on for five minutes, `sessions NUMBER` looks back in a journal of so many
-//! sessions, `times NUMBER` measures everything so often and gives the medians, and `only WORDS`, which comes last, measures the rows with these words.
+//! sessions, `times NUMBER` measures everything so often and gives the medians, and `only WORDS`, which comes last, measures the rows with these words; several are separated by ` / `.
 
 #![expect(clippy::print_stdout, reason = "the table is what this is for")]
 
@@ -43,7 +43,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Plan {
     quick: bool,
     long: bool,
-    only: Option<String>,
+    /// Words of rows; none where all are wanted.
+    only: Vec<String>,
     /// Sessions of the journal in which is looked back.
     sessions: u64,
     /// How often everything is measured.
@@ -68,7 +69,10 @@ impl Plan {
         Self {
             quick,
             long: words.iter().any(|word| word == "long"),
-            only: only.map(|place| words[place + 1..].join(" ")),
+            only: only.map_or_else(Vec::new, |place| {
+                let words = words[place + 1..].join(" ");
+                words.split(" / ").map(str::to_owned).collect()
+            }),
             sessions: number("sessions").unwrap_or(if quick { 5_000 } else { 50_000 }),
             times,
             time: if quick {
@@ -85,7 +89,7 @@ impl Plan {
     }
 
     fn wants(&self, work: &str) -> bool {
-        self.only.as_ref().is_none_or(|only| work.contains(only.as_str()))
+        self.only.is_empty() || self.only.iter().any(|only| work.contains(only.as_str()))
     }
 
     fn connections(&self) -> Vec<usize> {
@@ -161,10 +165,12 @@ async fn measure(machine: &Machine, plan: &Plan, table: &mut Table) {
     access::revocations(machine, plan, table).await;
     ingest::lines(machine, plan, table).await;
     ingest::three_replicas(machine, plan, table).await;
+    ingest::several_streams(machine, plan, table).await;
     alternatives::original(machine, plan, table).await;
     alternatives::plainly(machine, plan, table).await;
     projection::backlog(machine, plan, table).await;
     projection::projectors(machine, plan, table).await;
+    projection::several_streams(machine, plan, table).await;
     projection::long_session(machine, plan, table).await;
     projection::latency(machine, plan, table).await;
     projection::correction(machine, plan, table).await;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::Subscriber;
 use bson::{Document, doc};
+use ezout::journal::Spread;
 use futures::{StreamExt as _, TryStreamExt as _};
 use mongodb::Database;
 
@@ -118,6 +119,33 @@ pub(crate) async fn projectors(machine: &Machine, plan: &Plan, table: &mut Table
             ratio: rate / alone,
             goal: Goal::None,
             used: processors.used(),
+        });
+    }
+}
+
+/// A backlog in a journal of several streams, against the same in one; one process projects it.
+pub(crate) async fn several_streams(machine: &Machine, plan: &Plan, table: &mut Table) {
+    let events = plan.backlog();
+    let work = |streams: u16| format!("projection, backlog in {streams} streams");
+    let wanted: Vec<u16> = [1, 2, 4].into_iter().filter(|n| plan.wants(&work(*n))).collect();
+    let mut alone = None;
+    for streams in wanted {
+        let place = machine.place().await;
+        let sessions = events / ACTIONS;
+        let first = fresh_sessions(sessions);
+        let side_by_side = (0..events).map(|n| Action::of(first + n % sessions, n / sessions));
+        let spread = Spread::over(streams).expect("a journal may have so many");
+        place.fill_spread(spread, side_by_side).await;
+        let (time, used) = project_with(machine, &place, events, &["--journal-streams", &streams.to_string()]).await;
+        let rate = as_float(events) / time.as_secs_f64();
+        let alone = *alone.get_or_insert(rate);
+        table.add(&Row {
+            work: work(streams),
+            figure: format!("{rate:>7.0} events/s"),
+            limit: format!("{alone:>7.0} events/s by the fewest"),
+            ratio: rate / alone,
+            goal: Goal::None,
+            used,
         });
     }
 }
@@ -512,7 +540,11 @@ async fn pause() {
 
 /// Starts a projector and waits until it has projected the backlog.
 async fn project(machine: &Machine, place: &Place, events: u64) -> (Duration, Used) {
-    let service = place.spawn("project");
+    project_with(machine, place, events, &[]).await
+}
+
+async fn project_with(machine: &Machine, place: &Place, events: u64, options: &[&str]) -> (Duration, Used) {
+    let service = place.spawn_with("project", options);
     let watch = watch(machine, place, service.id());
     let time = service.projected(events).await;
     (time, watch.used())

@@ -153,12 +153,17 @@ impl Place {
     /// Appends events to the journal, in this order, before the service is there; answers how long that took once the
     /// journal was open.
     pub(crate) async fn fill(&self, actions: impl Iterator<Item = Action>) -> Duration {
+        self.fill_spread(Spread::ONE, actions).await
+    }
+
+    /// The same in a journal of so many streams.
+    pub(crate) async fn fill_spread(&self, streams: Spread, actions: impl Iterator<Item = Action>) -> Duration {
         let config = Config {
             nats_url: self.nats[0].url(),
             monitor_urls: self.nats.iter().map(NatsServer::monitor_url).collect(),
             replicas: self.nats.len(),
             partitions: 16,
-            streams: Spread::ONE,
+            streams,
             append_queue: 2 * BACKLOG_IN_FLIGHT,
         };
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -249,7 +254,8 @@ impl Place {
         self.spawn_with(role, &[])
     }
 
-    fn spawn_with(&self, role: &str, options: &[&str]) -> Service {
+    /// The same with more options.
+    pub(crate) fn spawn_with(&self, role: &str, options: &[&str]) -> Service {
         let port = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().expect("a port is free")));
         let (http, admin) = (port(), port());
         let log = File::options()
