@@ -6,7 +6,7 @@
 //! says who used the processors, since what the load uses the service lacks.
 //!
 //! Words after `--` choose: `quick` measures for a shorter time, `long` lets the crowd of browsers go on for five minutes, `sessions NUMBER` looks back in a journal of so many
-//! sessions, `times NUMBER` measures everything so often and gives the medians, and `only WORDS`, which comes last, measures the rows with these words; several are separated by ` / `.
+//! sessions, `cache GIGABYTES` is what mongod has for its cache, `times NUMBER` measures everything so often and gives the medians, and `only WORDS`, which comes last, measures the rows with these words; several are separated by ` / `.
 
 #![expect(clippy::print_stdout, reason = "the table is what this is for")]
 
@@ -30,6 +30,7 @@ mod service;
 mod slow;
 mod table;
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::service::Machine;
@@ -47,6 +48,8 @@ struct Plan {
     only: Vec<String>,
     /// Sessions of the journal in which is looked back.
     sessions: u64,
+    /// Gigabytes of mongod's cache, where not the usual ones.
+    cache: Option<f64>,
     /// How often everything is measured.
     times: u64,
     /// How long each side of a comparison is measured.
@@ -57,12 +60,12 @@ struct Plan {
 
 impl Plan {
     fn from_words(words: &[String]) -> Self {
-        let number = |named: &str| {
+        fn number<T: FromStr>(words: &[String], named: &str) -> Option<T> {
             let place = words.iter().position(|word| word == named)?;
             let number = words.get(place + 1).and_then(|word| word.parse().ok());
             Some(number.unwrap_or_else(|| panic!("after `{named}` comes a number")))
-        };
-        let times = number("times").unwrap_or(1);
+        }
+        let times = number(words, "times").unwrap_or(1);
         assert!(times % 2 == 1, "`times` is odd, for there to be a median");
         let quick = words.iter().any(|word| word == "quick");
         let only = words.iter().position(|word| word == "only");
@@ -73,7 +76,8 @@ impl Plan {
                 let words = words[place + 1..].join(" ");
                 words.split(" / ").map(str::to_owned).collect()
             }),
-            sessions: number("sessions").unwrap_or(if quick { 5_000 } else { 50_000 }),
+            cache: number(words, "cache"),
+            sessions: number(words, "sessions").unwrap_or(if quick { 5_000 } else { 50_000 }),
             times,
             time: if quick {
                 Duration::from_secs(1)
@@ -146,7 +150,7 @@ async fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     be_apart(&words).await;
     let plan = Plan::from_words(&words);
-    let machine = Machine::start().await;
+    let machine = Machine::start(plan.cache).await;
     println!("{}", processors::machine());
     println!("{}\n", machine.versions().await);
     let mut table = Table::default();
