@@ -10,7 +10,6 @@
 mod ack;
 mod append;
 mod durability;
-mod elsewhere;
 mod end;
 mod group;
 mod known;

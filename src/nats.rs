@@ -6,6 +6,7 @@
 
 mod address;
 mod callout;
+mod elsewhere;
 mod link;
 mod read;
 mod restore;
@@ -14,6 +15,7 @@ mod users;
 
 pub use self::address::Address;
 pub use self::callout::{Admission, Caller, Callout, Issuer, NoIssuer, Seat};
+pub use self::elsewhere::{Elsewhere, stay_useful, without_leader_since};
 pub use self::link::{Connection, Link, LinkError, Status};
 pub use self::read::{Plan, ReadError, Reader, Start, StoredMessage, get, get_many};
 pub use self::restore::{Extent, Original, RestoreError, Restoring};

@@ -117,6 +117,13 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
     tasks.spawn(async move { owning.own().await });
     let watching = presenter.clone();
     tasks.spawn(async move { watching.0.stop.run_until_cancelled(watching.0.guard.watch()).await });
+    let connected = presenter.clone();
+    tasks.spawn(async move {
+        let Parts { gateway, journal, .. } = &connected.0.parts;
+        if let Some(first) = journal.spread().lanes().next() {
+            gateway.stay_useful(&first.name(), &connected.0.stop).await;
+        }
+    });
     if presenter.0.parts.takes_requests {
         presenter.take_requests().await;
     } else {

@@ -13,8 +13,9 @@ use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
 use futures::stream::{SelectAll, Stream, StreamExt as _};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use crate::nats::{Connection, LinkError, Status};
+use crate::nats::{self, Connection, LinkError, Status};
 
 pub use answer::{Answer, Failure, Value, properties_json};
 pub use request::{Body, Kind, Request};
@@ -123,6 +124,12 @@ impl Gateway {
     /// Every loss and return of the connection. What was sent around a loss may not have arrived.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.connection.status()
+    }
+
+    /// Has the connection leave its server wherever that cannot serve this stream, until `stop`: whoever is connected to one that is
+    /// cut off from the others hears gateways there alone.
+    pub async fn stay_useful(&self, stream: &str, stop: &CancellationToken) {
+        nats::stay_useful(&self.connection, stream, stop).await;
     }
 
     /// Whether there is a connection now.

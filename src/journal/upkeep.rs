@@ -20,18 +20,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::durability::{self, Servers};
-use super::elsewhere::{Elsewhere, without_leader_since};
 use super::{Config, Facts, Judgement, Lane, Spread, State};
 use crate::core::retry::Backoff;
 use crate::metrics::Metrics;
-use crate::nats::{Link, Status};
+use crate::nats::{Elsewhere, Link, Status, without_leader_since};
 
 /// Time between two looks at an open journal.
 const RECHECK: Duration = Duration::from_secs(15);
 /// The same where several servers keep it: whoever only reads notices by this alone that its server is cut off.
 const RECHECK_OF_SEVERAL: Duration = Duration::from_secs(5);
-/// Longest time to tell the connection to leave its server.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long after the last of its streams a new journal has the others: whoever makes it takes seconds.
 const CREATION_MAX: Duration = Duration::from_mins(5);
 /// Metadata key of the epoch.
@@ -310,12 +307,9 @@ impl Upkeep {
 
     /// Leaves the server, which has been of no use since then, if it is time to; there is another one where several keep the journal.
     async fn consider_leaving(&mut self, generation: u64, since: Instant) {
-        // There may be another connection by now.
-        let is_it = self.link().status().borrow().generation == generation;
-        if is_it && self.replicas > 1 && self.elsewhere.useless(Instant::now(), generation, since) {
-            tracing::warn!("this NATS server has not been able to serve the journal, so another one is tried");
-            // A connection that hangs does not even take that; its pings will end it.
-            let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.link().leave()).await;
+        if self.replicas > 1 {
+            let connection = self.links[0].connection();
+            self.elsewhere.leave_useless(connection, generation, since).await;
         }
     }
 

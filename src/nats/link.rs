@@ -219,9 +219,9 @@ impl Link {
         self.connection.status()
     }
 
-    /// Leaves the server for another one, as [`Connection::leave`] does.
-    pub async fn leave(&self) {
-        self.connection.leave().await;
+    /// The connection, without a stream.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// Whether there is a connection now.

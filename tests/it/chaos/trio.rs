@@ -233,6 +233,14 @@ impl Cluster {
         .await
     }
 
+    /// Whether a client of that name is connected to a server.
+    pub async fn connected(&self, place: usize, name: &str) -> bool {
+        let url = format!("{}/connz", self.servers[place].monitor_url());
+        let told: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        let connections = told["connections"].as_array().unwrap();
+        connections.iter().any(|connection| connection["name"] == name)
+    }
+
     /// What a server says of its copy of a stream: whether it leads, how many messages, the first and the last.
     async fn state(&self, server: &NatsServer, stream: &str) -> Option<Value> {
         let url = format!("{}/jsz?streams=true&accounts=true", server.monitor_url());

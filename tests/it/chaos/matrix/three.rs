@@ -244,6 +244,10 @@ async fn a_part_leaves_a_server_that_is_cut_off_from_the_others() {
         api.publish(&shop, &body).await.status().is_success()
     };
     assert!(publish(1).await);
+    wait_for("both connections to the leader", async || {
+        cluster.connected(leader, "ezout resources").await.then_some(())
+    })
+    .await;
     // It stays cut off for good.
     cluster.around(leader, Weather::Silent);
     assert!(!publish(2).await, "a leader that is alone stored an event");
@@ -251,6 +255,13 @@ async fn a_part_leaves_a_server_that_is_cut_off_from_the_others() {
     wait_for("an event to be taken by the two others", async || {
         number += 1;
         publish(number).await.then_some(())
+    })
+    .await;
+    wait_for("resources to be presented at another server", async || {
+        let others = (0..3).filter(|other| *other != leader);
+        let presented = others.map(|other| cluster.connected(other, "ezout resources"));
+        let presented = futures::future::join_all(presented).await;
+        presented.into_iter().any(|there| there).then_some(())
     })
     .await;
 }

@@ -1,4 +1,4 @@
-//! When to leave the NATS server that there is a connection to, because it cannot serve the stream, for another one.
+//! When to leave the NATS server that there is a connection to, because it cannot serve a stream, for another one.
 //!
 //! One of several servers that is cut off from the others goes on to serve its clients. If it led the stream it tells of it
 //! as its leader for up to twenty seconds, and of a stream without a leader after that; nothing that is published to it is
@@ -6,7 +6,11 @@
 
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind};
 use async_nats::jetstream::stream::ClusterInfo;
+use tokio_util::sync::CancellationToken;
+
+use super::link::Connection;
 
 /// How long a server may be of no use: longer than several take to elect a leader.
 const AFTER: Duration = Duration::from_secs(8);
@@ -15,9 +19,44 @@ const SEEN_FOR: Duration = Duration::from_secs(2);
 /// Longest time between two departures, where no other server is any better.
 const PAUSE_MAX: Duration = Duration::from_mins(2);
 
+/// Time between two looks of a connection that has no others, and the longest that one may take.
+const LOOK: Duration = Duration::from_secs(4);
+/// Longest time to tell a connection to leave its server.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Has a connection leave its server, until `stop`, wherever that cannot serve this stream and several keep it. It is for one
+/// that carries messages by which it would not notice.
+pub async fn stay_useful(connection: &Connection, stream: &str, stop: &CancellationToken) {
+    let context = ContextBuilder::new().timeout(LOOK).build(connection.client());
+    let (mut elsewhere, mut several) = (Elsewhere::new(), false);
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        let status = *connection.status().borrow();
+        if !status.up {
+            continue;
+        }
+        let asked = Instant::now();
+        let since = match context.get_stream(stream).await {
+            Ok(stream) => {
+                let info = stream.cached_info();
+                several = info.config.num_replicas > 1;
+                let cluster = info.cluster.as_ref();
+                cluster.and_then(|cluster| without_leader_since(cluster, asked))
+            }
+            Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(_)) => None,
+            // It says nothing.
+            Err(_) => Some(asked),
+        };
+        match since {
+            None => elsewhere.useful(),
+            Some(since) if several => elsewhere.leave_useless(connection, status.generation, since).await,
+            Some(_) => {}
+        }
+    }
+}
+
 /// What the looks at the stream have found, on the connection that there is.
 #[derive(Debug)]
-pub(super) struct Elsewhere {
+pub struct Elsewhere {
     /// Number of the connection.
     generation: u64,
     /// Since when the server is of no use, and when that was seen first.
@@ -28,7 +67,8 @@ pub(super) struct Elsewhere {
 }
 
 impl Elsewhere {
-    pub(super) fn new() -> Self {
+    /// Nothing has been looked at yet.
+    pub fn new() -> Self {
         Self {
             generation: 0,
             useless: None,
@@ -38,19 +78,31 @@ impl Elsewhere {
     }
 
     /// Notes that nobody can tell whether the server is of use, as where it is only slow.
-    pub(super) fn unknown(&mut self) {
+    pub fn unknown(&mut self) {
         self.useless = None;
     }
 
     /// Notes that the server is of use.
-    pub(super) fn useful(&mut self) {
+    pub fn useful(&mut self) {
         self.useless = None;
         self.pause = AFTER;
     }
 
+    /// Notes that a look by the connection of that number has found the server of no use, since then at least, and leaves it for
+    /// another one if it is time to.
+    pub async fn leave_useless(&mut self, connection: &Connection, generation: u64, since: Instant) {
+        // There may be another connection by now.
+        let is_it = connection.status().borrow().generation == generation;
+        if is_it && self.useless(Instant::now(), generation, since) {
+            tracing::warn!("this NATS server has not been able to serve the journal, so another one is tried");
+            // A connection that hangs does not even take that; its pings will end it.
+            let _ = tokio::time::timeout(LEAVE_TIMEOUT, connection.leave()).await;
+        }
+    }
+
     /// Notes that a look at this moment has found the server of no use, since then at least; returns whether to leave it now.
     /// Where that helps nobody, the next time is farther and farther off.
-    pub(super) fn useless(&mut self, now: Instant, generation: u64, since: Instant) -> bool {
+    fn useless(&mut self, now: Instant, generation: u64, since: Instant) -> bool {
         if generation != self.generation {
             (self.generation, self.useless) = (generation, None);
         }
@@ -68,7 +120,7 @@ impl Elsewhere {
 }
 
 /// Since when the stream has no leader that most of its servers follow, as far as this server knows; nothing if it has one.
-pub(super) fn without_leader_since(cluster: &ClusterInfo, now: Instant) -> Option<Instant> {
+pub fn without_leader_since(cluster: &ClusterInfo, now: Instant) -> Option<Instant> {
     if cluster.leader.as_ref().is_none_or(String::is_empty) {
         return Some(now);
     }
