@@ -9,7 +9,7 @@ use std::fmt;
 
 use futures::TryStreamExt;
 use mongodb::Collection;
-use mongodb::bson::{Bson, DateTime, Decimal128, Document, doc};
+use mongodb::bson::{DateTime, Decimal128, Document, doc};
 use mongodb::options::Hint;
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -244,7 +244,6 @@ struct StoredGroup {
     items: i64,
     amount: Decimal128,
     diverged: i64,
-    diverged_today: i64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -332,6 +331,12 @@ impl Views {
     pub async fn summary(&self, shop: ShopId, day_start: OffsetDateTime) -> Result<Summary, ViewError> {
         let baskets: Collection<StoredUntouched> = self.stored();
         let hint = || Hint::Name(BY_CHANGE.to_owned());
+        let diverged_today = within("count the baskets of a shop that differ", async {
+            baskets
+                .count_documents(diverged_since(shop, day_start))
+                .hint(Hint::Name(DIVERGED_BY_CHANGE.to_owned()))
+                .await
+        });
         let groups = within("sum up a shop", async {
             baskets
                 .aggregate(by_status(shop, day_start))
@@ -355,10 +360,12 @@ impl Views {
                 .hint(hint())
                 .await
         });
-        let (groups, oldest) = futures::try_join!(groups, oldest)?;
-        let mut summary = Summary::default();
+        let (groups, diverged_today, oldest) = futures::try_join!(groups, diverged_today, oldest)?;
+        let mut summary = Summary {
+            diverged_today,
+            ..Summary::default()
+        };
         for group in groups {
-            summary.diverged_today += unsigned(group.diverged_today);
             let unreadable = |reason| ViewError::Unreadable {
                 id: shop.to_string(),
                 reason,
@@ -601,27 +608,43 @@ fn by_status(shop: ShopId, day_start: OffsetDateTime) -> Vec<Document> {
         .map(|status| status.word())
         .collect();
     let shop = shop.to_string();
-    let one_if = |condition: Bson| doc! { "$sum": { "$cond": [condition, 1, 0] } };
-    let diverged = doc! { "$eq": ["$verdict", "diverged"] };
-    let today = doc! { "$gte": ["$updated_at", day_start] };
-    // One that ended before and was corrected today has changed today, and that is all.
-    let counts = doc! { "$or": [{ "$eq": ["$status", Status::Open.word()] }, { "$gte": [ended_at(), day_start] }] };
-    let of_those = |what: Bson, none: Bson| doc! { "$sum": { "$cond": ["$counts", what, none] } };
+    // One that ended before and was corrected today has changed today, and that is all. Hardly any has an event of another
+    // day, and to see that takes a tenth of the time that it takes to see when a basket ended.
+    let before = |times: &str| doc! { times: { "$lt": day_start } };
+    let events = [
+        "actions.recorded_at",
+        "corrections.recorded_at",
+        "abandonments.recorded_at",
+    ]
+    .map(before);
+    let ended_before = doc! {
+        "status": { "$ne": Status::Open.word() }, "$or": events.to_vec(), "$expr": { "$lt": [ended_at(), day_start] },
+    };
     vec![
-        doc! { "$match": { "$or": [
-            { "shop_id": &shop, "status": Status::Open.word() },
-            { "shop_id": &shop, "status": { "$in": ended }, "updated_at": { "$gte": day_start } },
-        ] } },
-        doc! { "$set": { "counts": counts } },
+        doc! { "$match": {
+            "$or": [
+                { "shop_id": &shop, "status": Status::Open.word() },
+                { "shop_id": &shop, "status": { "$in": ended }, "updated_at": { "$gte": day_start } },
+            ],
+            "$nor": [ended_before],
+        } },
         doc! { "$group": {
             "_id": "$status",
-            "baskets": of_those(1.into(), 0.into()),
-            "items": of_those("$item_count".into(), 0_i64.into()),
-            "amount": of_those("$total".into(), document::decimal(Money::default()).into()),
-            "diverged": of_those(doc! { "$cond": [diverged.clone(), 1, 0] }.into(), 0.into()),
-            "diverged_today": one_if(doc! { "$and": [diverged, today] }.into()),
+            "baskets": { "$sum": 1_i64 },
+            "items": { "$sum": "$item_count" },
+            "amount": { "$sum": "$total" },
+            "diverged": { "$sum": { "$cond": [{ "$eq": ["$verdict", "diverged"] }, 1_i64, 0_i64] } },
         } },
     ]
+}
+
+/// The baskets of a shop whose totals differ and that have changed since then.
+fn diverged_since(shop: ShopId, day_start: OffsetDateTime) -> Document {
+    let all: Vec<&str> = Status::ALL.iter().map(|status| status.word()).collect();
+    doc! {
+        "shop_id": shop.to_string(), "status": { "$in": all }, "updated_at": { "$gte": date(day_start) },
+        "verdict": "diverged",
+    }
 }
 
 #[cfg(test)]
