@@ -166,7 +166,7 @@ impl Upkeep {
             state,
             recheck: Arc::default(),
             opened: None,
-            elsewhere: Elsewhere::new(),
+            elsewhere: Elsewhere::default(),
             partitions: Arc::default(),
         };
         (upkeep, receiver)

@@ -28,7 +28,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// that carries messages by which it would not notice.
 pub async fn stay_useful(connection: &Connection, stream: &str, stop: &CancellationToken) {
     let context = ContextBuilder::new().timeout(LOOK).build(connection.client());
-    let (mut elsewhere, mut several) = (Elsewhere::new(), false);
+    let (mut elsewhere, mut several) = (Elsewhere::default(), false);
     while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
         let status = *connection.status().borrow();
         if !status.up {
@@ -66,9 +66,8 @@ pub struct Elsewhere {
     pause: Duration,
 }
 
-impl Elsewhere {
-    /// Nothing has been looked at yet.
-    pub fn new() -> Self {
+impl Default for Elsewhere {
+    fn default() -> Self {
         Self {
             generation: 0,
             useless: None,
@@ -76,7 +75,9 @@ impl Elsewhere {
             pause: AFTER,
         }
     }
+}
 
+impl Elsewhere {
     /// Notes that nobody can tell whether the server is of use, as where it is only slow.
     pub fn unknown(&mut self) {
         self.useless = None;
@@ -172,7 +173,7 @@ mod tests {
     #[test]
     fn a_server_is_left_once_it_is_of_no_use_for_long_and_each_time_later() {
         let begin = Instant::now();
-        let mut elsewhere = Elsewhere::new();
+        let mut elsewhere = Elsewhere::default();
         let mut left = Vec::new();
         for second in 0..600 {
             let now = begin + second * SECOND;
@@ -197,7 +198,7 @@ mod tests {
     fn a_server_that_was_asleep_or_is_another_one_is_not_left_at_once() {
         let long_ago = Instant::now();
         let begin = long_ago + 100 * SECOND;
-        let mut elsewhere = Elsewhere::new();
+        let mut elsewhere = Elsewhere::default();
         assert!(!elsewhere.useless(begin, 1, long_ago));
         assert!(!elsewhere.useless(begin + SECOND, 1, long_ago));
         assert!(

@@ -775,6 +775,42 @@ async fn check_day(
     }
 }
 
+/// A summary reads the baskets that are open or changed since then, of those that differ alone what changed since then, and
+/// the oldest.
+async fn check_summary(
+    system: &System,
+    database: &mongodb::Database,
+    shop: &str,
+    (all, start): (&[Value], &str),
+    seen: &mut usize,
+) {
+    let start_time = time(&json!(start));
+    let changed = |basket: &Value| time(&basket["updated_at"]) >= start_time;
+    let count = |which: &dyn Fn(&Value) -> bool| {
+        let count = all.iter().filter(|basket| which(basket)).count();
+        i64::try_from(count).unwrap()
+    };
+    let summed = count(&|basket| basket["status"] == "open" || changed(basket));
+    let differing = count(&|basket| basket["verdict"] == "diverged" && changed(basket));
+    let path = format!("/v1/shops/{shop}/summary?day_start={start}");
+    let mut questions = BTreeSet::new();
+    wait_for("the questions of a summary", async || {
+        for entry in noted((system, &path), database, shop, seen).await.1 {
+            let command = entry.get_document("command").unwrap();
+            let of_differing = command.get_str("hint").is_ok_and(|hint| hint.starts_with("diverged"));
+            let (question, wanted) = match command.contains_key("aggregate") {
+                true if of_differing => ("summary: how many differ", differing),
+                true => ("summary: sums", summed),
+                false => ("summary: the oldest", 1),
+            };
+            check_plan(&entry, question, wanted);
+            questions.insert(question);
+        }
+        (questions.len() == 3).then_some(())
+    })
+    .await;
+}
+
 /// Questions for baskets that changed before a time.
 fn day_questions(until: &str, since: &str, cursor: &str) -> [String; 5] {
     [
@@ -832,34 +868,8 @@ async fn no_question_reads_more_of_an_index_than_it_must() {
             check_plan(&entry, &query, number(&entry, "nreturned"));
         }
     }
-    let ended_today = all
-        .iter()
-        .filter(|basket| basket["status"] != "open" && time(&basket["updated_at"]) >= time(&json!(middle)))
-        .count();
     let open = all.iter().filter(|basket| basket["status"] == "open").count();
-    let path = format!("/v1/shops/{shop}/summary?day_start={middle}");
-    let summed = i64::try_from(open + ended_today).unwrap();
-    let differ_today = all
-        .iter()
-        .filter(|basket| basket["verdict"] == "diverged" && time(&basket["updated_at"]) >= time(&json!(middle)))
-        .count();
-    let differing = i64::try_from(differ_today).unwrap();
-    let mut questions = BTreeSet::new();
-    wait_for("the questions of a summary", async || {
-        for entry in noted((system, &path), &database, &shop, &mut seen).await.1 {
-            let command = entry.get_document("command").unwrap();
-            let of_differing = command.get_str("hint").is_ok_and(|hint| hint.starts_with("diverged"));
-            let (question, wanted) = match command.contains_key("aggregate") {
-                true if of_differing => ("summary: how many differ", differing),
-                true => ("summary: sums", summed),
-                false => ("summary: the oldest", 1),
-            };
-            check_plan(&entry, question, wanted);
-            questions.insert(question);
-        }
-        (questions.len() == 3).then_some(())
-    })
-    .await;
+    check_summary(system, &database, &shop, (&all, middle), &mut seen).await;
     check_day(system, &database, &shop, (&all, middle), &mut seen).await;
     // What agrees is found in passing over what does not.
     let diverged = i64::try_from(all.iter().filter(|basket| basket["verdict"] == "diverged").count()).unwrap();
