@@ -91,12 +91,12 @@ pub fn resources() -> Vec<(&'static str, &'static [(&'static str, Verb)])> {
 
 /// Presents until `stop`.
 pub async fn run(parts: Parts, stop: CancellationToken) {
-    let partitions = {
+    let (partitions, replicas) = {
         let mut journal = parts.journal.state();
         let open = journal.wait_for(|state| matches!(state, journal::State::Open(_)));
         match stop.run_until_cancelled(open).await {
             Some(Ok(state)) => match &*state {
-                journal::State::Open(facts) => facts.partitions,
+                journal::State::Open(facts) => (facts.partitions, facts.replicas),
                 journal::State::Unavailable { .. } => unreachable!("it was waited for"),
             },
             _ => return,
@@ -117,13 +117,15 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
     tasks.spawn(async move { owning.own().await });
     let watching = presenter.clone();
     tasks.spawn(async move { watching.0.stop.run_until_cancelled(watching.0.guard.watch()).await });
-    let connected = presenter.clone();
-    tasks.spawn(async move {
-        let Parts { gateway, journal, .. } = &connected.0.parts;
-        if let Some(first) = journal.spread().lanes().next() {
+    if replicas > 1
+        && let Some(first) = presenter.0.parts.journal.spread().lanes().next()
+    {
+        let connected = presenter.clone();
+        tasks.spawn(async move {
+            let gateway = &connected.0.parts.gateway;
             gateway.stay_useful(&first.name(), &connected.0.stop).await;
-        }
-    });
+        });
+    }
     if presenter.0.parts.takes_requests {
         presenter.take_requests().await;
     } else {

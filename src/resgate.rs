@@ -126,8 +126,8 @@ impl Gateway {
         self.connection.status()
     }
 
-    /// Has the connection leave its server wherever that cannot serve this stream, until `stop`: whoever is connected to one that is
-    /// cut off from the others hears gateways there alone.
+    /// Has the connection leave its server wherever that cannot serve this stream, which several keep, until `stop`: at one that is
+    /// cut off from the others only gateways there are heard.
     pub async fn stay_useful(&self, stream: &str, stop: &CancellationToken) {
         nats::stay_useful(&self.connection, stream, stop).await;
     }

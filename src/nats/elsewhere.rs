@@ -6,8 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind};
-use async_nats::jetstream::stream::ClusterInfo;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{ContextBuilder, GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::stream::{ClusterInfo, Info, Stream};
 use tokio_util::sync::CancellationToken;
 
 use super::link::Connection;
@@ -24,33 +25,36 @@ const LOOK: Duration = Duration::from_secs(4);
 /// Longest time to tell a connection to leave its server.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Has a connection leave its server, until `stop`, wherever that cannot serve this stream and several keep it. It is for one
-/// that carries messages by which it would not notice.
+/// Has a connection leave its server, until `stop`, wherever that cannot serve this stream, which several servers keep. It is
+/// for one that carries messages by which it would not notice; one that is only slow is left as well.
 pub async fn stay_useful(connection: &Connection, stream: &str, stop: &CancellationToken) {
     let context = ContextBuilder::new().timeout(LOOK).build(connection.client());
-    let (mut elsewhere, mut several) = (Elsewhere::default(), false);
-    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-        let status = *connection.status().borrow();
-        if !status.up {
-            continue;
-        }
-        let asked = Instant::now();
-        let since = match context.get_stream(stream).await {
-            Ok(stream) => {
-                let info = stream.cached_info();
-                several = info.config.num_replicas > 1;
-                let cluster = info.cluster.as_ref();
-                cluster.and_then(|cluster| without_leader_since(cluster, asked))
+    let mut elsewhere = Elsewhere::default();
+    let looking = async {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let status = *connection.status().borrow();
+            if status.up {
+                let (asked, found) = (Instant::now(), context.get_stream(stream).await);
+                match useless_since(found.as_ref().map(Stream::cached_info), asked) {
+                    Some(since) => elsewhere.leave_useless(connection, status.generation, since).await,
+                    None => elsewhere.useful(),
+                }
             }
-            Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(_)) => None,
-            // It says nothing.
-            Err(_) => Some(asked),
-        };
-        match since {
-            None => elsewhere.useful(),
-            Some(since) if several => elsewhere.leave_useless(connection, status.generation, since).await,
-            Some(_) => {}
         }
+    };
+    stop.run_until_cancelled(looking).await;
+}
+
+/// Since when a server that was asked then has not been able to serve a stream; nothing if it is.
+fn useless_since(found: Result<&Info, &GetStreamError>, asked: Instant) -> Option<Instant> {
+    match found {
+        Ok(info) => without_leader_since(info.cluster.as_ref()?, asked),
+        Err(error) => match error.kind() {
+            // It knows that, so it can tell of streams.
+            GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => None,
+            _ => Some(asked),
+        },
     }
 }
 

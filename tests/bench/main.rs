@@ -5,8 +5,10 @@
 //! All sides and the load share one machine, so only the ratios mean something elsewhere; a row also
 //! says who used the processors, since what the load uses the service lacks.
 //!
-//! Words after `--` choose: `quick` measures for a shorter time, `long` lets the crowd of browsers go on for five minutes, `sessions NUMBER` looks back in a journal of so many
-//! sessions, `cache GIGABYTES` is what mongod has for its cache, `times NUMBER` measures everything so often and gives the medians, and `only WORDS`, which comes last, measures the rows with these words; several are separated by ` / `.
+//! Words after `--` choose: `quick` measures for a shorter time, `long` lets the crowd of browsers go on for five
+//! minutes, `sessions NUMBER` looks back in a journal of so many sessions, `cache GIGABYTES` is what mongod has for its
+//! cache, `times NUMBER` measures everything so often and gives the medians, and `only WORDS`, which comes last, measures
+//! the rows with these words; several are separated by ` / `.
 
 #![expect(clippy::print_stdout, reason = "the table is what this is for")]
 

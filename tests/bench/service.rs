@@ -23,6 +23,8 @@ use crate::events::Action;
 
 /// Long enough for a busy machine; nothing takes it that works.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// Longer than any step takes: whoever has projected nothing for so long has nothing to project.
+const QUIET: Duration = Duration::from_secs(20);
 /// Events on their way to the journal while a backlog is made.
 const BACKLOG_IN_FLIGHT: usize = 2_000;
 
@@ -348,8 +350,10 @@ impl Service {
 
     /// Events in the journal that are not in the views yet.
     async fn waiting(&self) -> u64 {
-        let answer = self.client.get(format!("http://{}/metrics", self.admin)).send().await;
-        let text = answer.expect("the service answers").text().await.unwrap_or_default();
+        let Ok(answer) = self.client.get(format!("http://{}/metrics", self.admin)).send().await else {
+            return u64::MAX;
+        };
+        let text = answer.text().await.unwrap_or_default();
         let series = text
             .lines()
             .filter(|line| line.starts_with("ezout_projection_lag_events{"));
@@ -371,7 +375,9 @@ impl Service {
                 0 => begin = now,
                 all if all >= events => return begin.elapsed(),
                 all if all > before => (before, moved) = (all, now),
-                all if all >= events - events / 100 && self.waiting().await == 0 => return moved - begin,
+                all if all >= events - events / 100 && moved.elapsed() > QUIET && self.waiting().await == 0 => {
+                    return moved - begin;
+                }
                 _ => {}
             }
             assert!(
