@@ -32,7 +32,7 @@ const PHONES: u64 = 6;
 /// Who watches: so many viewers stay, and one at a time comes and goes.
 const VIEWERS: u32 = 16;
 /// From so long a soak on, what grows breaks it: before that caches fill.
-const LONG: Duration = Duration::from_mins(60);
+const LONG: Duration = Duration::from_hours(1);
 
 const ABANDONING: (&str, &str) = ("EZOUT_ABANDON_AFTER", supervisor::ABANDON_AFTER);
 
