@@ -340,26 +340,24 @@ impl Service {
 
     /// A series of the service now; 0 while the service does not answer.
     pub(crate) async fn series(&self, name: &str) -> u64 {
-        let Ok(answer) = self.client.get(format!("http://{}/metrics", self.admin)).send().await else {
-            return 0;
-        };
-        let text = answer.text().await.unwrap_or_default();
+        let text = self.metrics().await.unwrap_or_default();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.and_then(|value| value.parse().ok()).unwrap_or(0)
     }
 
-    /// Events in the journal that are not in the views yet.
-    async fn waiting(&self) -> u64 {
-        let Ok(answer) = self.client.get(format!("http://{}/metrics", self.admin)).send().await else {
-            return u64::MAX;
-        };
-        let text = answer.text().await.unwrap_or_default();
+    /// Events in the journal that are not in the views yet; nothing while the service does not answer.
+    async fn waiting(&self) -> Option<u64> {
+        let text = self.metrics().await?;
         let series = text
             .lines()
             .filter(|line| line.starts_with("ezout_projection_lag_events{"));
-        series
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
-            .sum()
+        let events = series.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        Some(events.sum())
+    }
+
+    async fn metrics(&self) -> Option<String> {
+        let asked = self.client.get(format!("http://{}/metrics", self.admin)).send().await;
+        asked.ok()?.text().await.ok()
     }
 
     /// Waits until that many events are in their baskets and told of, and answers how long that took from the first one on.
@@ -375,7 +373,7 @@ impl Service {
                 0 => begin = now,
                 all if all >= events => return begin.elapsed(),
                 all if all > before => (before, moved) = (all, now),
-                all if all >= events - events / 100 && moved.elapsed() > QUIET && self.waiting().await == 0 => {
+                all if all >= events - events / 100 && moved.elapsed() > QUIET && self.waiting().await == Some(0) => {
                     return moved - begin;
                 }
                 _ => {}
